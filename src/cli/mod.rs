@@ -1,0 +1,191 @@
+//! The command line: argument types, and one short function a command.
+//!
+//! Parses, calls the engine, hands what comes back to `ui`. Decides nothing of its own.
+
+mod build;
+mod show;
+
+use crate::core::error::{Error, ErrorKind};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Publishes a model to the Hugging Face Hub, running only what changed.
+#[derive(Debug, Parser)]
+#[command(name = "hfbuild", version, about, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do; without it: build everything and publish.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Everything that `build` takes.
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The project's root, with its publish.toml
+    #[arg(short = 'C', long = "project", global = true, default_value = ".", value_name = "DIR")]
+    pub project: PathBuf,
+    /// The hub's URL, or `embedded` for the local hub under cache/
+    #[arg(long, global = true, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The repo on the hub, `namespace/name`
+    #[arg(long, global = true, value_name = "REPO")]
+    pub repo: Option<String>,
+    /// Say more: every shard, every reason
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Say only what is wrong, and the last line
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// Options of a build.
+#[derive(Debug, Clone, Default, Args)]
+pub struct BuildArgs {
+    /// Stages side by side (default: as many as there are cores)
+    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub jobs: usize,
+    /// Go on with what does not depend on a failure
+    #[arg(short, long)]
+    pub keep_going: bool,
+    /// Fail (exit code 6) where another hfbuild builds this project, instead of waiting for it
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Run this artifact even if it is up to date (may be given several times)
+    #[arg(long, value_name = "ARTIFACT")]
+    pub force: Vec<String>,
+    /// Publish over a remote that was changed by others
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build artifacts and what they need; publish where one of them is a publish
+    Build {
+        /// Artifacts, or single shards: `samples[Siamese]` (default: all)
+        targets: Vec<String>,
+        #[command(flatten)]
+        args: BuildArgs,
+    },
+    /// Say what a build would run, why, and what would be sent
+    Plan {
+        /// Artifacts (default: all)
+        targets: Vec<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Exit with 3 where there is work to do
+        #[arg(long)]
+        check: bool,
+        /// Plan as if this artifact were forced
+        #[arg(long, value_name = "ARTIFACT")]
+        force: Vec<String>,
+    },
+    /// Say what an artifact depends on, what changed, and what it made last
+    Explain {
+        /// The artifact, or a shard
+        artifact: String,
+    },
+    /// Say what was built and published last, and whether it still holds
+    Status,
+    /// Print the graph as a mermaid flowchart
+    Graph,
+    /// Print the facts of a .pt, .safetensors, .onnx or .png file
+    Inspect {
+        /// The file
+        file: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of publish.toml
+    Schema,
+    /// Remove the cache (what was published, and the embedded hub, stay)
+    Clean,
+    /// The embedded hub
+    Hub {
+        #[command(subcommand)]
+        command: HubCommand,
+    },
+}
+
+/// Commands of the embedded hub.
+#[derive(Debug, Subcommand)]
+pub enum HubCommand {
+    /// Serve what was published to the embedded hub, until interrupted
+    Serve {
+        /// The port on loopback (0: any free one)
+        #[arg(long, default_value_t = 7860, value_name = "PORT")]
+        port: u16,
+    },
+}
+
+/// Runs a command line; the exit code.
+pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print(); // nobody to tell when the terminal is gone
+            return if e.use_stderr() { ErrorKind::Usage.exit_code() } else { 0 };
+        }
+    };
+    let result = dispatch(cli);
+    let errors = match result {
+        Ok(errors) => errors,
+        Err(error) => vec![error],
+    };
+    report(&errors)
+}
+
+fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
+    let global = &cli.global;
+    match cli.command {
+        None => build::build(global, &[], &cli.build),
+        Some(Command::Build { targets, args }) => build::build(global, &targets, &args),
+        Some(Command::Plan { targets, json, check, force }) => build::plan(global, &targets, &force, json, check),
+        Some(Command::Explain { artifact }) => show::explain(global, &artifact),
+        Some(Command::Status) => show::status(global),
+        Some(Command::Graph) => show::graph(global),
+        Some(Command::Inspect { file, json }) => show::inspect(&file, json),
+        Some(Command::Schema) => show::schema(),
+        Some(Command::Clean) => build::clean(global),
+        Some(Command::Hub { command: HubCommand::Serve { port } }) => show::serve(global, port),
+    }
+    .map(|()| vec![])
+    .or_else(|failure| match failure {
+        Failure::One(error) => Err(error),
+        Failure::Many(errors) => Ok(errors),
+    })
+}
+
+/// One error, or all that a build came to.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command itself failed.
+    One(Error),
+    /// Stages, gates or publishes failed; their errors.
+    Many(Vec<Error>),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::One(error)
+    }
+}
+
+fn report(errors: &[Error]) -> u8 {
+    use std::io::{IsTerminal, Write};
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let told = errors.iter().filter(|e| e.kind() != ErrorKind::WorkToDo && !e.message().is_empty());
+    for error in told {
+        let _ = writeln!(std::io::stderr(), "\n{}", crate::ui::error::render(error, colour).trim_end());
+    }
+    errors.iter().map(Error::kind).min_by_key(|k| k.rank()).map_or(0, ErrorKind::exit_code)
+}

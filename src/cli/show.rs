@@ -1,0 +1,275 @@
+//! Commands that only look: `explain`, `status`, `graph`, `inspect`, `schema`, `hub serve`.
+
+use super::{Failure, Global, build};
+use crate::core::error::{Error, ErrorKind, Result};
+use crate::core::graph::{Graph, NodeId, Work};
+use crate::core::manifest;
+use crate::core::plan::Settled;
+use crate::core::value::human_bytes;
+use crate::core::verdict::Verdict;
+use crate::exec::drive::{self, Sink};
+use crate::exec::observe;
+use crate::exec::project::Project;
+use crate::exec::remote::{self, Access};
+use crate::model::inspect as model;
+use crate::store::Store;
+use crate::store::memo::Memo;
+use crate::store::records;
+use crate::ui::{self, explain as words, table};
+use serde_json::Value as Json;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+fn print(text: &str) {
+    let _ = write!(std::io::stdout(), "{text}"); // a closed pipe ends the talk
+}
+
+fn when(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map(|t| t.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()).unwrap_or_default()
+}
+
+/// `hfbuild explain ARTIFACT`
+pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
+    let project = Project::open(&global.project)?;
+    let ids = project.graph.find(word)?;
+    let asked = build::asked(&project, &[word.to_string()])?;
+    let store = Store::at(&project.root);
+    let loaded = records::load(&store)?;
+    let mut memo = Memo::load(&store.memo_log())?;
+    let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
+    let sink: Sink = Arc::new(|_| {});
+    let plan =
+        drive::plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
+    let mut out = String::new();
+    for id in ids {
+        let Some(decision) = &plan.decisions[id.index()] else { continue };
+        let node = project.graph.node(id);
+        out.push_str(&format!("{}\n", node.name));
+        out.push_str(&verdict_lines(&decision.verdict, decision.outcome.as_ref()));
+        if let Work::Upload(upload) = &node.work {
+            upload
+                .files
+                .iter()
+                .for_each(|(path, _, artifact, _)| out.push_str(&format!("  file    {path} from {artifact}\n")));
+        }
+        if let Some((digest, action)) = &decision.action {
+            out.push_str(&format!("  action  {}\n", digest.short()));
+            for (component, value) in action.components() {
+                let text = words::component(&component, action);
+                out.push_str(&format!("    {text}: {}\n", words::brief(&value)));
+            }
+        }
+        if let Some(last) = loaded.history.last(&node.name) {
+            out.push_str(&format!(
+                "  last    {} in {} on {}\n",
+                when(last.started_ms),
+                ui::seconds(last.seconds),
+                last.host
+            ));
+            if let Some(device) = &last.device {
+                out.push_str(&format!("    device: {device}\n"));
+            }
+            for output in &last.outputs {
+                out.push_str(&format!(
+                    "    made {} ({}, {})\n",
+                    output.path,
+                    human_bytes(output.size),
+                    output.digest.short()
+                ));
+            }
+            for (name, fact) in &last.facts.values {
+                let of = last
+                    .facts
+                    .subjects
+                    .get(fact.of)
+                    .map_or(String::new(), |s| format!(" (of {}, {})", s.what, s.digest.short()));
+                out.push_str(&format!("    fact {name} = {}{of}\n", words::brief(&fact.value)));
+            }
+        }
+    }
+    print(&out);
+    Ok(())
+}
+
+fn verdict_lines(verdict: &Verdict, outcome: Option<&crate::core::gate::Outcome>) -> String {
+    if let Some(outcome) = outcome {
+        let word = if outcome.passed() { "passed" } else { "refused" };
+        return format!("  gate    {word}: {}\n", words::outcome(outcome));
+    }
+    let names =
+        |list: &[crate::core::name::NodeName]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match verdict {
+        Verdict::UpToDate => "  verdict up to date\n".into(),
+        Verdict::Restore { places } if places.is_empty() => {
+            "  verdict cached: an earlier result of this very action\n".into()
+        }
+        Verdict::Restore { places } => format!("  verdict would be restored from the cache: {}\n", places.join(", ")),
+        Verdict::Pending { on } if on.is_empty() => "  verdict depends on the remote: see `hfbuild plan`\n".into(),
+        Verdict::Pending { on } => format!("  verdict not known before these have run: {}\n", names(on)),
+        Verdict::Blocked { by } => format!("  verdict blocked by {}\n", names(by)),
+        Verdict::Run { reasons } => {
+            let mut out = "  verdict would run\n".to_string();
+            reasons.iter().for_each(|r| out.push_str(&format!("    because {}\n", words::reason(r))));
+            out
+        }
+    }
+}
+
+/// `hfbuild status`
+pub fn status(global: &Global) -> Result<(), Failure> {
+    let project = Project::open(&global.project)?;
+    let asked = build::asked(&project, &[])?;
+    let store = Store::at(&project.root);
+    let mut loaded = records::load(&store)?;
+    let mut memo = Memo::load(&store.memo_log())?;
+    let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
+    let mut remote_line = String::new();
+    build::runtime()?.block_on(async {
+        if let Some(remote) = build::open_remote(global, &project, &store, &asked.wanted, Access::Read).await? {
+            crate::exec::publish::settle_intents(&remote, &mut loaded, None).await?;
+            build::observe_remote(&project, &remote, &loaded, &asked.wanted, &mut world).await?;
+            remote_line = remote_status(&remote, &loaded, &world);
+            remote.close().await;
+        }
+        Ok::<_, Error>(())
+    })?;
+    let sink: Sink = Arc::new(|_| {});
+    let plan =
+        drive::plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
+    let mut rows: Vec<(String, Json)> = Vec::new();
+    for (artifact, ids) in &project.graph.artifacts {
+        rows.push((artifact.to_string(), state(&project.graph, &plan, ids).into()));
+    }
+    print(&table::render(&rows));
+    print(&remote_line);
+    let _ = writeln!(std::io::stderr(), "{}", ui::plan::last_line(&ui::plan::totals(&project.graph, &plan), &plan));
+    Ok(())
+}
+
+/// The state of an artifact in a word or two.
+fn state(graph: &Graph, plan: &crate::core::plan::Plan, ids: &[NodeId]) -> String {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for id in ids {
+        let Some(decision) = &plan.decisions[id.index()] else { continue };
+        let word = match (&decision.verdict, &decision.outcome, &plan.settled[id.index()]) {
+            (_, Some(outcome), _) if outcome.passed() => "passed",
+            (_, Some(_), _) => "refused",
+            (Verdict::UpToDate, _, _) if matches!(graph.node(*id).work, Work::Upload(_)) => "published",
+            (Verdict::UpToDate, ..) => "up to date",
+            (Verdict::Restore { .. }, _, Some(Settled::Made(_))) => "cached",
+            (Verdict::Restore { .. }, ..) => "cached",
+            (Verdict::Run { .. }, ..) if matches!(graph.node(*id).work, Work::Upload(_)) => "to be published",
+            (Verdict::Run { .. }, ..) => "stale",
+            (Verdict::Pending { .. }, ..) => "pending",
+            (Verdict::Blocked { .. }, ..) => "blocked",
+        };
+        match counts.iter_mut().find(|(w, _)| *w == word) {
+            Some((_, n)) => *n += 1,
+            None => counts.push((word, 1)),
+        }
+    }
+    let single = ids.len() == 1;
+    let words = counts.iter().map(|(word, n)| if single { (*word).to_string() } else { format!("{n} {word}") });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+fn remote_status(remote: &remote::Remote, loaded: &records::Loaded, world: &crate::core::plan::World) -> String {
+    let mut out = String::new();
+    let target = &remote.target;
+    match loaded.publishes.last(target) {
+        Some(last) => out.push_str(&format!(
+            "\nlast publish  {} at {} on {} ({})\n",
+            target.repo,
+            ui::short(&last.commit),
+            when(last.at_ms),
+            ui::count(last.tree.len(), "file")
+        )),
+        None => out.push_str(&format!("\nlast publish  none to {} from here\n", target.repo)),
+    }
+    let Some(observed) = world.remotes.values().next() else { return out };
+    out.push_str(&match (&observed.head, &observed.last_commit) {
+        (None, _) => "remote        there is no such repo or branch yet\n".to_string(),
+        (head, last) if head == last => "remote        as the last publish left it\n".to_string(),
+        (Some(head), _) => format!("remote        at {}, moved since\n", ui::short(head)),
+    });
+    out
+}
+
+/// `hfbuild graph`
+pub fn graph(global: &Global) -> Result<(), Failure> {
+    let project = Project::open(&global.project)?;
+    let graph = &project.graph;
+    let mut out = "flowchart LR\n".to_string();
+    let mut edges = std::collections::BTreeSet::new();
+    for (artifact, ids) in &graph.artifacts {
+        let Some(first) = ids.first() else { continue };
+        let shape = match &graph.node(*first).work {
+            Work::Gate(_) => format!("{artifact}{{{{\"{artifact}: {}\"}}}}", ui::count(ids.len(), "gate")),
+            Work::Upload(_) => format!("{artifact}([\"{artifact}\"])"),
+            Work::Stage(_) if graph.families.contains(artifact) => {
+                format!("{artifact}[[\"{artifact}: {}\"]]", ui::count(ids.len(), "shard"))
+            }
+            Work::Stage(_) => format!("{artifact}[\"{artifact}\"]"),
+        };
+        out.push_str(&format!("    {shape}\n"));
+        for id in ids {
+            edges.extend(graph.node(*id).deps.iter().map(|d| (graph.node(*d).name.artifact.clone(), artifact.clone())));
+        }
+    }
+    edges.into_iter().for_each(|(from, to)| out.push_str(&format!("    {from} --> {to}\n")));
+    print(&out);
+    Ok(())
+}
+
+/// `hfbuild inspect FILE`
+pub fn inspect(file: &Path, json: bool) -> Result<(), Failure> {
+    let inspection =
+        model::inspect(file).map_err(|e| if e.kind() == ErrorKind::Io { e.with_kind(ErrorKind::Usage) } else { e })?;
+    let rows = inspection.facts;
+    if json {
+        let object: serde_json::Map<String, Json> = rows.into_iter().collect();
+        print(&format!("{}\n", serde_json::to_string_pretty(&Json::Object(object)).unwrap_or_default()));
+    } else {
+        print(&table::render(&rows));
+    }
+    Ok(())
+}
+
+/// `hfbuild schema`
+pub fn schema() -> Result<(), Failure> {
+    let schema = manifest::schema(&crate::stage::infos());
+    print(&format!("{}\n", serde_json::to_string_pretty(&schema).unwrap_or_default()));
+    Ok(())
+}
+
+/// `hfbuild hub serve`
+pub fn serve(global: &Global, port: u16) -> Result<(), Failure> {
+    let root = global
+        .project
+        .canonicalize()
+        .map_err(|e| Error::io("open", &global.project, &e).with_kind(ErrorKind::Usage))?;
+    let folder = Store::at(&root).hub();
+    if !folder.exists() && !root.join(crate::exec::project::MANIFEST).exists() {
+        return Err(Error::new(ErrorKind::Usage, format!("there is no project in `{}`", root.display())).into());
+    }
+    build::runtime()?.block_on(async {
+        let running = remote::serve(&folder, port).await?;
+        print(&format!("{}\n", running.url()));
+        let _ = std::io::stdout().flush();
+        let _ = writeln!(
+            std::io::stderr(),
+            "a staging hub on loopback; for Python: HF_ENDPOINT={} (Ctrl-C ends it)",
+            running.url()
+        );
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .map_err(|e| Error::new(ErrorKind::Io, "cannot listen for signals").cause(e.to_string()))?;
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        running.stop().await;
+        Ok::<_, Error>(())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,363 @@
+//! Gates: conditions in CEL (the Common Expression Language, by the `cel` crate) over facts, params and declared
+//! figures. They fail closed: a fact that is missing or could not be measured is not a pass.
+//!
+//! Pure: parsing and evaluation only. Does not know when a gate is asked.
+//!
+//! A family (`each`) is seen as `samples["Siamese"].x` (one shard), `samples.mean.x` / `.min.x` / `.max.x` (folds), and
+//! `samples.all(s, s.x > c)` (macros over the shards). A bare `samples.x` must hold for every shard.
+
+use crate::core::facts::{FOLDS, FactSet};
+use crate::core::name::ArtifactName;
+use crate::core::value::Value;
+use cel::common::ast::{Expr, IdedExpr};
+use cel::{Context, Program};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A parsed clause.
+#[derive(Debug, Clone)]
+pub struct Clause {
+    /// As written.
+    pub text: String,
+    /// Root names that it mentions: artifacts, `params`, `declared`.
+    pub roots: BTreeSet<String>,
+    expr: IdedExpr,
+}
+
+/// How a clause ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "gate", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It holds.
+    Passed {
+        /// The facts it mentions, with their values (of a bare family: those of the worst-known shard, the last one).
+        values: Vec<(String, Value)>,
+    },
+    /// It does not hold.
+    Refused {
+        /// The shard for which it does not, where it is about a family.
+        shard: Option<String>,
+        /// The facts it mentions, with their values.
+        values: Vec<(String, Value)>,
+    },
+    /// It could not be evaluated, which is no pass.
+    Unmeasured {
+        /// The shard, where it is about a family.
+        shard: Option<String>,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Outcome {
+    /// Whether the gate is open.
+    pub fn passed(&self) -> bool {
+        matches!(self, Outcome::Passed { .. })
+    }
+}
+
+/// Parses a clause. The error is the parser's own, on one line.
+pub fn parse(text: &str) -> Result<Clause, String> {
+    if text.len() > 10_000 {
+        return Err("a clause is at most 10000 bytes".into());
+    }
+    let program = Program::compile(text).map_err(|e| {
+        let all: Vec<_> = e.errors.iter().map(|e| format!("{} (column {})", e.msg, e.pos.1)).collect();
+        all.join(", ")
+    })?;
+    let mut roots = BTreeSet::new();
+    walk(program.expression(), &mut vec![], &mut |path| {
+        roots.insert(path[0].to_string());
+    });
+    Ok(Clause { text: text.to_string(), roots, expr: program.expression().clone() })
+}
+
+/// Evaluates a clause over the facts of artifacts. Facts of an artifact that the clause mentions and `facts` lacks make
+/// it unmeasured.
+pub fn evaluate(
+    clause: &Clause,
+    facts: &BTreeMap<ArtifactName, FactSet>,
+    params: &BTreeMap<String, Value>,
+    declared: &BTreeMap<String, Value>,
+) -> Outcome {
+    let families: BTreeMap<&str, &FactSet> = facts
+        .iter()
+        .filter(|(name, set)| matches!(set, FactSet::Family(_)) && clause.roots.contains(name.as_str()))
+        .map(|(name, set)| (name.as_str(), set))
+        .collect();
+    let expr = over_shards(&clause.expr, &families);
+    let mut roots: BTreeMap<String, Value> = facts
+        .iter()
+        .filter(|(name, _)| clause.roots.contains(name.as_str()))
+        .map(|(name, set)| (name.to_string(), family_tree(set)))
+        .collect();
+    roots.insert("params".into(), Value::Map(params.clone()));
+    roots.insert("declared".into(), Value::Map(declared.clone()));
+    let Some((family, FactSet::Family(shards))) = bare_family(&expr, &families) else {
+        return judge(&expr, &roots, None);
+    };
+    if shards.is_empty() {
+        return Outcome::Unmeasured { shard: None, why: format!("`{family}` has no shard") };
+    }
+    let folds = family_tree(families[family]);
+    let mut last = None;
+    for (key, shard) in shards {
+        let mut tree = match shard.tree() {
+            Value::Map(map) => map,
+            _ => BTreeMap::new(),
+        };
+        if let Value::Map(folds) = &folds {
+            for (name, value) in folds.iter().filter(|(name, _)| is_family_word(name)) {
+                tree.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        roots.insert(family.to_string(), Value::Map(tree));
+        match judge(&expr, &roots, Some(key)) {
+            passed @ Outcome::Passed { .. } => last = Some(passed),
+            other => return other,
+        }
+    }
+    last.unwrap_or(Outcome::Unmeasured { shard: None, why: "nothing was evaluated".into() })
+}
+
+fn judge(expr: &IdedExpr, roots: &BTreeMap<String, Value>, shard: Option<&String>) -> Outcome {
+    let mut context = Context::default();
+    for (name, value) in roots {
+        context.add_variable_from_value(name.clone(), to_cel(value));
+    }
+    let shard = shard.cloned();
+    let values = mentioned(expr, roots);
+    match cel::Value::resolve(expr, &context) {
+        Ok(cel::Value::Bool(true)) => Outcome::Passed { values },
+        Ok(cel::Value::Bool(false)) => Outcome::Refused { shard, values },
+        Ok(_) => Outcome::Unmeasured { shard, why: "the clause is no condition: it must be true or false".into() },
+        Err(e) => {
+            let why = match values.iter().find(|(_, v)| *v == Value::Null) {
+                Some((name, _)) => format!("`{name}` was not measured"),
+                None => e.to_string().to_lowercase(),
+            };
+            Outcome::Unmeasured { shard, why }
+        }
+    }
+}
+
+/// The dotted names in an expression that have a value, in the order of their first mention.
+fn mentioned(expr: &IdedExpr, roots: &BTreeMap<String, Value>) -> Vec<(String, Value)> {
+    let mut out: Vec<(String, Value)> = Vec::new();
+    walk(expr, &mut vec![], &mut |path| {
+        let mut value = roots.get(path[0]);
+        for segment in &path[1..] {
+            value = match value {
+                Some(Value::Map(map)) => map.get(*segment),
+                _ => None,
+            };
+        }
+        let name = path.join(".");
+        match value {
+            Some(Value::Map(_) | Value::List(_)) => {}
+            Some(value) if !out.iter().any(|(n, _)| *n == name) => out.push((name, value.clone())),
+            None if roots.contains_key(path[0]) && !out.iter().any(|(n, _)| *n == name) => {
+                out.push((name, Value::Null))
+            }
+            _ => {}
+        }
+    });
+    out
+}
+
+fn is_family_word(word: &str) -> bool {
+    word == "shards" || FOLDS.iter().any(|(name, _)| *name == word)
+}
+
+/// Of a family: its shards by key, and beside them `shards`, `mean`, `min`, `max`.
+fn family_tree(set: &FactSet) -> Value {
+    let (Value::Map(mut tree), FactSet::Family(shards)) = (set.tree(), set) else { return set.tree() };
+    for (key, facts) in shards {
+        tree.entry(key.clone()).or_insert_with(|| facts.tree());
+    }
+    Value::Map(tree)
+}
+
+/// The family whose facts the expression reads barely (`samples.x`), if there is one.
+fn bare_family<'a>(expr: &IdedExpr, families: &BTreeMap<&'a str, &'a FactSet>) -> Option<(&'a str, &'a FactSet)> {
+    let mut found = None;
+    walk(expr, &mut vec![], &mut |path| {
+        if let Some((name, set)) = families.get_key_value(path[0])
+            && path.get(1).is_some_and(|field| !is_family_word(field))
+        {
+            let FactSet::Family(shards) = set else { return };
+            if !shards.iter().any(|(key, _)| key == path[1]) {
+                found = Some((*name, *set));
+            }
+        }
+    });
+    found
+}
+
+/// Calls `visit` for every name that the expression spells (`["samples", "mean", "x"]`), longest form only. Variables
+/// that a macro binds are left out. `["samples"]` is visited for `samples["key"].x`, whose index is no field.
+fn walk<'e>(expr: &'e IdedExpr, bound: &mut Vec<&'e str>, visit: &mut dyn FnMut(&[&str])) {
+    if let Some(path) = spelled(&expr.expr) {
+        if !bound.contains(&path[0]) {
+            visit(&path);
+        }
+        return;
+    }
+    match &expr.expr {
+        Expr::Call(call) => {
+            call.target.iter().for_each(|t| walk(t, bound, visit));
+            call.args.iter().for_each(|a| walk(a, bound, visit));
+        }
+        Expr::Comprehension(c) => {
+            walk(&c.iter_range, bound, visit);
+            walk(&c.accu_init, bound, visit);
+            let depth = bound.len();
+            bound.push(&c.iter_var);
+            bound.push(&c.accu_var);
+            bound.extend(c.iter_var2.as_deref());
+            walk(&c.loop_cond, bound, visit);
+            walk(&c.loop_step, bound, visit);
+            walk(&c.result, bound, visit);
+            bound.truncate(depth);
+        }
+        Expr::List(list) => list.elements.iter().for_each(|e| walk(e, bound, visit)),
+        Expr::Select(select) => walk(&select.operand, bound, visit),
+        Expr::Map(map) => map.entries.iter().for_each(|entry| {
+            if let cel::common::ast::EntryExpr::MapEntry(e) = &entry.expr {
+                walk(&e.key, bound, visit);
+                walk(&e.value, bound, visit);
+            }
+        }),
+        _ => {}
+    }
+}
+
+/// The segments of a plain dotted name, root first.
+fn spelled(mut expr: &Expr) -> Option<Vec<&str>> {
+    let mut segments = Vec::new();
+    loop {
+        match expr {
+            Expr::Ident(name) => {
+                segments.push(name.as_str());
+                segments.reverse();
+                return Some(segments);
+            }
+            Expr::Select(select) => {
+                segments.push(select.field.as_str());
+                expr = &select.operand.expr;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// The same expression with every macro over a family (`samples.all(s, ..)`) running over its list of shards: CEL
+/// itself would iterate over the keys of a map.
+fn over_shards(expr: &IdedExpr, families: &BTreeMap<&str, &FactSet>) -> IdedExpr {
+    let mut expr = expr.clone();
+    rewrite(&mut expr, families);
+    expr
+}
+
+fn rewrite(expr: &mut IdedExpr, families: &BTreeMap<&str, &FactSet>) {
+    match &mut expr.expr {
+        Expr::Call(call) => {
+            call.target.iter_mut().for_each(|t| rewrite(t, families));
+            call.args.iter_mut().for_each(|a| rewrite(a, families));
+        }
+        Expr::Comprehension(c) => {
+            if let Expr::Ident(name) = &c.iter_range.expr
+                && families.contains_key(name.as_str())
+            {
+                let operand = Box::new(c.iter_range.clone());
+                c.iter_range.expr =
+                    Expr::Select(cel::common::ast::SelectExpr { operand, field: "shards".into(), test: false });
+            }
+            for part in [&mut c.iter_range, &mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result] {
+                rewrite(part, families);
+            }
+        }
+        Expr::List(list) => list.elements.iter_mut().for_each(|e| rewrite(e, families)),
+        Expr::Select(select) => rewrite(&mut select.operand, families),
+        _ => {}
+    }
+}
+
+fn to_cel(value: &Value) -> cel::Value {
+    match value {
+        Value::Null => cel::Value::Null,
+        Value::Bool(b) => cel::Value::Bool(*b),
+        Value::Int(i) => cel::Value::Int(*i),
+        Value::Float(f) => cel::Value::Float(*f),
+        Value::Text(t) => cel::Value::String(Arc::new(t.clone())),
+        Value::List(list) => cel::Value::List(Arc::new(list.iter().map(to_cel).collect())),
+        Value::Map(map) => {
+            let entries = map.iter().map(|(k, v)| (cel::objects::Key::String(Arc::new(k.clone())), to_cel(v)));
+            cel::Value::Map(cel::objects::Map { map: Arc::new(entries.collect()) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::digest::Digest;
+    use crate::core::facts::Facts;
+
+    fn facts(pairs: &[(&str, Value)]) -> Facts {
+        let mut facts = Facts::default();
+        let of = facts.subject("x", Digest::of(b""));
+        pairs.iter().for_each(|(k, v)| facts.set(k, v.clone(), of));
+        facts
+    }
+
+    fn ask(clause: &str) -> Outcome {
+        let one = FactSet::One(facts(&[("step", 7000.into()), ("ema", true.into()), ("loss", Value::Null)]));
+        let shard = |x: f64| facts(&[("ncc", x.into())]);
+        let family = FactSet::Family(vec![("Siamese".into(), shard(0.9)), ("Big Cat".into(), shard(0.5))]);
+        let all = BTreeMap::from([("checkpoint".parse().unwrap(), one), ("samples".parse().unwrap(), family)]);
+        let params = BTreeMap::from([("bound".to_string(), Value::Float(0.6))]);
+        evaluate(&parse(clause).unwrap(), &all, &params, &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_clause_over_measured_facts_passes_or_is_refused_with_its_values() {
+        assert!(ask("checkpoint.step >= 1000 && checkpoint.ema").passed());
+        assert!(ask("checkpoint.step >= 6999.5").passed());
+        let values = vec![("checkpoint.step".to_string(), Value::Int(7000))];
+        assert_eq!(ask("checkpoint.step > 7000"), Outcome::Refused { shard: None, values });
+    }
+
+    #[test]
+    fn what_was_not_measured_or_is_no_condition_is_not_a_pass() {
+        for clause in
+            ["checkpoint.loss < 1.0", "checkpoint.nothing > 1", "nobody.x > 1", "checkpoint.step", "1 / 0 == 1"]
+        {
+            assert!(matches!(ask(clause), Outcome::Unmeasured { .. }), "{clause}: {:?}", ask(clause));
+        }
+    }
+
+    #[test]
+    fn a_bare_family_must_hold_for_every_shard_and_names_the_one_that_does_not() {
+        assert!(ask("samples.ncc >= 0.5").passed());
+        let refused = ask("samples.ncc >= params.bound");
+        assert!(matches!(&refused, Outcome::Refused { shard: Some(s), .. } if s == "Big Cat"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_family_has_shards_folds_and_macros() {
+        assert!(ask("samples[\"Siamese\"].ncc > 0.8").passed());
+        assert!(ask("samples.mean.ncc > 0.69 && samples.min.ncc == 0.5 && samples.max.ncc == 0.9").passed());
+        assert!(ask("samples.all(s, s.ncc > 0.4)").passed());
+        assert!(!ask("samples.all(s, s.ncc > 0.6)").passed());
+        assert!(ask("samples.exists(s, s.key == 'Big Cat')").passed());
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_not_a_panic() {
+        for text in ["", "checkpoint.", "a >=", "((", "\"", "a b"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! The graph of artifacts, their shards, gates and uploads, on petgraph.
+//!
+//! Knows names, edges and places of outputs, and refuses what cannot be built: unknown names, cycles, two makers of one
+//! output. Does not know digests, verdicts or what is on disk.
+
+use crate::core::action::{Declaration, InputFrom, Shape};
+use crate::core::error::{Error, Result};
+use crate::core::gate::Clause;
+use crate::core::manifest::dom::{Source, join};
+use crate::core::name::{ArtifactName, NodeName, RelPath, nearest};
+use petgraph::algo::{kosaraju_scc, toposort};
+use petgraph::graph::{DiGraph, NodeIndex};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// A node by its number: dense, in the order of the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// As an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a node is.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// A stage, or one shard of it.
+    Stage(Box<Declaration>),
+    /// One clause of a `check`.
+    Gate(Clause),
+    /// A publish.
+    Upload(Upload),
+}
+
+/// A publish as declared.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// Path in the repo (a directory ends in `/`) and the artifact that fills it, with both places in the manifest.
+    pub files: Vec<(String, Range<usize>, ArtifactName, Range<usize>)>,
+    /// Where the tree is laid out in the project.
+    pub dist: RelPath,
+}
+
+/// One node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it is declared.
+    pub span: Range<usize>,
+    /// What it is.
+    pub work: Work,
+    /// Where its outputs are placed in the project: a path ending in `/` takes every file below it, `""` takes files at
+    /// their own paths, anything else takes the one file.
+    pub places: Vec<String>,
+    /// Whether some upload sends its outputs, so that SHA-256 is wanted.
+    pub published: bool,
+    /// What must be settled before.
+    pub deps: Vec<NodeId>,
+    /// Who waits for it.
+    pub consumers: Vec<NodeId>,
+}
+
+/// What a kind made of one artifact.
+#[derive(Debug)]
+pub enum Body {
+    /// One node.
+    One(Box<Declaration>),
+    /// A node a shard, by key.
+    Family(Vec<(String, Declaration)>),
+    /// A node a clause, with the clause's place.
+    Gates(Vec<(Clause, Range<usize>)>),
+    /// A publish.
+    Upload(Upload),
+}
+
+/// One artifact, ready for the graph.
+#[derive(Debug)]
+pub struct Part {
+    /// Its name.
+    pub name: ArtifactName,
+    /// Its place.
+    pub span: Range<usize>,
+    /// What it is.
+    pub body: Body,
+    /// Order-only dependencies.
+    pub after: Vec<(String, Range<usize>)>,
+}
+
+/// The graph.
+#[derive(Debug)]
+pub struct Graph {
+    /// Nodes by [`NodeId`].
+    pub nodes: Vec<Node>,
+    /// The nodes of each artifact, shards in the order of their list.
+    pub artifacts: BTreeMap<ArtifactName, Vec<NodeId>>,
+    /// Artifacts with `each`.
+    pub families: BTreeSet<ArtifactName>,
+    /// A topological order, stable for the same manifest.
+    pub order: Vec<NodeId>,
+}
+
+/// Builds the graph; every unknown name and conflict is reported.
+pub fn build(parts: Vec<Part>, source: &Source) -> Result<Graph> {
+    let mut nodes = Vec::new();
+    let mut artifacts: BTreeMap<ArtifactName, Vec<NodeId>> = BTreeMap::new();
+    let mut families = BTreeSet::new();
+    let mut after = BTreeMap::new();
+    for part in parts {
+        after.insert(part.name.clone(), part.after);
+        if matches!(part.body, Body::Family(_)) {
+            families.insert(part.name.clone());
+        }
+        let ids = artifacts.entry(part.name.clone()).or_default();
+        let mut add = |key: Option<String>, span: Range<usize>, work: Work| {
+            ids.push(NodeId(nodes.len() as u32));
+            let name = NodeName { artifact: part.name.clone(), key };
+            nodes.push(Node { name, span, work, places: vec![], published: false, deps: vec![], consumers: vec![] });
+        };
+        match part.body {
+            Body::One(declaration) => add(None, part.span.clone(), Work::Stage(declaration)),
+            Body::Family(shards) => {
+                shards.into_iter().for_each(|(key, d)| add(Some(key), part.span.clone(), Work::Stage(Box::new(d))))
+            }
+            Body::Gates(clauses) => {
+                clauses.into_iter().for_each(|(clause, span)| add(Some(clause.text.clone()), span, Work::Gate(clause)))
+            }
+            Body::Upload(upload) => add(None, part.span.clone(), Work::Upload(upload)),
+        }
+    }
+    let mut graph = Graph { nodes, artifacts, families, order: vec![] };
+    graph.connect(&after, source)?;
+    graph.place(source)?;
+    graph.order = graph.topological(source)?;
+    Ok(graph)
+}
+
+impl Graph {
+    /// The node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+    /// Every node's number.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+    /// The stage's declaration, if the node is a stage.
+    pub fn stage(&self, id: NodeId) -> Option<&Declaration> {
+        if let Work::Stage(d) = &self.node(id).work { Some(d) } else { None }
+    }
+    /// The nodes of an artifact.
+    pub fn of(&self, artifact: &ArtifactName) -> &[NodeId] {
+        self.artifacts.get(artifact).map_or(&[], Vec::as_slice)
+    }
+
+    /// The nodes that a word of the command line names (`samples`, `samples[Siamese]`), with a suggestion where none is.
+    pub fn find(&self, word: &str) -> Result<Vec<NodeId>> {
+        let known = || {
+            let names: Vec<_> = self.artifacts.keys().map(|k| format!("`{k}`")).collect();
+            format!("artifacts: {}", names.join(", "))
+        };
+        let artifact = word.split('[').next().unwrap_or(word);
+        let Some((name, ids)) = self.artifacts.iter().find(|(k, _)| k.as_str() == artifact) else {
+            let error = Error::new(
+                crate::core::error::ErrorKind::Usage,
+                format!("no artifact is called `{}`", artifact.escape_debug()),
+            );
+            return Err(match nearest(artifact, self.artifacts.keys().map(ArtifactName::as_str)) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error.hint(known()),
+            });
+        };
+        if artifact == word {
+            return Ok(ids.clone());
+        }
+        let hit: Vec<_> = ids.iter().copied().filter(|id| self.node(*id).name.to_string() == word).collect();
+        if hit.is_empty() {
+            let keys: Vec<_> = ids.iter().filter_map(|id| self.node(*id).name.key.clone()).collect();
+            let error = Error::new(
+                crate::core::error::ErrorKind::Usage,
+                format!("`{name}` has no shard `{}`", word.escape_debug()),
+            );
+            return Err(error.hint(if keys.is_empty() {
+                format!("`{name}` is one node")
+            } else {
+                format!("shards: {}", keys.join(", "))
+            }));
+        }
+        Ok(hit)
+    }
+
+    /// The nodes given and all that they depend on.
+    pub fn closure(&self, targets: &[NodeId]) -> Vec<bool> {
+        let mut wanted = vec![false; self.nodes.len()];
+        let mut stack = targets.to_vec();
+        while let Some(id) = stack.pop() {
+            if !std::mem::replace(&mut wanted[id.index()], true) {
+                stack.extend(&self.node(id).deps);
+            }
+        }
+        wanted
+    }
+
+    fn connect(&mut self, after: &BTreeMap<ArtifactName, Vec<(String, Range<usize>)>>, source: &Source) -> Result<()> {
+        let mut problems = Vec::new();
+        let mut edges = Vec::new();
+        for id in self.ids() {
+            for (word, span, role) in self.mentions(id, after) {
+                match self.artifacts.iter().find(|(k, _)| k.as_str() == word) {
+                    Some((_, ids)) => match self.refusal(id, &word, role) {
+                        Some(why) => problems.push(source.error(span, why)),
+                        None => edges.extend(ids.iter().map(|dep| (*dep, id))),
+                    },
+                    None => problems.push(self.unknown(id, &word, span, source)),
+                }
+            }
+        }
+        if !problems.is_empty() {
+            return Err(join(problems));
+        }
+        edges.sort_unstable();
+        edges.dedup();
+        for (dep, id) in edges {
+            self.nodes[id.index()].deps.push(dep);
+            self.nodes[dep.index()].consumers.push(id);
+        }
+        Ok(())
+    }
+
+    /// Every artifact that a node mentions, with the place and what for.
+    fn mentions(
+        &self,
+        id: NodeId,
+        after: &BTreeMap<ArtifactName, Vec<(String, Range<usize>)>>,
+    ) -> Vec<(String, Range<usize>, Role)> {
+        let node = self.node(id);
+        let mut all: Vec<(String, Range<usize>, Role)> = Vec::new();
+        match &node.work {
+            Work::Stage(d) => {
+                for input in &d.inputs {
+                    if let InputFrom::Artifact(name) = &input.from {
+                        all.push((name.to_string(), input.span.clone(), Role::Data));
+                    }
+                }
+                all.extend(d.facts.iter().map(|(name, _, span)| (name.to_string(), span.clone(), Role::Facts)));
+            }
+            Work::Gate(clause) => {
+                let roots = clause.roots.iter().filter(|r| !["params", "declared"].contains(&r.as_str()));
+                all.extend(roots.map(|root| (root.clone(), node.span.clone(), Role::Facts)));
+            }
+            Work::Upload(upload) => {
+                all.extend(upload.files.iter().map(|(_, _, name, span)| (name.to_string(), span.clone(), Role::Data)));
+            }
+        }
+        let order = after.get(&node.name.artifact).map_or(&[][..], Vec::as_slice);
+        all.extend(order.iter().map(|(name, span)| (name.clone(), span.clone(), Role::Order)));
+        all
+    }
+
+    /// Why `id` may not take `word` for `role`, if it may not.
+    fn refusal(&self, id: NodeId, word: &str, role: Role) -> Option<String> {
+        let maker = self.artifacts.iter().find(|(k, _)| k.as_str() == word).and_then(|(_, ids)| ids.first())?;
+        let what = match (&self.node(*maker).work, role) {
+            (Work::Gate(_), Role::Data | Role::Facts) => "is a `check`, which has a verdict and no output: use `after`",
+            (Work::Upload(_), Role::Data | Role::Facts) => "is an `upload`, which has no output: use `after`",
+            _ => return None,
+        };
+        Some(format!("artifact `{}` reads `{word}`, which {what}", self.node(id).name.artifact))
+    }
+
+    fn unknown(&self, id: NodeId, word: &str, span: Range<usize>, source: &Source) -> Error {
+        let error = source.error(
+            span,
+            format!("artifact `{}` reads `{}`, which nothing makes", self.node(id).name.artifact, word.escape_debug()),
+        );
+        match nearest(word, self.artifacts.keys().map(ArtifactName::as_str)) {
+            Some(near) => error.hint(format!("did you mean artifact `{near}`?")),
+            None => error.hint(format!("add [artifact.{word}], or name one that is there")),
+        }
+    }
+
+    /// Fills in where outputs are placed, and refuses two makers of one place.
+    fn place(&mut self, source: &Source) -> Result<()> {
+        let uploads: Vec<Upload> = self
+            .nodes
+            .iter()
+            .filter_map(|n| if let Work::Upload(u) = &n.work { Some(u.clone()) } else { None })
+            .collect();
+        let mut problems = Vec::new();
+        for upload in &uploads {
+            for (path, span, artifact, _) in &upload.files {
+                for id in self.of(artifact).to_vec() {
+                    match self.place_in(id, path, upload) {
+                        Ok(place) => {
+                            let node = &mut self.nodes[id.index()];
+                            node.published = true;
+                            node.places.push(place);
+                        }
+                        Err(why) => {
+                            problems.push(source.error(span.clone(), why));
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        let mut places: Vec<(String, NodeId)> = Vec::new();
+        for id in self.ids() {
+            let node = &mut self.nodes[id.index()];
+            if let Work::Stage(d) = &node.work
+                && let Shape::Paths(paths) = &d.shape
+            {
+                places.extend(paths.iter().map(|p| (p.clone(), id)));
+                node.places.push(String::new());
+            }
+            places.extend(node.places.iter().filter(|p| !p.is_empty()).map(|p| (p.clone(), id)));
+        }
+        self.conflicts(places, source, &mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(join(problems)) }
+    }
+
+    fn place_in(&self, id: NodeId, path: &str, upload: &Upload) -> Result<String, String> {
+        let Some(d) = self.stage(id) else { return Err("only a stage's output can be published".into()) };
+        let name = &self.node(id).name.artifact;
+        let place = match &d.shape {
+            Shape::File(file) if path.ends_with('/') => format!("{path}{file}"),
+            Shape::File(_) => path.to_string(),
+            Shape::Paths(paths) if paths.len() == 1 && !paths[0].ends_with('/') && !path.ends_with('/') => {
+                path.to_string()
+            }
+            _ if path.ends_with('/') => path.to_string(),
+            _ => return Err(format!("`{name}` makes several files: publish it under a directory, `\"{path}/\"`")),
+        };
+        Ok(format!("{}/{place}", upload.dist))
+    }
+
+    fn conflicts(&self, places: Vec<(String, NodeId)>, source: &Source, problems: &mut Vec<Error>) {
+        let mut exact: BTreeMap<&str, NodeId> = BTreeMap::new();
+        let mut folded: BTreeMap<String, (&str, NodeId)> = BTreeMap::new();
+        for (place, id) in &places {
+            let (path, artifact) = (place.trim_end_matches('/'), &self.node(*id).name.artifact);
+            let other = exact.insert(path, *id).filter(|other| self.node(*other).name.artifact != *artifact);
+            let two = self.node(*id);
+            if let Some(other) = other {
+                let message = format!("`{}` and `{artifact}` both make `{path}`", self.node(other).name.artifact);
+                problems.push(source.error(two.span.clone(), message).hint("two artifacts cannot make one output"));
+            } else if let Some((near, other)) =
+                folded.insert(path.to_lowercase(), (path, *id)).filter(|(p, _)| *p != path)
+            {
+                let message = format!(
+                    "`{near}` (of `{}`) and `{path}` are one file where case does not matter",
+                    self.node(other).name
+                );
+                problems.push(
+                    source.error(two.span.clone(), message).hint("give them names that differ in more than case"),
+                );
+            }
+        }
+        for (path, id) in &exact {
+            let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
+            for (parent, other) in parents.filter_map(|p| exact.get_key_value(p)) {
+                let (node, outer) = (self.node(*id), self.node(*other));
+                let message = format!("`{}` makes `{path}` inside `{parent}`, which `{}` makes", node.name, outer.name);
+                problems.push(source.error(node.span.clone(), message).hint("give them places side by side"));
+            }
+        }
+    }
+
+    fn topological(&self, source: &Source) -> Result<Vec<NodeId>> {
+        let mut graph: DiGraph<NodeId, ()> = DiGraph::with_capacity(self.nodes.len(), self.nodes.len());
+        self.ids().for_each(|id| {
+            graph.add_node(id);
+        });
+        for id in self.ids() {
+            for dep in &self.node(id).deps {
+                graph.add_edge(NodeIndex::new(dep.index()), NodeIndex::new(id.index()), ());
+            }
+        }
+        match toposort(&graph, None) {
+            Ok(order) => Ok(order.into_iter().map(|i| graph[i]).collect()),
+            Err(_) => Err(self.cycle(&graph, source)),
+        }
+    }
+
+    fn cycle(&self, graph: &DiGraph<NodeId, ()>, source: &Source) -> Error {
+        let is_cycle = |group: &Vec<NodeIndex>| group.len() > 1 || graph.contains_edge(group[0], group[0]);
+        let mut groups: Vec<_> = kosaraju_scc(graph).into_iter().filter(is_cycle).collect();
+        groups.sort_by_key(|g| g.iter().min().copied());
+        let Some(group) = groups.first() else { return Error::bug("a cycle without members") };
+        let members: BTreeSet<NodeId> = group.iter().map(|i| graph[*i]).collect();
+        let mut path = vec![*members.first().unwrap_or(&NodeId(0))];
+        loop {
+            let here = path[path.len() - 1];
+            let Some(next) = self.node(here).deps.iter().find(|d| members.contains(d)) else { break };
+            if let Some(start) = path.iter().position(|p| p == next) {
+                path.drain(..start);
+                path.push(*next);
+                break;
+            }
+            path.push(*next);
+        }
+        let mut names: Vec<_> = path.iter().map(|id| format!("`{}`", self.node(*id).name.artifact)).collect();
+        if names.len() > 8 {
+            let more = names.len() - 7;
+            names.splice(4..names.len() - 3, [format!("({more} more)")]);
+        }
+        source
+            .error(self.node(path[0]).span.clone(), format!("a cycle: {}", names.join(" needs ")))
+            .hint("an artifact cannot depend on itself: take one of these edges out")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Data,
+    Facts,
+    Order,
+}
+
+/// Where an output file of `path` is placed under `place` (see [`Node::places`]).
+pub fn placed_path(place: &str, path: &str) -> String {
+    match place {
+        "" => path.to_string(),
+        dir if dir.ends_with('/') => format!("{dir}{path}"),
+        file => file.to_string(),
+    }
+}

@@ -1,0 +1,350 @@
+//! The manifest `publish.toml`, read into validated types with places.
+//!
+//! Knows the fixed tables (`project`, `hub`, `params`, `declared`, `pools`) and, through the table of kinds that it is
+//! handed, every artifact's keys. Does not read files and does not know what a kind does.
+
+pub mod dom;
+pub mod fields;
+
+use crate::core::error::{Error, Result};
+use crate::core::name::{ArtifactName, nearest};
+use crate::core::value::Value;
+use dom::{Data, Node, Source, Table, join};
+use fields::{Check, Field, FieldType, check_table, schema_of};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// What the manifest needs to know of a kind.
+#[derive(Debug, Clone, Copy)]
+pub struct KindInfo {
+    /// As in `kind = "..."`.
+    pub name: &'static str,
+    /// One line for people.
+    pub doc: &'static str,
+    /// Its keys, beside [`COMMON`].
+    pub fields: &'static [Field],
+}
+
+/// The whole manifest.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// Its text.
+    pub source: Source,
+    /// `[project]`
+    pub project: Project,
+    /// `[hub]`, if there.
+    pub hub: Option<Hub>,
+    /// `[params]`
+    pub params: BTreeMap<String, Value>,
+    /// `[declared]`
+    pub declared: BTreeMap<String, Declared>,
+    /// `[pools]`
+    pub pools: BTreeMap<String, Pool>,
+    /// The artifacts in the order of the file.
+    pub artifacts: Vec<Spec>,
+}
+
+/// `[project]`
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// The project's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its licence, by the Hub's identifier.
+    pub license: String,
+}
+
+/// `[hub]`
+#[derive(Debug, Clone)]
+pub struct Hub {
+    /// `namespace/name`
+    pub repo: String,
+    /// Where `repo` stands.
+    pub repo_span: Range<usize>,
+    /// `model`, `dataset` or `space`
+    pub kind: String,
+    /// Whether a repo that has to be created becomes private.
+    pub private: bool,
+    /// A URL or `embedded`; nothing: `HF_ENDPOINT`, then the public Hub.
+    pub endpoint: Option<String>,
+    /// The branch.
+    pub revision: String,
+    /// A tag to set at each publish of a new version.
+    pub tag: Option<String>,
+    /// What to do where the tag is there already.
+    pub on_tag: OnTag,
+    /// What to do where the remote drifted.
+    pub on_drift: OnDrift,
+}
+
+/// `on_tag`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTag {
+    /// Leave it, and say so.
+    Skip,
+    /// Refuse.
+    Fail,
+}
+
+/// `on_drift`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDrift {
+    /// Show it and refuse.
+    Fail,
+    /// Publish over it.
+    Overwrite,
+}
+
+/// A figure that no file can prove.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declared {
+    /// The figure.
+    pub value: Value,
+    /// Who says so.
+    pub source: String,
+}
+
+/// A named resource with a count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// As many as this machine has.
+    Auto,
+    /// So many.
+    Count(usize),
+}
+
+/// One `[artifact.NAME]`, checked against its kind's keys.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its name.
+    pub name: ArtifactName,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Where its name stands.
+    pub span: Range<usize>,
+    table: Table,
+}
+
+/// Keys that every kind takes.
+pub const COMMON: &[Field] = &[
+    Field::required("kind", FieldType::Text, "what makes this artifact"),
+    Field::optional("after", FieldType::List(&FieldType::Artifact), "artifacts that must be done before; order only"),
+    Field::optional("resources", FieldType::Map(&FieldType::Int(0, 1 << 20)), "tokens of pools that the stage holds"),
+];
+
+const PROJECT: &[Field] = &[
+    Field::required("name", FieldType::Text, "the project's name"),
+    Field::required("version", FieldType::Text, "its version"),
+    Field::required("license", FieldType::Text, "its licence, by the Hub's identifier, e.g. `apache-2.0`"),
+];
+const HUB: &[Field] = &[
+    Field::required("repo", FieldType::Text, "the repo on the Hub, `namespace/name`"),
+    Field::optional("type", FieldType::Choice(&["model", "dataset", "space"]), "what the repo is"),
+    Field::optional("private", FieldType::Bool, "whether a repo that has to be created is private"),
+    Field::optional("endpoint", FieldType::Text, "a URL, or `embedded` for the local hub under cache/"),
+    Field::optional("revision", FieldType::Text, "the branch to publish to, `main` by default"),
+    Field::optional("tag", FieldType::Text, "a tag for each new version, e.g. `v{project.version}`"),
+    Field::optional("on_tag", FieldType::Choice(&["skip", "fail"]), "what to do where the tag is there already"),
+    Field::optional("on_drift", FieldType::Choice(&["fail", "overwrite"]), "what to do where the remote drifted"),
+];
+const DECLARED: &[Field] = &[
+    Field::required("value", FieldType::Any, "the figure"),
+    Field::required("source", FieldType::Text, "who says so"),
+];
+const POOL: FieldType = FieldType::Either(&FieldType::Int(0, 1 << 20), &FieldType::Choice(&["auto"]));
+const TOP: &[Field] = &[
+    Field::required("project", FieldType::Table(PROJECT), "name, version, licence"),
+    Field::optional("hub", FieldType::Table(HUB), "where to publish"),
+    Field::optional("params", FieldType::Map(&FieldType::Any), "settings of stages"),
+    Field::optional("declared", FieldType::Map(&FieldType::Table(DECLARED)), "figures that no file can prove"),
+    Field::optional("pools", FieldType::Map(&POOL), "named resources with counts"),
+    Field::optional("artifact", FieldType::Map(&FieldType::Any), "the artifacts"),
+];
+
+/// Reads a manifest. Every mistake that can be told apart is reported, not only the first.
+pub fn read(source: Source, kinds: &[KindInfo]) -> Result<Manifest> {
+    let top = dom::parse(&source)?;
+    let params = params_of(&top);
+    let check = Check { source: &source, params: &params };
+    let mut problems = Vec::new();
+    check_table(&top, 0..0, TOP, "the manifest", &check, &mut problems);
+    let artifacts = artifacts(&top, kinds, &check, &mut problems);
+    problems.sort_by_key(|e| e.place().map_or(0, |p| p.start));
+    if !problems.is_empty() {
+        return Err(join(problems));
+    }
+    let declared =
+        table_at(&top, "declared").entries.iter().map(|(name, _, node)| (name.clone(), declared(node))).collect();
+    let pools = table_at(&top, "pools").entries.iter().map(|(name, _, node)| (name.clone(), pool(node))).collect();
+    let project = project(&table_at(&top, "project"));
+    let hub = top.get("hub").and_then(Node::as_table).map(hub);
+    Ok(Manifest { project, hub, params, declared, pools, artifacts, source })
+}
+
+/// The JSON Schema of the manifest, out of the same tables that check it.
+pub fn schema(kinds: &[KindInfo]) -> serde_json::Value {
+    let mut schema = schema_of(TOP);
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "hfbuild manifest (publish.toml)".into();
+    let one_of: Vec<_> = kinds
+        .iter()
+        .map(|kind| {
+            let all: Vec<Field> = COMMON.iter().chain(kind.fields).copied().collect();
+            let mut schema = schema_of(&all);
+            schema["description"] = kind.doc.into();
+            schema["properties"]["kind"] = serde_json::json!({"const": kind.name});
+            schema
+        })
+        .collect();
+    schema["properties"]["artifact"]["additionalProperties"] = serde_json::json!({"oneOf": one_of});
+    schema
+}
+
+fn table_at(top: &Table, key: &str) -> Table {
+    top.get(key).and_then(Node::as_table).cloned().unwrap_or_default()
+}
+
+fn params_of(top: &Table) -> BTreeMap<String, Value> {
+    let table = table_at(top, "params");
+    table.entries.iter().filter_map(|(k, _, n)| Some((k.clone(), n.to_value()?))).collect()
+}
+
+fn text_of(table: &Table, key: &str) -> Option<String> {
+    table.get(key).and_then(Node::as_text).map(str::to_string)
+}
+
+fn project(table: &Table) -> Project {
+    let text = |key| text_of(table, key).unwrap_or_default();
+    Project { name: text("name"), version: text("version"), license: text("license") }
+}
+
+fn hub(table: &Table) -> Hub {
+    let text = |key| text_of(table, key);
+    Hub {
+        repo: text("repo").unwrap_or_default(),
+        repo_span: table.get("repo").map_or(0..0, |n| n.span.clone()),
+        kind: text("type").unwrap_or_else(|| "model".into()),
+        private: matches!(table.get("private").map(|n| &n.data), Some(Data::Bool(true))),
+        endpoint: text("endpoint"),
+        revision: text("revision").unwrap_or_else(|| "main".into()),
+        tag: text("tag"),
+        on_tag: if text("on_tag").as_deref() == Some("fail") { OnTag::Fail } else { OnTag::Skip },
+        on_drift: if text("on_drift").as_deref() == Some("overwrite") { OnDrift::Overwrite } else { OnDrift::Fail },
+    }
+}
+
+fn declared(node: &Node) -> Declared {
+    let table = node.as_table().cloned().unwrap_or_default();
+    let value = table.get("value").and_then(Node::to_value).unwrap_or(Value::Null);
+    Declared { value, source: text_of(&table, "source").unwrap_or_default() }
+}
+
+fn pool(node: &Node) -> Pool {
+    if let Data::Int(n) = node.data { Pool::Count(n as usize) } else { Pool::Auto }
+}
+
+fn artifacts(top: &Table, kinds: &[KindInfo], check: &Check<'_>, problems: &mut Vec<Error>) -> Vec<Spec> {
+    let Some(table) = top.get("artifact").and_then(Node::as_table) else { return vec![] };
+    let mut specs = Vec::new();
+    for (name, span, node) in &table.entries {
+        match artifact(name, span, node, kinds, check, problems) {
+            Ok(spec) => specs.push(spec),
+            Err(error) => problems.push(error),
+        }
+    }
+    specs
+}
+
+fn artifact(
+    name: &str,
+    span: &Range<usize>,
+    node: &Node,
+    kinds: &[KindInfo],
+    check: &Check<'_>,
+    problems: &mut Vec<Error>,
+) -> Result<Spec> {
+    let source = check.source;
+    let parsed: ArtifactName = name.parse().map_err(|why: String| {
+        source.error(span.clone(), format!("no artifact can be called `{}`", name.escape_debug())).hint(why)
+    })?;
+    let table = node.as_table().ok_or_else(|| {
+        source.error(node.span.clone(), format!("artifact `{name}` takes a table, not {}", node.type_name()))
+    })?;
+    let kind_node = table.get("kind").ok_or_else(|| {
+        let known: Vec<_> = kinds.iter().map(|k| k.name).collect();
+        source
+            .error(span.clone(), format!("artifact `{name}` lacks `kind`"))
+            .hint(format!("add `kind = \"...\"`, one of: {}", known.join(", ")))
+    })?;
+    let word = kind_node.as_text().ok_or_else(|| {
+        source.error(kind_node.span.clone(), format!("`kind` takes a string, not {}", kind_node.type_name()))
+    })?;
+    let Some(kind) = kinds.iter().find(|k| k.name == word) else {
+        let error = source.error(kind_node.span.clone(), format!("unknown kind `{}`", word.escape_debug()));
+        let known: Vec<_> = kinds.iter().map(|k| k.name).collect();
+        return Err(match nearest(word, known.iter().copied()) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint(format!("known kinds: {}", known.join(", "))),
+        });
+    };
+    let all: Vec<Field> = COMMON.iter().chain(kind.fields).copied().collect();
+    check_table(table, span.clone(), &all, &format!("artifact `{name}` (kind `{}`)", kind.name), check, problems);
+    Ok(Spec { name: parsed, kind: kind.name, span: span.clone(), table: table.clone() })
+}
+
+impl Manifest {
+    /// The artifact of this name.
+    pub fn artifact(&self, name: &str) -> Option<&Spec> {
+        self.artifacts.iter().find(|spec| spec.name.as_str() == name)
+    }
+
+    /// The value under `key` of `spec`, with `params.NAME` replaced by the parameter.
+    pub fn value(&self, spec: &Spec, key: &str) -> Option<Value> {
+        let value = spec.table.get(key)?.to_value()?;
+        if let Value::Text(text) = &value
+            && let Some(param) = text.strip_prefix("params.")
+            && let Some(value) = self.params.get(param)
+        {
+            return Some(value.clone());
+        }
+        Some(value)
+    }
+}
+
+impl Spec {
+    /// A string as it stands in the manifest.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.table.get(key)?.as_text()
+    }
+    /// The names or texts of an array.
+    pub fn texts(&self, key: &str) -> Vec<(String, Range<usize>)> {
+        let items = self.table.get(key).and_then(Node::as_array).unwrap_or_default();
+        items.iter().filter_map(|n| Some((n.as_text()?.to_string(), n.span.clone()))).collect()
+    }
+    /// A table of texts, in the order of the file, with the place of each key and each value.
+    pub fn map(&self, key: &str) -> Vec<(String, Range<usize>, String, Range<usize>)> {
+        let table = self.table.get(key).and_then(Node::as_table).cloned().unwrap_or_default();
+        let entry = |(k, ks, n): &(String, Range<usize>, Node)| {
+            Some((k.clone(), ks.clone(), n.as_text()?.to_string(), n.span.clone()))
+        };
+        table.entries.iter().filter_map(entry).collect()
+    }
+    /// A table of whole numbers.
+    pub fn counts(&self, key: &str) -> BTreeMap<String, usize> {
+        let table = self.table.get(key).and_then(Node::as_table).cloned().unwrap_or_default();
+        let entry = |(k, _, n): &(String, Range<usize>, Node)| match n.data {
+            Data::Int(i) => Some((k.clone(), i as usize)),
+            _ => None,
+        };
+        table.entries.iter().filter_map(entry).collect()
+    }
+    /// Where the value under `key` stands, or the artifact's name where the key is absent.
+    pub fn place(&self, key: &str) -> Range<usize> {
+        self.table.get(key).map_or(self.span.clone(), |n| n.span.clone())
+    }
+    /// The raw node under `key`.
+    pub fn node(&self, key: &str) -> Option<&Node> {
+        self.table.get(key)
+    }
+}

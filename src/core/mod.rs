@@ -1,0 +1,20 @@
+//! The pure core: names, digests, manifest, graph, actions, facts, receipts, verdicts, plan.
+//!
+//! Nothing here reads a file, a clock, the environment or prints; the test `tidy` holds that.
+
+pub mod action;
+pub mod digest;
+pub mod error;
+pub mod event;
+pub mod facts;
+pub mod fill;
+pub mod gate;
+pub mod graph;
+pub mod manifest;
+pub mod name;
+pub mod plan;
+pub mod publish;
+pub mod receipt;
+pub mod record;
+pub mod value;
+pub mod verdict;

@@ -1,0 +1,385 @@
+//! The planner: one pure decision function, [`decide`], that `plan` and `build` both call.
+//!
+//! It sees the graph, the history, and a [`World`] that was observed before. It reads no file, asks no clock and prints
+//! nothing; given the same arguments it gives the same answer.
+
+use crate::core::action::{Action, ActionInput, Declaration, InputFrom, Shape};
+use crate::core::digest::{Digest, HubDigests};
+use crate::core::facts::FactSet;
+use crate::core::gate::{self, Outcome};
+use crate::core::graph::{Graph, NodeId, Upload, Work, placed_path};
+use crate::core::name::ArtifactName;
+use crate::core::publish::{Observed, Tree, TreeFile, UploadVerdict, decide_upload};
+use crate::core::receipt::{History, Receipt};
+use crate::core::value::Value;
+use crate::core::verdict::{Reason, Verdict, difference};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// What was observed before planning. Everything that a decision may depend on beside graph and history is here.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// Digest of each source file; `None`: it is not there.
+    pub sources: HashMap<String, Option<Digest>>,
+    /// Values of declared environment variables.
+    pub env: BTreeMap<String, Option<String>>,
+    /// Fingerprints of declared tools.
+    pub tools: BTreeMap<String, String>,
+    /// Digest of what stands at each place; absent: nothing does.
+    pub placed: HashMap<String, Digest>,
+    /// Blobs that were looked for and are gone or damaged.
+    pub lost: BTreeSet<Digest>,
+    /// Nodes that the user forces.
+    pub forced: BTreeSet<NodeId>,
+    /// What is known of published content, by BLAKE3, where a receipt does not say it.
+    pub hub_digests: HashMap<Digest, HubDigests>,
+    /// The remote of each upload; absent: not asked for.
+    pub remotes: BTreeMap<NodeId, Observed>,
+    /// `[params]` and `[declared]`, for gates.
+    pub params: BTreeMap<String, Value>,
+    /// `[declared]`
+    pub declared: BTreeMap<String, Value>,
+    /// `[project]`, for the published record.
+    pub project: BTreeMap<String, Value>,
+    /// Whether a publish may go over a remote that drifted.
+    pub overwrite: bool,
+}
+
+/// How a node ended, or where it stands.
+#[derive(Debug, Clone)]
+pub enum Settled {
+    /// Its outputs and facts are known.
+    Made(Arc<Receipt>),
+    /// The gate's outcome is known.
+    Judged(Outcome),
+    /// The publish is done (or there was nothing to send).
+    Published,
+    /// It failed, or something before it did.
+    Failed,
+}
+
+/// What was decided for a node.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Of a stage whose inputs are known: its action and the action's digest.
+    pub action: Option<(Digest, Action)>,
+    /// Of a hit: the receipt.
+    pub receipt: Option<Arc<Receipt>>,
+    /// Of a gate whose facts are known: its outcome.
+    pub outcome: Option<Outcome>,
+    /// Of an upload whose inputs are known: the tree and the verdict on it (`None`: the remote was not observed).
+    pub upload: Option<(Tree, Vec<u8>, Option<UploadVerdict>)>,
+}
+
+impl Decision {
+    fn bare(verdict: Verdict) -> Decision {
+        Decision { verdict, action: None, receipt: None, outcome: None, upload: None }
+    }
+}
+
+/// Decides one node from what is settled. The one decision function.
+pub fn decide(graph: &Graph, id: NodeId, settled: &[Option<Settled>], history: &History, world: &World) -> Decision {
+    let node = graph.node(id);
+    let failed = |dep: &&NodeId| match &settled[dep.index()] {
+        Some(Settled::Failed) => true,
+        Some(Settled::Judged(outcome)) => !outcome.passed(),
+        _ => false,
+    };
+    let blocked: Vec<_> = node.deps.iter().filter(failed).map(|d| graph.node(*d).name.clone()).collect();
+    if !blocked.is_empty() {
+        return Decision::bare(Verdict::Blocked { by: blocked });
+    }
+    let unknown = node.deps.iter().filter(|d| settled[d.index()].is_none());
+    let pending: Vec<_> = unknown.map(|d| graph.node(*d).name.clone()).collect();
+    if !pending.is_empty() {
+        return Decision::bare(Verdict::Pending { on: pending });
+    }
+    match &node.work {
+        Work::Stage(declaration) => decide_stage(graph, id, declaration, settled, history, world),
+        Work::Gate(clause) => {
+            let facts = clause.roots.iter().filter_map(|root| {
+                let name: ArtifactName = root.parse().ok()?;
+                Some((name.clone(), fact_set(graph, &name, settled)?))
+            });
+            let outcome = gate::evaluate(clause, &facts.collect(), &world.params, &world.declared);
+            let verdict = match outcome.passed() {
+                true => Verdict::UpToDate,
+                false => Verdict::Blocked { by: vec![node.name.clone()] },
+            };
+            Decision { outcome: Some(outcome), ..Decision::bare(verdict) }
+        }
+        Work::Upload(upload) => decide_publish(graph, id, upload, settled, world),
+    }
+}
+
+fn decide_stage(
+    graph: &Graph,
+    id: NodeId,
+    declaration: &Declaration,
+    settled: &[Option<Settled>],
+    history: &History,
+    world: &World,
+) -> Decision {
+    let node = graph.node(id);
+    let action = action_of(graph, declaration, settled, world);
+    let digest = action.digest();
+    let reasons = |first: Option<Reason>| {
+        let mut reasons: Vec<Reason> = first.into_iter().collect();
+        if reasons.is_empty() {
+            match history.last(&node.name) {
+                Some(last) => reasons = difference(&last.action, &action),
+                None => reasons.push(Reason::NeverRan),
+            }
+        }
+        reasons
+    };
+    let run = |first: Option<Reason>| Verdict::Run { reasons: reasons(first) };
+    let Some(receipt) = history.receipt(&digest) else {
+        let verdict = run(None);
+        return Decision { action: Some((digest, action)), ..Decision::bare(verdict) };
+    };
+    let lost = receipt.outputs.iter().find(|o| world.lost.contains(&o.digest));
+    let verdict = if world.forced.contains(&id) {
+        run(Some(Reason::Forced))
+    } else if let Some(lost) = lost {
+        run(Some(Reason::BlobLost { path: lost.path.clone(), digest: lost.digest }))
+    } else {
+        let places = displaced(graph, id, receipt, world);
+        let was_current = history.last(&node.name).is_some_and(|last| last.action_digest == digest);
+        if places.is_empty() && was_current { Verdict::UpToDate } else { Verdict::Restore { places } }
+    };
+    let receipt = (!matches!(verdict, Verdict::Run { .. })).then(|| receipt.clone());
+    Decision { action: Some((digest, action)), receipt, ..Decision::bare(verdict) }
+}
+
+/// The places of a receipt's outputs where something else stands, or nothing.
+fn displaced(graph: &Graph, id: NodeId, receipt: &Receipt, world: &World) -> Vec<String> {
+    let mut out = Vec::new();
+    for place in &graph.node(id).places {
+        for output in &receipt.outputs {
+            let path = placed_path(place, &output.path);
+            if world.placed.get(&path) != Some(&output.digest) {
+                out.push(path);
+            }
+        }
+    }
+    out
+}
+
+/// The action of a stage whose dependencies are settled.
+pub fn action_of(graph: &Graph, declaration: &Declaration, settled: &[Option<Settled>], world: &World) -> Action {
+    let mut inputs = BTreeMap::new();
+    for input in &declaration.inputs {
+        let (digest, name) = match &input.from {
+            InputFrom::Artifact(artifact) => (family_content(graph, artifact, settled), artifact.to_string()),
+            InputFrom::File(path) => (world.sources.get(path.as_str()).copied().flatten(), path.to_string()),
+        };
+        // a missing source is refused before planning, so the digest is always there
+        let digest = digest.unwrap_or_else(|| Digest::of(b"missing"));
+        inputs.insert(input.role.clone(), ActionInput { digest, path: input.path.clone(), name });
+    }
+    let mut facts = BTreeMap::new();
+    for (artifact, read, _) in &declaration.facts {
+        for dep in graph.of(artifact) {
+            let Some(Settled::Made(receipt)) = &settled[dep.index()] else { continue };
+            let owner = &graph.node(*dep).name;
+            facts.extend(read.of(&receipt.facts).into_iter().map(|(name, value)| (format!("{owner}.{name}"), value)));
+        }
+    }
+    let named = |names: &[String], from: &BTreeMap<String, Option<String>>| -> BTreeMap<String, Option<String>> {
+        names.iter().map(|n| (n.clone(), from.get(n).cloned().flatten())).collect()
+    };
+    Action {
+        kind: declaration.kind.into(),
+        version: declaration.version,
+        params: declaration.params.clone(),
+        inputs,
+        facts,
+        env: named(&declaration.env, &world.env),
+        tools: declaration.tools.iter().map(|t| (t.clone(), world.tools.get(t).cloned().unwrap_or_default())).collect(),
+        outputs: match &declaration.shape {
+            Shape::File(name) => vec![name.clone()],
+            Shape::Dir => vec!["./".into()],
+            Shape::Paths(paths) => paths.clone(),
+        },
+    }
+}
+
+/// The content of an artifact: of one node its own, of a family the digest over its shards.
+fn family_content(graph: &Graph, artifact: &ArtifactName, settled: &[Option<Settled>]) -> Option<Digest> {
+    let contents: Option<Vec<_>> = graph
+        .of(artifact)
+        .iter()
+        .map(|id| match &settled[id.index()] {
+            Some(Settled::Made(receipt)) => Some(receipt.clone()),
+            _ => None,
+        })
+        .collect();
+    let contents = contents?;
+    if let [one] = &contents[..] {
+        return Some(one.content());
+    }
+    let mut outputs: Vec<_> = contents.iter().flat_map(|r| r.outputs.clone()).collect();
+    outputs.sort_by(|a, b| a.path.cmp(&b.path));
+    Some(crate::core::receipt::content_of(&outputs))
+}
+
+/// The facts of an artifact whose nodes are all settled.
+pub fn fact_set(graph: &Graph, artifact: &ArtifactName, settled: &[Option<Settled>]) -> Option<FactSet> {
+    let receipt = |id: &NodeId| match &settled[id.index()] {
+        Some(Settled::Made(receipt)) => Some(receipt.clone()),
+        _ => None,
+    };
+    let ids = graph.of(artifact);
+    if graph.families.contains(artifact) {
+        let shards: Option<Vec<_>> = ids
+            .iter()
+            .map(|id| Some((graph.node(*id).name.key.clone().unwrap_or_default(), receipt(id)?.facts.clone())))
+            .collect();
+        return shards.map(FactSet::Family);
+    }
+    Some(FactSet::One(receipt(ids.first()?)?.facts.clone()))
+}
+
+/// The name of the published record in the repo.
+pub const RECORD: &str = "provenance.json";
+
+fn decide_publish(graph: &Graph, id: NodeId, upload: &Upload, settled: &[Option<Settled>], world: &World) -> Decision {
+    let mut tree = Tree::new();
+    for (path, _, artifact, _) in &upload.files {
+        for dep in graph.of(artifact) {
+            let (Some(Settled::Made(receipt)), Some(d)) = (&settled[dep.index()], graph.stage(*dep)) else { continue };
+            let place = match &d.shape {
+                Shape::File(name) if path.ends_with('/') => format!("{path}{name}"),
+                _ => path.clone(),
+            };
+            for output in &receipt.outputs {
+                let hub = output.hub.clone().or_else(|| world.hub_digests.get(&output.digest).cloned());
+                let hub = hub.unwrap_or(HubDigests { sha256: String::new(), git_sha1: None });
+                tree.insert(
+                    placed_path(&place, &output.path),
+                    TreeFile { size: output.size, digest: output.digest, hub },
+                );
+            }
+        }
+    }
+    let record = crate::core::record::render(graph, id, &tree, settled, world);
+    tree.insert(RECORD.into(), crate::core::record::tree_file(&record));
+    let verdict = world.remotes.get(&id).map(|observed| decide_upload(&tree, observed, world.overwrite));
+    let shown = match &verdict {
+        Some(UploadVerdict::UpToDate { .. }) => Verdict::UpToDate,
+        Some(UploadVerdict::Drift { .. }) => Verdict::Blocked { by: vec![graph.node(id).name.clone()] },
+        Some(UploadVerdict::Send { .. }) => Verdict::Run { reasons: vec![] },
+        None => Verdict::Pending { on: vec![] },
+    };
+    Decision { upload: Some((tree, record, verdict)), ..Decision::bare(shown) }
+}
+
+/// The content of published outputs whose Hub digests nobody knows yet: they have to be read once before planning on.
+pub fn without_hub_digests(graph: &Graph, settled: &[Option<Settled>], world: &World) -> Vec<(Digest, u64)> {
+    let published = graph.ids().filter(|id| graph.node(*id).published);
+    let receipts = published.filter_map(|id| match &settled[id.index()] {
+        Some(Settled::Made(receipt)) => Some(receipt),
+        _ => None,
+    });
+    let outputs = receipts.flat_map(|r| r.outputs.iter());
+    outputs
+        .filter(|o| o.hub.is_none() && !world.hub_digests.contains_key(&o.digest))
+        .map(|o| (o.digest, o.size))
+        .collect()
+}
+
+/// A whole plan: a decision for every node that was asked for.
+#[derive(Debug)]
+pub struct Plan {
+    /// By node; `None`: not among the targets and their ancestors.
+    pub decisions: Vec<Option<Decision>>,
+    /// What the plan knows to be settled.
+    pub settled: Vec<Option<Settled>>,
+}
+
+/// Plans: decides every wanted node in topological order, taking hits as settled. A node that leads only to refused or
+/// failed ends is blocked, so that nothing is spent on it.
+pub fn plan(graph: &Graph, wanted: &[bool], targets: &BTreeSet<NodeId>, history: &History, world: &World) -> Plan {
+    let mut settled: Vec<Option<Settled>> = vec![None; graph.nodes.len()];
+    let mut decisions: Vec<Option<Decision>> = vec![None; graph.nodes.len()];
+    for &id in graph.order.iter().filter(|id| wanted[id.index()]) {
+        let decision = decide(graph, id, &settled, history, world);
+        settled[id.index()] = settle(&decision, graph, id);
+        decisions[id.index()] = Some(decision);
+    }
+    for (id, by) in useless(graph, wanted, targets, &settled) {
+        let decision = decisions[id.index()].as_ref();
+        if decision.is_some_and(|d| {
+            matches!(d.verdict, Verdict::Run { .. } | Verdict::Restore { .. } | Verdict::Pending { .. })
+        }) {
+            decisions[id.index()] = Some(Decision::bare(Verdict::Blocked { by: vec![graph.node(by).name.clone()] }));
+        }
+    }
+    Plan { decisions, settled }
+}
+
+/// What a decision alone settles, before anything runs.
+pub fn settle(decision: &Decision, graph: &Graph, id: NodeId) -> Option<Settled> {
+    if let Some(outcome) = &decision.outcome {
+        return Some(Settled::Judged(outcome.clone()));
+    }
+    match (&decision.verdict, &decision.receipt, &graph.node(id).work) {
+        (Verdict::Blocked { .. }, ..) => Some(Settled::Failed),
+        (Verdict::UpToDate | Verdict::Restore { .. }, Some(receipt), _) => Some(Settled::Made(receipt.clone())),
+        (Verdict::UpToDate, None, Work::Upload(_)) => Some(Settled::Published),
+        _ => None,
+    }
+}
+
+/// Nodes that lead only to refused gates' uploads or to failures, each with the node that stands in the way. A target
+/// that the user named leads to itself.
+pub fn useless(
+    graph: &Graph,
+    wanted: &[bool],
+    targets: &BTreeSet<NodeId>,
+    settled: &[Option<Settled>],
+) -> Vec<(NodeId, NodeId)> {
+    let mut in_the_way: Vec<Option<NodeId>> = vec![None; graph.nodes.len()];
+    for &id in graph.order.iter().filter(|id| wanted[id.index()]) {
+        let refused = |d: &NodeId| match &settled[d.index()] {
+            Some(Settled::Judged(outcome)) => !outcome.passed(),
+            Some(Settled::Failed) => true,
+            _ => false,
+        };
+        let dead = graph.node(id).deps.iter().find(|d| refused(d) || in_the_way[d.index()].is_some());
+        in_the_way[id.index()] = dead.map(|d| in_the_way[d.index()].unwrap_or(*d));
+    }
+    let mut out = Vec::new();
+    let mut spared: Vec<Option<NodeId>> = vec![None; graph.nodes.len()];
+    for &id in graph.order.iter().rev().filter(|id| wanted[id.index()]) {
+        if settled[id.index()].is_some() {
+            continue;
+        }
+        if let Some(by) = in_the_way[id.index()] {
+            spared[id.index()] = Some(by);
+            out.push((id, by));
+            continue;
+        }
+        let consumers: Vec<_> = graph.node(id).consumers.iter().filter(|c| wanted[c.index()]).collect();
+        // a gate alone is no reason to run a stage: it only guards what comes after it
+        let reason = |c: &&&NodeId| spared[c.index()].is_none() && !is_dead(settled, ***c);
+        if targets.contains(&id) || consumers.is_empty() || consumers.iter().any(|c| reason(&c)) {
+            continue;
+        }
+        let by = consumers.iter().find_map(|c| spared[c.index()].or_else(|| is_dead(settled, **c).then_some(**c)));
+        spared[id.index()] = by;
+        out.extend(by.map(|by| (id, by)));
+    }
+    out
+}
+
+fn is_dead(settled: &[Option<Settled>], id: NodeId) -> bool {
+    match &settled[id.index()] {
+        Some(Settled::Failed) => true,
+        Some(Settled::Judged(outcome)) => !outcome.passed(),
+        _ => false,
+    }
+}

@@ -1,0 +1,272 @@
+//! What a publish is: the desired tree, the observed remote, and the pure decision between them.
+//!
+//! Knows digests, paths and commits. Does not speak to the Hub and reads no file.
+
+use crate::core::digest::{Canonical, Digest, HubDigests};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One file of the desired tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeFile {
+    /// Bytes.
+    pub size: u64,
+    /// BLAKE3: its name in the CAS.
+    pub digest: Digest,
+    /// What the Hub knows it by.
+    pub hub: HubDigests,
+}
+
+/// The desired tree by path in the repo.
+pub type Tree = BTreeMap<String, TreeFile>;
+
+/// The digest of a tree: paths, sizes and SHA-256, sorted.
+pub fn tree_digest(tree: &Tree) -> Digest {
+    let mut out = Canonical::new("hfbuild published tree 1");
+    out.number(tree.len() as u64);
+    for (path, file) in tree {
+        out.text(path).number(file.size).text(&file.hub.sha256);
+    }
+    out.finish()
+}
+
+/// One file as the Hub lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteFile {
+    /// Bytes of the content.
+    pub size: u64,
+    /// Git's blob SHA-1 (of an LFS file: of its pointer).
+    pub git_sha1: String,
+    /// SHA-256, of an LFS file.
+    pub sha256: Option<String>,
+}
+
+/// A publish that landed: history, never a cache hit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// Where: endpoint, repo kind, repo, revision.
+    pub target: Target,
+    /// The commit.
+    pub commit: String,
+    /// The commit that it was made on; `None`: it was adopted, not made.
+    pub parent: Option<String>,
+    /// What was published.
+    pub tree: Tree,
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// Where a publish goes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// `embedded`, or the URL without a slash at its end.
+    pub endpoint: String,
+    /// `model`, `dataset`, `space`.
+    pub kind: String,
+    /// `namespace/name`.
+    pub repo: String,
+    /// The branch.
+    pub revision: String,
+}
+
+/// A commit about to be sent, journalled before its POST.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Where.
+    pub target: Target,
+    /// The parent commit.
+    pub parent: String,
+    /// The tree that it would leave.
+    pub tree: Tree,
+    /// The word in the commit's description by which it is found again.
+    pub nonce: String,
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// What was seen of the remote.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// The revision's commit; `None`: no repo, or no such branch.
+    pub head: Option<String>,
+    /// Its files; `None` where they were not asked for, because the head is the last publish's commit.
+    pub files: Option<BTreeMap<String, RemoteFile>>,
+    /// What the last publish left there: from this machine's record, or from the repo's own (`provenance.json`).
+    pub managed: BTreeMap<String, HubDigests>,
+    /// The last publish's commit, where this machine knows it.
+    pub last_commit: Option<String>,
+}
+
+/// A file of a change, with its size in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sized {
+    /// Path in the repo.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What a commit would bring.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// New files.
+    pub add: Vec<Sized>,
+    /// Files with other content.
+    pub change: Vec<Sized>,
+    /// Files that an earlier publish put there and the manifest no longer names.
+    pub delete: Vec<String>,
+    /// How many stay.
+    pub same: usize,
+}
+
+impl Changes {
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.change.is_empty() && self.delete.is_empty()
+    }
+    /// Bytes of the files that would be sent.
+    pub fn bytes(&self) -> u64 {
+        self.sent().map(|f| f.size).sum()
+    }
+    /// The files that would be sent.
+    pub fn sent(&self) -> impl Iterator<Item = &Sized> {
+        self.add.iter().chain(&self.change)
+    }
+}
+
+/// A managed file that the remote has otherwise than the last publish left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "drift", rename_all = "snake_case")]
+pub enum Drifted {
+    /// Changed there.
+    Changed {
+        /// Path in the repo.
+        path: String,
+    },
+    /// Deleted there.
+    Deleted {
+        /// Path in the repo.
+        path: String,
+    },
+    /// There, though no publish of ours put it there, and the desired tree has other content for it.
+    Foreign {
+        /// Path in the repo.
+        path: String,
+    },
+}
+
+/// The verdict on a publish.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "upload", rename_all = "snake_case")]
+pub enum UploadVerdict {
+    /// The remote is what it should be.
+    UpToDate {
+        /// Its commit.
+        commit: String,
+        /// Whether this machine did not know so yet (a fresh clone, an adopted tree): a record is written, no commit.
+        adopt: bool,
+    },
+    /// One commit has to be made.
+    Send {
+        /// What it brings.
+        changes: Changes,
+        /// What it publishes over, where the manifest allows that.
+        over: Vec<Drifted>,
+    },
+    /// The remote is neither what the last publish left nor what is desired.
+    Drift {
+        /// What differs.
+        files: Vec<Drifted>,
+    },
+}
+
+/// Decides. Files of the remote that neither the desired tree nor an earlier publish names are left alone, and are no
+/// drift; `.gitattributes` is the server's and never compared.
+pub fn decide_upload(desired: &Tree, observed: &Observed, overwrite: bool) -> UploadVerdict {
+    let same_head = observed.head.is_some() && observed.head == observed.last_commit;
+    let nothing = BTreeMap::new();
+    let remote = match (&observed.files, same_head) {
+        (Some(files), _) => files,
+        (None, true) => return against_last(desired, observed),
+        (None, false) => &nothing,
+    };
+    let changes = changes(desired, remote, &observed.managed);
+    if let (true, Some(head)) = (changes.is_empty(), &observed.head) {
+        return UploadVerdict::UpToDate { commit: head.clone(), adopt: !same_head };
+    }
+    let drifted = drift(desired, remote, &observed.managed);
+    if drifted.is_empty() || overwrite {
+        return UploadVerdict::Send { changes, over: drifted };
+    }
+    UploadVerdict::Drift { files: drifted }
+}
+
+/// The head is the last publish's own commit: the remote is what that publish left, so nothing more is asked of it.
+fn against_last(desired: &Tree, observed: &Observed) -> UploadVerdict {
+    let mut changes = Changes::default();
+    for (path, file) in desired {
+        match observed.managed.get(path) {
+            Some(last) if last.sha256 == file.hub.sha256 => changes.same += 1,
+            Some(_) => changes.change.push(Sized { path: path.clone(), size: file.size }),
+            None => changes.add.push(Sized { path: path.clone(), size: file.size }),
+        }
+    }
+    changes.delete = observed.managed.keys().filter(|path| !desired.contains_key(*path)).cloned().collect();
+    match (changes.is_empty(), &observed.head) {
+        (true, Some(head)) => UploadVerdict::UpToDate { commit: head.clone(), adopt: false },
+        _ => UploadVerdict::Send { changes, over: vec![] },
+    }
+}
+
+/// Whether the remote's file is this one: LFS files by SHA-256, regular ones by git's blob SHA-1.
+pub fn is_same(file: &TreeFile, remote: &RemoteFile) -> bool {
+    match &remote.sha256 {
+        Some(sha256) => *sha256 == file.hub.sha256,
+        None => remote.size == file.size && file.hub.git_sha1.as_ref() == Some(&remote.git_sha1),
+    }
+}
+
+fn changes(desired: &Tree, remote: &BTreeMap<String, RemoteFile>, managed: &BTreeMap<String, HubDigests>) -> Changes {
+    let mut changes = Changes::default();
+    for (path, file) in desired {
+        match remote.get(path) {
+            Some(there) if is_same(file, there) => changes.same += 1,
+            Some(_) => changes.change.push(Sized { path: path.clone(), size: file.size }),
+            None => changes.add.push(Sized { path: path.clone(), size: file.size }),
+        }
+    }
+    let ours = managed.keys().filter(|path| !desired.contains_key(*path) && remote.contains_key(*path));
+    changes.delete = ours.filter(|path| *path != ".gitattributes").cloned().collect();
+    changes
+}
+
+/// Managed files that the remote has otherwise than the last publish left them, and foreign files in the way.
+fn drift(
+    desired: &Tree,
+    remote: &BTreeMap<String, RemoteFile>,
+    managed: &BTreeMap<String, HubDigests>,
+) -> Vec<Drifted> {
+    let mut out = Vec::new();
+    for (path, recorded) in managed {
+        match remote.get(path) {
+            None if desired.contains_key(path) => out.push(Drifted::Deleted { path: path.clone() }),
+            None => {}
+            Some(there) => {
+                let wanted = desired.get(path).is_some_and(|file| is_same(file, there));
+                let unmoved = match &there.sha256 {
+                    Some(sha256) => *sha256 == recorded.sha256,
+                    None => recorded.git_sha1.as_ref() == Some(&there.git_sha1),
+                };
+                if !wanted && !unmoved {
+                    out.push(Drifted::Changed { path: path.clone() });
+                }
+            }
+        }
+    }
+    for (path, file) in desired {
+        if !managed.contains_key(path) && remote.get(path).is_some_and(|there| !is_same(file, there)) {
+            out.push(Drifted::Foreign { path: path.clone() });
+        }
+    }
+    out
+}

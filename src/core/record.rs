@@ -1,0 +1,120 @@
+//! The published record, `provenance.json`: an in-toto statement with the SLSA provenance predicate, made of actions and
+//! facts alone. It holds no clock, host or path of this machine, so that the same publish gives the same bytes.
+//!
+//! Formats: <https://in-toto.io/Statement/v1>, <https://slsa.dev/provenance/v1>. What is hfbuild's own stands under
+//! `predicate.hfbuild`: sizes and git digests of the managed files, actions, facts, gates.
+
+use crate::core::digest::HubDigests;
+use crate::core::graph::{Graph, NodeId, Work};
+use crate::core::plan::{RECORD, Settled, World};
+use crate::core::publish::{Tree, TreeFile};
+use crate::core::receipt::Receipt;
+use serde_json::{Map, Value as Json, json};
+use sha1::Digest as _;
+use std::collections::BTreeMap;
+
+/// The build type that names this predicate's parameters.
+const BUILD_TYPE: &str = "urn:hfbuild:publish:1";
+
+/// Renders the record of an upload over `tree` (which does not hold the record itself).
+pub fn render(graph: &Graph, upload: NodeId, tree: &Tree, settled: &[Option<Settled>], world: &World) -> Vec<u8> {
+    let closure = graph.closure(&[upload]);
+    let mut artifacts = Map::new();
+    let mut sources: BTreeMap<String, String> = BTreeMap::new();
+    let mut gates = Vec::new();
+    for id in graph.ids().filter(|id| closure[id.index()]) {
+        let node = graph.node(id);
+        match (&node.work, &settled[id.index()]) {
+            (Work::Stage(_), Some(Settled::Made(receipt))) => {
+                for input in receipt.action.inputs.values().filter(|i| world.sources.contains_key(&i.name)) {
+                    sources.insert(input.name.clone(), input.digest.hex());
+                }
+                artifacts.insert(node.name.to_string(), artifact(receipt));
+            }
+            (Work::Gate(clause), Some(Settled::Judged(outcome))) => {
+                gates.push(json!({"require": clause.text, "outcome": outcome}));
+            }
+            _ => {}
+        }
+    }
+    let subject: Vec<_> =
+        tree.iter().map(|(path, f)| json!({"name": path, "digest": {"sha256": f.hub.sha256}})).collect();
+    let managed: Map<String, Json> = tree
+        .iter()
+        .map(|(path, f)| (path.clone(), json!({"size": f.size, "sha256": f.hub.sha256, "git_sha1": f.hub.git_sha1})))
+        .collect();
+    let dependencies: Vec<_> =
+        sources.iter().map(|(name, digest)| json!({"name": name, "digest": {"blake3": digest}})).collect();
+    let map = |m: &BTreeMap<String, crate::core::value::Value>| -> Json {
+        m.iter().map(|(k, v)| (k.clone(), v.to_json())).collect::<Map<_, _>>().into()
+    };
+    let record = json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": subject,
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    "project": map(&world.project), "params": map(&world.params), "declared": map(&world.declared),
+                },
+                "resolvedDependencies": dependencies,
+            },
+            "runDetails": {"builder": {"id": "urn:hfbuild"}},
+            "hfbuild": {"managed": managed, "artifacts": artifacts, "gates": gates},
+        },
+    });
+    let mut text = serde_json::to_vec_pretty(&record).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+fn artifact(receipt: &Receipt) -> Json {
+    let facts: Map<String, Json> = receipt
+        .facts
+        .values
+        .iter()
+        .map(|(name, fact)| {
+            let of = receipt.facts.subjects.get(fact.of);
+            let mut entry = json!({"value": fact.value.to_json()});
+            if let Some(subject) = of {
+                entry["of"] = json!({"what": subject.what, "blake3": subject.digest.hex()});
+            }
+            (name.clone(), entry)
+        })
+        .collect();
+    json!({
+        "kind": receipt.action.kind,
+        "kind_version": receipt.action.version,
+        "action": receipt.action_digest.hex(),
+        "facts": facts,
+    })
+}
+
+/// The record as a file of the tree.
+pub fn tree_file(bytes: &[u8]) -> TreeFile {
+    TreeFile { size: bytes.len() as u64, digest: crate::core::digest::Digest::of(bytes), hub: hub_digests(bytes) }
+}
+
+/// What the Hub knows a small file by, from its bytes.
+pub fn hub_digests(bytes: &[u8]) -> HubDigests {
+    let mut git = sha1::Sha1::new();
+    git.update(format!("blob {}\0", bytes.len()));
+    git.update(bytes);
+    HubDigests { sha256: hex::encode(sha2::Sha256::digest(bytes)), git_sha1: Some(hex::encode(git.finalize())) }
+}
+
+/// Reads the managed files out of a record found on the Hub, the record itself included. `None`: it is no record of
+/// ours.
+pub fn managed(bytes: &[u8]) -> Option<BTreeMap<String, HubDigests>> {
+    let json: Json = serde_json::from_slice(bytes).ok()?;
+    let predicate = json.get("predicate")?;
+    (predicate.pointer("/buildDefinition/buildType")? == BUILD_TYPE).then_some(())?;
+    let managed = predicate.pointer("/hfbuild/managed")?.as_object()?;
+    let mut out = BTreeMap::new();
+    for (path, file) in managed {
+        out.insert(path.clone(), serde_json::from_value::<HubDigests>(file.clone()).ok()?);
+    }
+    out.insert(RECORD.into(), hub_digests(bytes));
+    Some(out)
+}

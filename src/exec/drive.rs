@@ -1,0 +1,594 @@
+//! The driver: asks the planner, runs what it says, records what was made, until nothing is left.
+//!
+//! The only loop of the engine. It holds the state (what is settled, what runs) and performs effects through the store,
+//! the stages and the hub; every decision is [`decide`]'s. Reports events and prints nothing.
+
+use crate::core::action::Action;
+use crate::core::digest::Digest;
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::core::event::{Event, Summary};
+use crate::core::graph::{NodeId, Work, placed_path};
+use crate::core::plan::{self, Decision, Settled, World, decide};
+use crate::core::publish::UploadVerdict;
+use crate::core::receipt::{Output, Receipt};
+use crate::core::verdict::Verdict;
+use crate::exec::project::Project;
+use crate::exec::publish::Publisher;
+use crate::exec::remote::Remote;
+use crate::exec::work::{self, Done, Job};
+use crate::exec::{observe, pools::Pools};
+use crate::stage::workspace::Cancel;
+use crate::store::Store;
+use crate::store::memo::{Memo, Signature};
+use crate::store::records::{Loaded, Recorder};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Where events go.
+pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// How to run.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Stages side by side; 0: as many as there are cores.
+    pub jobs: usize,
+    /// Go on with what does not depend on a failure.
+    pub keep_going: bool,
+}
+
+/// A run under way.
+pub struct Driver<'a> {
+    pub(super) project: &'a Project,
+    pub(super) store: &'a Store,
+    pub(super) loaded: Loaded,
+    pub(super) memo: Memo,
+    pub(super) world: World,
+    pub(super) recorder: Recorder,
+    pub(super) sink: Sink,
+    pub(super) cancel: Cancel,
+    pub(super) summary: Summary,
+    /// A commit of an interrupted publish that was found landed.
+    pub(super) recovered: Option<String>,
+    remote: Option<Remote>,
+    options: Options,
+    wanted: Vec<bool>,
+    targets: BTreeSet<NodeId>,
+    settled: Vec<Option<Settled>>,
+    waits: Vec<usize>,
+    ready: BTreeSet<(u8, usize, NodeId)>,
+    spared: BTreeSet<NodeId>,
+    surprised: BTreeSet<NodeId>,
+    running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
+    held: std::collections::HashMap<NodeId, crate::exec::pools::Held>,
+    pools: Pools,
+    run_dir: PathBuf,
+    stopping: bool,
+}
+
+/// All that a driver starts from.
+pub struct Start<'a> {
+    /// The project.
+    pub project: &'a Project,
+    /// Its store, locked.
+    pub store: &'a Store,
+    /// What is remembered.
+    pub loaded: Loaded,
+    /// The stat memo.
+    pub memo: Memo,
+    /// What was observed.
+    pub world: World,
+    /// The hub, where something is to be published.
+    pub remote: Option<Remote>,
+    /// Where events go.
+    pub sink: Sink,
+    /// The stop flag.
+    pub cancel: Cancel,
+    /// How to run.
+    pub options: Options,
+    /// The nodes that are wanted.
+    pub wanted: Vec<bool>,
+    /// The nodes that were asked for.
+    pub targets: BTreeSet<NodeId>,
+    /// The folder for logs of this run.
+    pub run_dir: PathBuf,
+    /// A commit of an interrupted publish that was found landed.
+    pub recovered: Option<String>,
+}
+
+impl<'a> Driver<'a> {
+    /// Sets up.
+    pub fn new(start: Start<'a>) -> Result<Driver<'a>> {
+        let nodes = start.project.graph.nodes.len();
+        Ok(Driver {
+            project: start.project,
+            store: start.store,
+            loaded: start.loaded,
+            memo: start.memo,
+            world: start.world,
+            recorder: Recorder::open(start.store)?,
+            sink: start.sink,
+            cancel: start.cancel,
+            summary: Summary::default(),
+            recovered: start.recovered,
+            remote: start.remote,
+            pools: Pools::new(&start.project.manifest.pools, start.options.jobs),
+            options: start.options,
+            wanted: start.wanted,
+            targets: start.targets,
+            settled: vec![None; nodes],
+            waits: vec![0; nodes],
+            ready: BTreeSet::new(),
+            spared: BTreeSet::new(),
+            surprised: BTreeSet::new(),
+            running: JoinSet::new(),
+            held: std::collections::HashMap::new(),
+            run_dir: start.run_dir,
+            stopping: false,
+        })
+    }
+
+    pub(super) fn emit(&self, event: Event) {
+        (self.sink)(event);
+    }
+
+    /// Runs to the end. Failures of stages and gates are in the summary; an error is one of the engine's own effects.
+    pub async fn run(mut self) -> Result<Summary> {
+        let outcome = self.go().await;
+        let saved = self.memo.save(&self.project.root, &self.store.memo_log());
+        if let Some(remote) = self.remote.take() {
+            remote.close().await;
+        }
+        outcome?;
+        saved?;
+        if let Some(kind) = self.cancel.stopped() {
+            self.summary
+                .errors
+                .push(Error::new(kind, "interrupted: what was finished is kept, run hfbuild again to go on"));
+        }
+        Ok(self.summary)
+    }
+
+    async fn go(&mut self) -> Result<()> {
+        let first = self.plan_first()?;
+        self.report_fresh(&first);
+        let graph = &self.project.graph;
+        for id in graph.ids().filter(|id| self.wanted[id.index()]) {
+            self.waits[id.index()] = graph.node(id).deps.len();
+        }
+        for (at, &id) in graph.order.iter().enumerate().filter(|(_, id)| self.wanted[id.index()]) {
+            if self.waits[id.index()] == 0 {
+                self.ready.insert((rank(&graph.node(id).work), at, id));
+            }
+        }
+        loop {
+            self.start_ready().await?;
+            let Some(joined) = self.running.join_next().await else { break };
+            let (id, action, digest, result) =
+                joined.map_err(|e| Error::bug(format!("a stage's thread ended badly: {e}")))?;
+            self.held.remove(&id).into_iter().for_each(|held| self.pools.give_back(held));
+            self.finish(id, action, digest, result)?;
+        }
+        self.report_left_over();
+        Ok(())
+    }
+
+    /// Plans, looks for the blobs that the plan needs, and plans again without those that are lost.
+    fn plan_first(&mut self) -> Result<plan::Plan> {
+        let plan = plan_whole(
+            self.project,
+            self.store,
+            &self.wanted,
+            &self.targets,
+            &self.loaded,
+            &mut self.memo,
+            &mut self.world,
+            &self.sink,
+        )?;
+        for (id, by) in plan::useless(&self.project.graph, &self.wanted, &self.targets, &plan.settled) {
+            let _ = by;
+            self.spared.insert(id);
+        }
+        for id in self.project.graph.ids() {
+            if matches!(plan.decisions[id.index()].as_ref().map(|d| &d.verdict), Some(Verdict::Pending { .. })) {
+                self.surprised.insert(id);
+            }
+        }
+        Ok(plan)
+    }
+
+    fn report_fresh(&self, plan: &plan::Plan) {
+        let graph = &self.project.graph;
+        let fresh = graph.ids().filter(|id| {
+            let up_to_date = matches!(plan.decisions[id.index()].as_ref().map(|d| &d.verdict), Some(Verdict::UpToDate));
+            up_to_date && matches!(graph.node(*id).work, Work::Stage(_))
+        });
+        let nodes: Vec<_> = fresh.map(|id| graph.node(id).name.to_string()).collect();
+        self.emit(Event::Planned { nodes: self.wanted.iter().filter(|w| **w).count() });
+        if !nodes.is_empty() {
+            self.emit(Event::Fresh { nodes });
+        }
+    }
+
+    /// Takes whatever is ready: settles hits and gates at once, starts stages while there is room.
+    async fn start_ready(&mut self) -> Result<()> {
+        let mut kept_back = Vec::new();
+        while let Some(entry @ (_, _, id)) = self.ready.pop_first() {
+            if self.cancel.stopped().is_some() {
+                self.stopping = true;
+            }
+            let decision = decide(&self.project.graph, id, &self.settled, &self.loaded.history, &self.world);
+            match decision.verdict.clone() {
+                Verdict::UpToDate if decision.receipt.is_some() => self.hit(id, &decision),
+                Verdict::Restore { places } if !self.spared.contains(&id) => {
+                    if !self.restore(id, &decision, &places)? {
+                        self.ready.insert(entry); // a blob was lost meanwhile: decide again, now it has to run
+                    }
+                }
+                Verdict::Run { reasons } if decision.action.is_some() => {
+                    if self.stopping || self.spared.contains(&id) {
+                        continue;
+                    }
+                    let Some(declaration) = self.project.graph.stage(id) else { continue };
+                    match self.pools.take(&declaration.resources) {
+                        Some(held) => {
+                            self.held.insert(id, held);
+                            self.spawn(id, decision, reasons)?;
+                        }
+                        None => kept_back.push(entry),
+                    }
+                }
+                Verdict::Blocked { by } if decision.outcome.is_none() && decision.upload.is_none() => {
+                    self.emit(Event::Blocked {
+                        node: self.project.graph.node(id).name.to_string(),
+                        by: by.iter().map(ToString::to_string).collect(),
+                    });
+                    self.summary.blocked += 1;
+                    self.settle(id, Settled::Failed);
+                }
+                _ if decision.outcome.is_some() => self.judge(id, decision),
+                _ if decision.upload.is_some() => {
+                    if self.running.is_empty() && kept_back.is_empty() && !self.stopping {
+                        self.publish(id, decision).await?;
+                    } else if !self.stopping {
+                        kept_back.push(entry);
+                        if self.ready.is_empty() || self.ready.iter().all(|e| kept_back.contains(e)) {
+                            break;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.ready.extend(kept_back);
+        Ok(())
+    }
+
+    fn hit(&mut self, id: NodeId, decision: &Decision) {
+        if let Some(receipt) = &decision.receipt {
+            if self.surprised.contains(&id) {
+                self.emit(Event::Cutoff { node: self.project.graph.node(id).name.to_string() });
+            }
+            self.summary.fresh += 1;
+            self.settle(id, Settled::Made(receipt.clone()));
+        }
+    }
+
+    /// Puts a receipt's outputs in place. `false`: a blob was lost; the world knows now.
+    fn restore(&mut self, id: NodeId, decision: &Decision, places: &[String]) -> Result<bool> {
+        let Some(receipt) = decision.receipt.clone() else { return Ok(true) };
+        let blobs = self.store.blobs();
+        for output in receipt.outputs.iter().filter(|_| !places.is_empty()) {
+            if !blobs.is_whole(&output.digest, &mut self.memo)? {
+                lose(&output.digest, &blobs, &mut self.world, &self.sink, &receipt.node.to_string(), &output.path);
+                return Ok(false);
+            }
+        }
+        let node = &self.project.graph.node(id).name;
+        self.place(id, &receipt.outputs)?;
+        self.recorder.current(node, receipt.action_digest)?;
+        self.loaded.history.make_current(node, receipt.action_digest);
+        self.emit(Event::Restored { node: node.to_string(), places: places.len() });
+        self.summary.fresh += 1;
+        self.summary.restored += 1;
+        self.settle(id, Settled::Made(receipt));
+        Ok(true)
+    }
+
+    fn judge(&mut self, id: NodeId, decision: Decision) {
+        let Some(outcome) = decision.outcome else { return };
+        let name = self.project.graph.node(id).name.to_string();
+        let passed = outcome.passed();
+        self.emit(Event::Gate { node: name, outcome: outcome.clone() });
+        self.settle(id, Settled::Judged(outcome));
+        if !passed {
+            self.summary.refused += 1;
+            self.spare();
+        }
+    }
+
+    fn spare(&mut self) {
+        self.spared = plan::useless(&self.project.graph, &self.wanted, &self.targets, &self.settled)
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect();
+    }
+
+    fn spawn(&mut self, id: NodeId, decision: Decision, reasons: Vec<crate::core::verdict::Reason>) -> Result<()> {
+        let Some((digest, action)) = decision.action else { return Ok(()) };
+        let graph = &self.project.graph;
+        let Some(declaration) = graph.stage(id) else { return Ok(()) };
+        let name = graph.node(id).name.to_string();
+        let file = crate::core::name::slug(&name);
+        let dir = self.store.tmp().join(format!("{}-{file}", id.0));
+        let log = self.run_dir.join(format!("{file}.log"));
+        let mut workspace = work::workspace(
+            graph,
+            declaration,
+            &self.settled,
+            &self.world.sources,
+            &self.store.blobs(),
+            &self.project.root,
+            dir,
+            log,
+        )?;
+        workspace.cancel = self.cancel.clone();
+        let (sink, node) = (self.sink.clone(), name.clone());
+        workspace.progress = Box::new(move |done, total| sink(Event::Progress { node: node.clone(), done, total }));
+        let read = declaration.inputs.iter().filter_map(|i| match &i.from {
+            crate::core::action::InputFrom::File(path) => Some(path.as_str()),
+            crate::core::action::InputFrom::Artifact(_) => None,
+        });
+        let mut sources = Vec::new();
+        for path in read {
+            let full = self.project.root.join(path);
+            let signature = Signature::of(&full)?;
+            // what was observed when the plan was made must still be there when the stage starts
+            if self.memo.digest(&self.project.root, path)? != self.world.sources.get(path).copied().flatten() {
+                let error = Error::stage(format!("`{path}` changed after the plan was made")).hint("run hfbuild again");
+                return self.finish(id, action, digest, Err(error));
+            }
+            sources.push((path.to_string(), full, signature));
+        }
+        self.emit(Event::Running { node: name, reasons });
+        let job = Job {
+            id,
+            action,
+            digest,
+            published: graph.node(id).published,
+            shape: declaration.shape.clone(),
+            retries: declaration.retries,
+            workspace,
+            sources,
+            blobs: self.store.blobs(),
+        };
+        self.running.spawn_blocking(move || work::run(job));
+        Ok(())
+    }
+
+    fn finish(&mut self, id: NodeId, action: Action, digest: Digest, result: Result<Done>) -> Result<()> {
+        let name = self.project.graph.node(id).name.clone();
+        let done = match result {
+            Ok(done) => done,
+            Err(error) => {
+                if !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Terminated) {
+                    self.emit(Event::Failed { node: name.to_string(), error: error.to_string() });
+                    self.summary.failed += 1;
+                    self.summary.errors.push(error.within(&format!("`{name}`")));
+                }
+                self.settle(id, Settled::Failed);
+                self.stopping |= !self.options.keep_going;
+                self.spare();
+                return Ok(());
+            }
+        };
+        let before = self.loaded.history.last(&name).map(|r| (r.content(), r.facts.values.clone()));
+        let receipt = Arc::new(Receipt {
+            node: name.clone(),
+            action_digest: digest,
+            action,
+            outputs: done.outputs,
+            facts: done.facts,
+            started_ms: now_ms() - (done.seconds * 1000.0) as i64,
+            seconds: done.seconds,
+            host: host(),
+            device: done.device,
+        });
+        self.place(id, &receipt.outputs)?;
+        self.recorder.receipt(&receipt)?;
+        self.emit(Event::Finished {
+            node: name.to_string(),
+            seconds: receipt.seconds,
+            bytes: receipt.outputs.iter().map(|o| o.size).sum(),
+            same: before == Some((receipt.content(), receipt.facts.values.clone())),
+        });
+        self.loaded.history.add(receipt.clone());
+        self.summary.ran += 1;
+        self.settle(id, Settled::Made(receipt));
+        Ok(())
+    }
+
+    /// Puts outputs at their places and takes away what an earlier receipt of the same node put there and this one does
+    /// not. A file that hfbuild did not make is moved aside, never overwritten.
+    fn place(&mut self, id: NodeId, outputs: &[Output]) -> Result<()> {
+        let node = self.project.graph.node(id);
+        let blobs = self.store.blobs();
+        let last = self.loaded.history.last(&node.name).cloned();
+        for place in node.places.clone() {
+            for output in outputs {
+                let path = placed_path(&place, &output.path);
+                self.place_one(&path, &output.digest, &blobs)?;
+            }
+            let old = last.iter().flat_map(|r| r.outputs.iter()).filter(|o| !outputs.iter().any(|n| n.path == o.path));
+            for output in old {
+                let path = placed_path(&place, &output.path);
+                if self.world.placed.get(&path) == Some(&output.digest) {
+                    let full = self.project.root.join(&path);
+                    std::fs::remove_file(&full).on("remove", &full)?;
+                    self.world.placed.remove(&path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn place_one(&mut self, path: &str, digest: &Digest, blobs: &crate::store::blobs::Blobs) -> Result<()> {
+        observe::observe_place(&self.project.root, path, &mut self.memo, &mut self.world)?;
+        match self.world.placed.get(path) {
+            Some(there) if there == digest => return Ok(()),
+            Some(there) if !blobs.path(there).exists() => {
+                let aside = self.run_dir.join("displaced").join(path);
+                if let Some(dir) = aside.parent() {
+                    std::fs::create_dir_all(dir).on("create", dir)?;
+                }
+                let full = self.project.root.join(path);
+                std::fs::rename(&full, &aside).on("move aside", &full)?;
+                let to = aside.strip_prefix(&self.project.root).unwrap_or(&aside).display().to_string();
+                self.emit(Event::Warning { text: format!("`{path}` was changed by hand; it is kept as `{to}`") });
+            }
+            _ => {}
+        }
+        blobs.place(digest, &self.project.root, path)?;
+        self.memo.placed(&self.project.root, path, *digest)?;
+        self.world.placed.insert(path.into(), *digest);
+        Ok(())
+    }
+
+    async fn publish(&mut self, id: NodeId, decision: Decision) -> Result<()> {
+        let Some((tree, record, verdict)) = decision.upload else { return Ok(()) };
+        let Some(remote) = self.remote.take() else { return Err(Error::bug("a publish without a hub")) };
+        let verdict: Option<UploadVerdict> = verdict;
+        let result = Publisher { driver: self, remote: &remote, upload: id }.publish(tree, record, verdict).await;
+        self.remote = Some(remote);
+        match result {
+            Ok(()) => self.settle(id, Settled::Published),
+            Err(error) => {
+                if !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Terminated) {
+                    let node = self.project.graph.node(id).name.to_string();
+                    self.emit(Event::Failed { node, error: error.to_string() });
+                    self.summary.failed += 1;
+                    self.summary.errors.push(error);
+                }
+                self.settle(id, Settled::Failed);
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, id: NodeId, how: Settled) {
+        self.settled[id.index()] = Some(how);
+        let graph = &self.project.graph;
+        for &consumer in &graph.node(id).consumers {
+            let waits = &mut self.waits[consumer.index()];
+            *waits = waits.saturating_sub(1);
+            if *waits == 0 && self.wanted[consumer.index()] {
+                self.ready.insert((rank(&graph.node(consumer).work), consumer.index(), consumer));
+            }
+        }
+    }
+
+    /// What never got its turn because something before it was refused or failed.
+    fn report_left_over(&mut self) {
+        let graph = &self.project.graph;
+        let left: Vec<NodeId> =
+            graph.ids().filter(|id| self.wanted[id.index()] && self.settled[id.index()].is_none()).collect();
+        let reasons = plan::useless(graph, &self.wanted, &self.targets, &self.settled);
+        for id in left {
+            let by = reasons.iter().find(|(node, _)| *node == id).map(|(_, by)| graph.node(*by).name.to_string());
+            self.summary.blocked += 1;
+            if let Some(by) = by {
+                self.emit(Event::Blocked { node: graph.node(id).name.to_string(), by: vec![by] });
+            }
+        }
+    }
+}
+
+/// Gates are asked before stages start, publishes come last.
+fn rank(work: &Work) -> u8 {
+    match work {
+        Work::Gate(_) => 0,
+        Work::Stage(_) => 1,
+        Work::Upload(_) => 2,
+    }
+}
+
+/// Plans with every effect that a plan needs: blobs that hits and runs need are looked for, Hub digests that nobody knows
+/// are computed; then the pure planner is asked again, until nothing new comes up.
+#[allow(clippy::too_many_arguments)]
+pub fn plan_whole(
+    project: &Project,
+    store: &Store,
+    wanted: &[bool],
+    targets: &BTreeSet<NodeId>,
+    loaded: &Loaded,
+    memo: &mut Memo,
+    world: &mut World,
+    sink: &Sink,
+) -> Result<plan::Plan> {
+    let blobs = store.blobs();
+    loop {
+        let plan = plan::plan(&project.graph, wanted, targets, &loaded.history, world);
+        let mut again = false;
+        for receipt in needed(project, &plan) {
+            for output in &receipt.outputs {
+                if !world.lost.contains(&output.digest) && !blobs.is_whole(&output.digest, memo)? {
+                    lose(&output.digest, &blobs, world, sink, &receipt.node.to_string(), &output.path);
+                    again = true;
+                }
+            }
+        }
+        for (digest, _) in plan::without_hub_digests(&project.graph, &plan.settled, world) {
+            if blobs.is_whole(&digest, memo)? {
+                let read = blobs.hash_all(&digest)?;
+                memo.remember_hub(digest, read.hub.clone());
+                world.hub_digests.insert(digest, read.hub);
+            } else {
+                world.lost.insert(digest);
+            }
+            again = true;
+        }
+        if !again {
+            return Ok(plan);
+        }
+    }
+}
+
+/// Receipts whose blobs will be read: those that are restored, and those that something that may run takes as input.
+fn needed(project: &Project, plan: &plan::Plan) -> Vec<Arc<Receipt>> {
+    let graph = &project.graph;
+    let mut out = Vec::new();
+    for id in graph.ids() {
+        let Some(decision) = &plan.decisions[id.index()] else { continue };
+        match (&decision.verdict, &decision.receipt) {
+            (Verdict::Restore { places }, Some(receipt)) if !places.is_empty() => out.push(receipt.clone()),
+            (Verdict::Run { .. } | Verdict::Pending { .. }, _) => {
+                let made = graph.node(id).deps.iter().filter_map(|d| match &plan.settled[d.index()] {
+                    Some(Settled::Made(receipt)) => Some(receipt.clone()),
+                    _ => None,
+                });
+                out.extend(made);
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+fn lose(digest: &Digest, blobs: &crate::store::blobs::Blobs, world: &mut World, sink: &Sink, node: &str, path: &str) {
+    let how = if blobs.path(digest).exists() { "damaged" } else { "gone" };
+    blobs.discard(digest);
+    world.lost.insert(*digest);
+    sink(Event::Warning {
+        text: format!("`{path}` of `{node}` is {how} in the cache ({}), so it is made again", digest.short()),
+    });
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|h| h.trim().to_string()).unwrap_or_default()
+}

@@ -1,0 +1,445 @@
+//! Publishing: one atomic commit on the known parent, journalled before it is sent, found again after a lost answer,
+//! verified by digest, recorded.
+//!
+//! The steps stand in the order of [`Publisher::send`]. A kill between any two of them leaves either nothing on the
+//! remote or a commit that the next run finds by its nonce; blobs that were uploaded are not sent again.
+
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::core::event::Event;
+use crate::core::graph::{NodeId, Work};
+use crate::core::manifest::{Hub, OnTag};
+use crate::core::plan::{RECORD, World};
+use crate::core::publish::{
+    self, Changes, Drifted, Intent, Observed, Published, Tree, UploadVerdict, decide_upload, is_same,
+};
+use crate::exec::drive::{Driver, now_ms};
+use crate::exec::remote::Remote;
+use crate::hub::RepoKind;
+use crate::hub::client::{CommitOutcome, CommitRequest, LfsObject, Operation, Preupload};
+use crate::stage;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::time::Duration;
+
+/// How often a publish is planned anew after somebody moved the branch.
+const REPLANS: usize = 5;
+
+/// One publish.
+pub struct Publisher<'d, 'a> {
+    /// The run.
+    pub driver: &'d mut Driver<'a>,
+    /// The hub.
+    pub remote: &'d Remote,
+    /// The node.
+    pub upload: NodeId,
+}
+
+/// What came of one try.
+enum Sent {
+    Commit(String, bool),
+    Moved,
+}
+
+impl Publisher<'_, '_> {
+    /// Brings the remote to `tree`, or finds that it is there already.
+    pub async fn publish(&mut self, tree: Tree, record: Vec<u8>, first: Option<UploadVerdict>) -> Result<()> {
+        self.lay_out(&tree, &record)?;
+        let mut verdict = first.ok_or_else(|| Error::bug("a publish whose remote was not observed"))?;
+        for _ in 0..REPLANS {
+            match verdict {
+                UploadVerdict::UpToDate { commit, adopt } => return self.up_to_date(tree, commit, adopt).await,
+                UploadVerdict::Drift { files } => return Err(drift_error(&files, self.remote)),
+                UploadVerdict::Send { changes, over } => {
+                    if !over.is_empty() {
+                        let list: Vec<_> = over.iter().map(drifted_path).collect();
+                        self.driver.emit(Event::Warning {
+                            text: format!("publishing over changes on the remote: {}", list.join(", ")),
+                        });
+                    }
+                    match self.send(&tree, changes).await? {
+                        Sent::Commit(commit, found) => return self.landed(tree, commit, found).await,
+                        Sent::Moved => {
+                            self.driver.emit(Event::Note { text: "the branch moved meanwhile: planning again".into() });
+                            verdict = self.look_again(&tree).await?;
+                        }
+                    }
+                }
+            }
+        }
+        Err(Error::hub(format!("`{}` moved {REPLANS} times while publishing", self.remote.target.repo))
+            .hint("run hfbuild again when it is quieter"))
+    }
+
+    /// Puts the record beside the other files of the tree, and takes away files of earlier trees that are ours.
+    fn lay_out(&mut self, tree: &Tree, record: &[u8]) -> Result<()> {
+        let Work::Upload(upload) = &self.driver.project.graph.node(self.upload).work else { return Ok(()) };
+        let dist = upload.dist.to_string();
+        let blobs = self.driver.store.blobs();
+        let digest = blobs.put(record)?;
+        self.driver.place_one(&format!("{dist}/{RECORD}"), &digest, &blobs)?;
+        let root = self.driver.project.root.clone();
+        for entry in walkdir::WalkDir::new(root.join(&dist)).into_iter().flatten().filter(|e| e.file_type().is_file()) {
+            let Some(place) = entry.path().strip_prefix(&root).ok().and_then(|p| p.to_str()).map(String::from) else {
+                continue;
+            };
+            let wanted = place.strip_prefix(&format!("{dist}/")).is_some_and(|path| tree.contains_key(path));
+            if wanted {
+                continue;
+            }
+            let ours = self.driver.memo.digest(&root, &place)?.is_some_and(|d| blobs.path(&d).exists());
+            if ours {
+                std::fs::remove_file(entry.path()).on("remove", entry.path())?;
+            } else {
+                self.driver
+                    .emit(Event::Warning { text: format!("`{place}` is not part of the tree and is not published") });
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_again(&mut self, tree: &Tree) -> Result<UploadVerdict> {
+        let observed = self.remote.observe(&self.driver.loaded.publishes).await?;
+        let verdict = decide_upload(tree, &observed, self.driver.world.overwrite);
+        self.driver.world.remotes.insert(self.upload, observed);
+        Ok(verdict)
+    }
+
+    async fn up_to_date(&mut self, tree: Tree, commit: String, adopt: bool) -> Result<()> {
+        if adopt {
+            let target = self.remote.target.clone();
+            let published = Published { target, commit: commit.clone(), parent: None, tree, at_ms: now_ms() };
+            self.driver.recorder.published(&published)?;
+            self.driver.loaded.publishes.landed.push(published);
+        }
+        let repo = self.remote.target.repo.clone();
+        if self.driver.recovered.as_ref() == Some(&commit) {
+            // the run before was cut off between its commit and its record: finish what it began
+            self.tag(&commit).await?;
+            self.driver.emit(Event::Published { repo, commit: commit.clone(), found: true });
+            self.driver.summary.commits.push(commit);
+            return Ok(());
+        }
+        self.driver.emit(Event::RemoteFresh { repo, commit: commit.clone() });
+        self.driver.summary.unchanged.push(commit);
+        Ok(())
+    }
+
+    /// Preflight of the tree, repo, content, intent, commit.
+    async fn send(&mut self, tree: &Tree, changes: Changes) -> Result<Sent> {
+        self.check_card(tree).await?;
+        let (remote, target) = (self.remote, self.remote.target.clone());
+        let mut parent = self.driver.world.remotes.get(&self.upload).and_then(|o| o.head.clone());
+        if parent.is_none() {
+            let hub = self.hub()?;
+            remote.client.create_repo(&remote.repo, hub.private, None).await?;
+            let head = remote.client.head(&remote.repo, &target.revision).await?;
+            parent = Some(
+                head.ok_or_else(|| Error::hub(format!("`{}` has no branch `{}`", target.repo, target.revision)))?.sha,
+            );
+        }
+        let parent = parent.unwrap_or_default();
+        self.driver.emit(Event::Uploading { repo: target.repo.clone(), changes: changes.clone() });
+        let operations = self.upload_content(tree, &changes).await?;
+        let nonce = format!("hfbuild-{}", nonce());
+        let digest = publish::tree_digest(tree);
+        let intent =
+            Intent { target, parent: parent.clone(), tree: tree.clone(), nonce: nonce.clone(), at_ms: now_ms() };
+        self.driver.cancel.check()?;
+        self.driver.recorder.intent(&intent)?;
+        let request = CommitRequest {
+            summary: self.summary(&changes),
+            description: format!(
+                "{}\n\ntree: {digest}\nrecord: {}\nnonce: {nonce}",
+                describe(&changes),
+                tree[RECORD].hub.sha256
+            ),
+            parent,
+            operations,
+        };
+        loop {
+            match remote.client.commit(&remote.repo, &remote.target.revision, &request).await? {
+                CommitOutcome::Landed { oid, .. } => return Ok(Sent::Commit(oid, false)),
+                CommitOutcome::ParentMoved => {
+                    // our own commit may be what moved it: an answer that was lost on the way, then a second try
+                    if let Some(commit) = remote.find_landed(&intent, Duration::ZERO).await? {
+                        return Ok(Sent::Commit(commit, true));
+                    }
+                    self.driver.recorder.abandoned(&nonce)?;
+                    return Ok(Sent::Moved);
+                }
+                CommitOutcome::Throttled { wait } => {
+                    let wait = wait.unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(300));
+                    self.driver.emit(Event::Note { text: format!("the Hub asks to wait {} s", wait.as_secs()) });
+                    tokio::time::sleep(wait).await;
+                }
+                CommitOutcome::Unknown { reason } => {
+                    self.driver.emit(Event::Warning {
+                        text: format!("the answer to the commit was lost ({reason}): looking for it"),
+                    });
+                    if let Some(commit) = remote.find_landed(&intent, remote.may_still_land()).await? {
+                        return Ok(Sent::Commit(commit, true));
+                    }
+                    // it carries its parent: should it land after all, the second one is refused
+                    self.driver.emit(Event::Note { text: "the commit did not land: sending it again".into() });
+                }
+            }
+            self.driver.cancel.check()?;
+        }
+    }
+
+    /// The card against the very tree: links, and the front matter by the Hub's own validator where it has one.
+    async fn check_card(&self, tree: &Tree) -> Result<()> {
+        let Some(file) = tree.get("README.md") else { return Ok(()) };
+        let bytes = self.driver.store.blobs().read(&file.digest)?;
+        let bytes = bytes.ok_or_else(|| {
+            Error::stage("`README.md` is gone from the cache").hint("run hfbuild again: it is made again")
+        })?;
+        let text = String::from_utf8_lossy(&bytes);
+        let is_card = self.driver.project.graph.ids().any(|id| {
+            self.driver.project.graph.stage(id).is_some_and(|d| d.kind == "card")
+                && self.driver.project.graph.node(id).published
+        });
+        if is_card {
+            stage::check_links(&text, &|path| {
+                tree.contains_key(path)
+                    || tree.keys().any(|k| k.starts_with(&format!("{}/", path.trim_end_matches('/'))))
+            })?;
+        }
+        let kind = RepoKind::from_word(&self.remote.target.kind).unwrap_or(RepoKind::Model);
+        let Some(report) = self.remote.client.validate_yaml(&text, kind).await? else { return Ok(()) };
+        for warning in &report.warnings {
+            self.driver.emit(Event::Warning { text: format!("the Hub on the card: {warning}") });
+        }
+        match report.errors.is_empty() {
+            true => Ok(()),
+            false => Err(Error::hub("the Hub refuses the card's front matter").cause(report.errors.join("; "))),
+        }
+    }
+
+    /// Sends LFS content and gives the commit's operations.
+    async fn upload_content(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Operation>> {
+        let blobs = self.driver.store.blobs();
+        let mut asked = Vec::new();
+        for file in changes.sent() {
+            let digest = &tree[&file.path].digest;
+            if !blobs.is_whole(digest, &mut self.driver.memo)? {
+                return Err(Error::stage(format!("`{}` is gone from the cache, or damaged", file.path))
+                    .hint("run hfbuild again: it is made again"));
+            }
+            asked.push(Preupload {
+                path: file.path.clone(),
+                size: file.size,
+                sample: first_bytes(&blobs.path(digest))?,
+            });
+        }
+        let remote = self.remote;
+        let verdicts = remote.client.preupload(&remote.repo, &remote.target.revision, &asked).await?;
+        let mut operations = Vec::new();
+        let mut objects: BTreeMap<String, LfsObject> = BTreeMap::new();
+        for file in changes.sent() {
+            let entry = &tree[&file.path];
+            let verdict = verdicts.get(&file.path);
+            if verdict.is_some_and(|v| v.ignore) {
+                let same = verdict.and_then(|v| v.oid.clone());
+                if same.as_ref() != Some(&entry.hub.sha256) && same != entry.hub.git_sha1 {
+                    return Err(Error::hub(format!(
+                        "the Hub would leave out `{}`, because of the repo's .gitignore",
+                        file.path
+                    ))
+                    .hint("take the rule out of .gitignore on the Hub, or publish the file under another name"));
+                }
+            }
+            if verdict.is_some_and(|v| v.lfs) && entry.size > 0 {
+                let object =
+                    LfsObject { sha256: entry.hub.sha256.clone(), size: entry.size, path: blobs.path(&entry.digest) };
+                objects.insert(entry.hub.sha256.clone(), object);
+                operations.push(Operation::AddLfs {
+                    path: file.path.clone(),
+                    sha256: entry.hub.sha256.clone(),
+                    size: entry.size,
+                });
+            } else {
+                let bytes = blobs
+                    .read(&entry.digest)?
+                    .ok_or_else(|| Error::stage(format!("`{}` is gone from the cache", file.path)))?;
+                operations.push(Operation::AddRegular { path: file.path.clone(), bytes });
+            }
+        }
+        operations.extend(changes.delete.iter().map(|path| Operation::Delete { path: path.clone() }));
+        let objects: Vec<_> = objects.into_values().collect();
+        let total: u64 = objects.iter().map(|o| o.size).sum();
+        let (sink, repo) = (self.driver.sink.clone(), remote.target.repo.clone());
+        let sent = std::sync::atomic::AtomicU64::new(0);
+        let progress = move |bytes: u64| {
+            let done = sent.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed) + bytes;
+            sink(Event::Sent { repo: repo.clone(), done, total });
+        };
+        remote
+            .client
+            .upload_lfs(&remote.repo, &remote.target.revision, &objects, std::sync::Arc::new(progress))
+            .await?;
+        Ok(operations)
+    }
+
+    /// After the commit: verify, tag, record. The record comes last, so that a kill before it is found by the intent.
+    async fn landed(&mut self, tree: Tree, commit: String, found: bool) -> Result<()> {
+        let observed: Option<&Observed> = self.driver.world.remotes.get(&self.upload);
+        let parent = observed.and_then(|o| o.head.clone());
+        self.verify(&tree, &commit).await?;
+        self.tag(&commit).await?;
+        let published =
+            Published { target: self.remote.target.clone(), commit: commit.clone(), parent, tree, at_ms: now_ms() };
+        self.driver.recorder.published(&published)?;
+        self.driver.loaded.publishes.landed.push(published);
+        self.driver.emit(Event::Published { repo: self.remote.target.repo.clone(), commit: commit.clone(), found });
+        self.driver.summary.commits.push(commit);
+        Ok(())
+    }
+
+    /// Proves by digest that the remote is what was sent.
+    async fn verify(&self, tree: &Tree, commit: &str) -> Result<()> {
+        let there = self.remote.client.tree(&self.remote.repo, commit).await?;
+        for (path, file) in tree {
+            let same = there.get(path).is_some_and(|r| {
+                is_same(
+                    file,
+                    &publish::RemoteFile { size: r.size, git_sha1: r.git_sha1.clone(), sha256: r.sha256.clone() },
+                )
+            });
+            if !same {
+                let what = if there.contains_key(path) { "has other content" } else { "is missing" };
+                return Err(Error::hub(format!("commit {commit} landed, but `{path}` {what} there"))
+                    .hint("run hfbuild again to look at it anew"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn tag(&mut self, commit: &str) -> Result<()> {
+        let hub = self.hub()?.clone();
+        let Some(template) = &hub.tag else { return Ok(()) };
+        let name = tag_name(template, &self.driver.world)?;
+        let tags = self.remote.client.tags(&self.remote.repo).await?;
+        match (tags.get(&name), hub.on_tag) {
+            (Some(at), _) if at == commit => Ok(()),
+            (Some(_), OnTag::Skip) => {
+                self.driver.emit(Event::Note {
+                    text: format!(
+                        "tag `{name}` is there already and stays where it is (raise `version` for a new one)"
+                    ),
+                });
+                Ok(())
+            }
+            (Some(_), OnTag::Fail) => {
+                Err(Error::hub(format!("tag `{name}` is there already")).hint("raise `version` in [project]"))
+            }
+            (None, _) => self.remote.client.create_tag(&self.remote.repo, &name, commit).await,
+        }
+    }
+
+    fn hub(&self) -> Result<&Hub> {
+        self.driver.project.manifest.hub.as_ref().ok_or_else(|| Error::bug("a publish without [hub]"))
+    }
+
+    fn summary(&self, changes: &Changes) -> String {
+        let project = &self.driver.project.manifest.project;
+        let files = changes.sent().count() + changes.delete.len();
+        format!("{} {}: {files} {}", project.name, project.version, if files == 1 { "file" } else { "files" })
+    }
+}
+
+fn describe(changes: &Changes) -> String {
+    let line = |sign: &str, path: &str| format!("{sign} {path}");
+    let mut lines: Vec<String> = changes.add.iter().map(|f| line("+", &f.path)).collect();
+    lines.extend(changes.change.iter().map(|f| line("~", &f.path)));
+    lines.extend(changes.delete.iter().map(|p| line("-", p)));
+    if lines.len() > 20 {
+        let more = lines.len() - 20;
+        lines.truncate(20);
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
+}
+
+/// The name of the tag, from its template in the manifest.
+pub fn tag_name(template: &str, world: &World) -> Result<String> {
+    let lookup = |name: &str| world.project.get(name.strip_prefix("project.")?).map(ToString::to_string);
+    crate::core::fill::fill(template, &lookup).map_err(|name| {
+        Error::new(ErrorKind::Manifest, format!("`{{{name}}}` in `tag` stands for nothing"))
+            .hint("known: {project.name}, {project.version}")
+    })
+}
+
+/// 128 bits that no other publish has: only its being unlike any other matters, and it is nobody's secret.
+fn nonce() -> String {
+    let mut seed = [0u8; 16];
+    let random = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut seed));
+    let salt = if random.is_ok() { hex::encode(seed) } else { format!("{}-{}", std::process::id(), now_ms()) };
+    salt
+}
+
+fn first_bytes(path: &std::path::Path) -> Result<Vec<u8>> {
+    let mut sample = Vec::with_capacity(512);
+    let file = std::fs::File::open(path).on("open", path)?;
+    file.take(512).read_to_end(&mut sample).on("read", path)?;
+    Ok(sample)
+}
+
+fn drifted_path(drifted: &Drifted) -> String {
+    match drifted {
+        Drifted::Changed { path } => format!("`{path}` (changed there)"),
+        Drifted::Deleted { path } => format!("`{path}` (deleted there)"),
+        Drifted::Foreign { path } => format!("`{path}` (not of ours)"),
+    }
+}
+
+fn drift_error(files: &[Drifted], remote: &Remote) -> Error {
+    let mut error = Error::new(
+        ErrorKind::Drift,
+        format!(
+            "`{}` is not what the last publish left: {} {} differ",
+            remote.target.repo,
+            files.len(),
+            if files.len() == 1 { "file" } else { "files" }
+        ),
+    );
+    for file in files.iter().take(10) {
+        error = error.cause(drifted_path(file));
+    }
+    error.hint("look at it there; to publish over it, set `on_drift = \"overwrite\"` in [hub] or give `--overwrite`")
+}
+
+/// Ends what an interrupted publish left open: an intent whose commit is found is a publish; one that cannot land any more
+/// is abandoned.
+pub async fn settle_intents(
+    remote: &Remote,
+    loaded: &mut crate::store::records::Loaded,
+    recorder: Option<&mut crate::store::records::Recorder>,
+) -> Result<Option<String>> {
+    let Some(intent) = loaded.publishes.intent(&remote.target).cloned() else { return Ok(None) };
+    let age = Duration::from_millis(now_ms().saturating_sub(intent.at_ms).max(0) as u64);
+    let wait = if recorder.is_some() { remote.may_still_land().saturating_sub(age) } else { Duration::ZERO };
+    let found = remote.find_landed(&intent, wait).await?;
+    match &found {
+        Some(commit) => {
+            let published = Published {
+                target: intent.target.clone(),
+                commit: commit.clone(),
+                parent: Some(intent.parent.clone()),
+                tree: intent.tree.clone(),
+                at_ms: now_ms(),
+            };
+            if let Some(recorder) = recorder {
+                recorder.published(&published)?;
+            }
+            loaded.publishes.landed.push(published);
+        }
+        None => {
+            if let Some(recorder) = recorder {
+                recorder.abandoned(&intent.nonce)?;
+            }
+        }
+    }
+    loaded.publishes.open.retain(|i| i.nonce != intent.nonce);
+    Ok(found)
+}

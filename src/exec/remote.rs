@@ -1,0 +1,190 @@
+//! The remote: which hub it is, how it is reached, and what is seen of it before planning.
+//!
+//! The embedded hub lives in the process that publishes; where `hfbuild hub serve` runs, that one is used. Knows the
+//! client; decides nothing but which of two records of the past to believe.
+
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::core::manifest::Hub;
+use crate::core::plan::RECORD;
+use crate::core::publish::{Intent, Observed, RemoteFile, Target};
+use crate::core::record;
+use crate::hub::client::CommitInfo;
+use crate::hub::embedded::{Options, Running};
+use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, resolve_token};
+use crate::store::records::Publishes;
+use std::path::Path;
+use std::time::Duration;
+
+/// The public Hub.
+const PUBLIC: &str = "https://huggingface.co";
+/// The word for the hub under cache/.
+pub const EMBEDDED: &str = "embedded";
+/// How many commits are searched for our own nonce.
+const SEARCHED: usize = 200;
+
+/// A hub that can be spoken to, with the repo that the manifest names.
+pub struct Remote {
+    /// Where a publish goes.
+    pub target: Target,
+    /// The repo.
+    pub repo: RepoId,
+    /// The client.
+    pub client: HubClient,
+    /// The hub that this process runs, if it does.
+    running: Option<Running>,
+}
+
+/// How the hub will be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only read: `plan`, `status`.
+    Read,
+    /// Written to: a build. Needs a token on any hub but the embedded one.
+    Write,
+}
+
+/// Where the manifest's repo goes: flag, then manifest, then `HF_ENDPOINT`, then the public Hub.
+pub fn target(hub: &Hub, endpoint: Option<&str>, repo: Option<&str>) -> Target {
+    let env = std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
+    let endpoint = endpoint.map(String::from).or_else(|| hub.endpoint.clone()).or(env).unwrap_or_else(|| PUBLIC.into());
+    Target {
+        endpoint: endpoint.trim_end_matches('/').to_string(),
+        kind: hub.kind.clone(),
+        repo: repo.unwrap_or(&hub.repo).to_string(),
+        revision: hub.revision.clone(),
+    }
+}
+
+impl Remote {
+    /// Connects; for the embedded hub, finds the one that serves or starts one.
+    pub async fn open(target: Target, folder: &Path, access: Access) -> Result<Remote> {
+        let kind =
+            RepoKind::from_word(&target.kind).ok_or_else(|| Error::bug(format!("no repo type `{}`", target.kind)))?;
+        let repo = RepoId::new(kind, &target.repo).map_err(|e| e.with_kind(ErrorKind::Manifest))?;
+        if target.endpoint == EMBEDDED {
+            let (client, running) = embedded(folder, access).await?;
+            return Ok(Remote { target, repo, client, running });
+        }
+        let token = resolve_token(&|name| std::env::var(name).ok());
+        if token.is_none() && access == Access::Write {
+            return Err(Error::hub(format!("there is no token for `{}`", target.endpoint))
+                .hint("set HF_TOKEN, or log in with `hf auth login`; to try without a hub of your own, use `--endpoint embedded`"));
+        }
+        let client = HubClient::new(&target.endpoint, token)?;
+        Ok(Remote { target, repo, client, running: None })
+    }
+
+    /// Checks, before any stage runs, that a publish can go through: the token is good, and it may write here.
+    pub async fn preflight(&self) -> Result<()> {
+        if self.target.endpoint == EMBEDDED {
+            return Ok(());
+        }
+        let who = self.client.whoami().await?;
+        if who.role.as_deref() == Some("read") {
+            return Err(Error::hub(format!("the token of `{}` may only read", who.name)).hint(
+                "a publish needs a token with the role `write`, or a fine-grained one with write access to the repo",
+            ));
+        }
+        let namespace = self.repo.namespace();
+        if namespace != who.name && !who.orgs.iter().any(|org| org == namespace) {
+            return Err(Error::hub(format!("`{}` may not publish to `{}`", who.name, self.repo.name()))
+                .hint(format!("`{namespace}` is neither the account nor one of its organisations")));
+        }
+        Ok(())
+    }
+
+    /// Observes the remote. When the head is the last publish's own commit, that was the only request.
+    pub async fn observe(&self, publishes: &Publishes) -> Result<Observed> {
+        let last = publishes.last(&self.target);
+        let mut observed = Observed { last_commit: last.map(|p| p.commit.clone()), ..Observed::default() };
+        let last_managed = |o: &mut Observed| {
+            o.managed =
+                last.map(|p| p.tree.iter().map(|(k, f)| (k.clone(), f.hub.clone())).collect()).unwrap_or_default();
+        };
+        last_managed(&mut observed);
+        let Some(head) = self.client.head(&self.repo, &self.target.revision).await? else { return Ok(observed) };
+        observed.head = Some(head.sha.clone());
+        if observed.head == observed.last_commit {
+            return Ok(observed);
+        }
+        let tree = self.client.tree(&self.repo, &head.sha).await?;
+        let record = match tree.contains_key(RECORD) {
+            true => self.client.download_small(&self.repo, &head.sha, RECORD).await?,
+            false => None,
+        };
+        if let Some(managed) = record.as_deref().and_then(record::managed) {
+            observed.managed = managed;
+        }
+        let file =
+            |f: crate::hub::client::RemoteFile| RemoteFile { size: f.size, git_sha1: f.git_sha1, sha256: f.sha256 };
+        observed.files = Some(tree.into_iter().map(|(path, f)| (path, file(f))).collect());
+        Ok(observed)
+    }
+
+    /// Looks for the commit of an intent: one after its parent whose message holds the nonce. `wait` says how long the
+    /// server may still land it.
+    pub async fn find_landed(&self, intent: &Intent, wait: Duration) -> Result<Option<String>> {
+        let begun = tokio::time::Instant::now();
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let commits = match self.client.head(&self.repo, &self.target.revision).await? {
+                Some(_) => {
+                    self.client.commits_since(&self.repo, &self.target.revision, &intent.parent, SEARCHED).await?
+                }
+                None => vec![],
+            };
+            let ours = |c: &CommitInfo| c.message.contains(&intent.nonce) || c.title.contains(&intent.nonce);
+            if let Some(commit) = commits.into_iter().find(ours) {
+                return Ok(Some(commit.id));
+            }
+            if begun.elapsed() >= wait {
+                return Ok(None);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    /// How long a commit whose answer was lost may still land: a hub of this very process cannot land it later.
+    pub fn may_still_land(&self) -> Duration {
+        Duration::from_secs(if self.target.endpoint == EMBEDDED { 0 } else { 90 })
+    }
+
+    /// Ends the hub that this process runs.
+    pub async fn close(self) {
+        if let Some(running) = self.running {
+            running.stop().await;
+        }
+    }
+}
+
+/// The file in which a serving hub says where it can be reached.
+fn address_file(folder: &Path) -> std::path::PathBuf {
+    folder.join("address")
+}
+
+async fn embedded(folder: &Path, access: Access) -> Result<(HubClient, Option<Running>)> {
+    if access == Access::Read {
+        let running = EmbeddedHub::start(folder, Options { read_only: true, ..Options::default() }).await?;
+        return Ok((HubClient::new(running.url(), None)?, Some(running)));
+    }
+    match serve(folder, 0).await {
+        Ok(running) => Ok((HubClient::new(running.url(), None)?, Some(running))),
+        Err(e) if e.kind() == ErrorKind::Locked => {
+            let file = address_file(folder);
+            let url = std::fs::read_to_string(&file).on("read", &file)?;
+            Ok((HubClient::new(url.trim(), None)?, None))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Starts the hub that writes, and says where it is for whoever comes next.
+pub async fn serve(folder: &Path, port: u16) -> Result<Running> {
+    let running = EmbeddedHub::start(folder, Options { port, ..Options::default() }).await?;
+    let file = address_file(folder);
+    let tmp = file.with_extension("new");
+    std::fs::write(&tmp, running.url()).on("write", &tmp)?;
+    std::fs::rename(&tmp, &file).on("rename", &tmp)?;
+    Ok(running)
+}

@@ -1,0 +1,193 @@
+//! Running one stage: its workspace is laid out, the kind runs, the outputs are digested and taken into the store.
+//!
+//! Runs on a thread of its own. Knows stages and blobs; does not decide what runs, and writes no record.
+
+use crate::core::action::{Action, Declaration, InputFrom, Shape};
+use crate::core::digest::Digest;
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::core::facts::{FactSet, Facts};
+use crate::core::graph::{Graph, NodeId};
+use crate::core::name::ArtifactName;
+use crate::core::plan::{Settled, fact_set};
+use crate::core::receipt::Output;
+use crate::stage::workspace::{Cancel, CommandSpec, InputFile};
+use crate::stage::{self, Workspace};
+use crate::store::blobs::Blobs;
+use crate::store::hash;
+use crate::store::memo::Signature;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// All that a stage's thread needs.
+pub struct Job {
+    /// The node.
+    pub id: NodeId,
+    /// The action.
+    pub action: Action,
+    /// Its digest.
+    pub digest: Digest,
+    /// Whether SHA-256 is wanted of the outputs.
+    pub published: bool,
+    /// The declared shape of the output.
+    pub shape: Shape,
+    /// Retries left.
+    pub retries: u32,
+    /// The workspace; its directory does not exist yet.
+    pub workspace: Workspace,
+    /// The sources that were read, with the stat that they had when their digest was taken.
+    pub sources: Vec<(String, PathBuf, Option<Signature>)>,
+    /// The store's blobs.
+    pub blobs: Blobs,
+}
+
+/// What a stage made.
+pub struct Done {
+    /// Outputs, sorted by path, in the store.
+    pub outputs: Vec<Output>,
+    /// What was measured.
+    pub facts: Facts,
+    /// Runtime and device.
+    pub device: Option<String>,
+    /// Wall seconds.
+    pub seconds: f64,
+}
+
+/// Lays out what a stage is handed.
+#[allow(clippy::too_many_arguments)]
+pub fn workspace(
+    graph: &Graph,
+    declaration: &Declaration,
+    settled: &[Option<Settled>],
+    sources: &std::collections::HashMap<String, Option<Digest>>,
+    blobs: &Blobs,
+    root: &Path,
+    dir: PathBuf,
+    log: PathBuf,
+) -> Result<Workspace> {
+    let mut inputs = BTreeMap::new();
+    for input in &declaration.inputs {
+        let files = match &input.from {
+            InputFrom::File(path) => {
+                let digest = sources.get(path.as_str()).copied().flatten();
+                let digest = digest.ok_or_else(|| Error::bug(format!("source `{path}` was not observed")))?;
+                vec![InputFile { path: path.to_string(), file: root.join(path.as_str()), digest }]
+            }
+            InputFrom::Artifact(artifact) => made_files(graph, artifact, settled, blobs),
+        };
+        inputs.insert(input.role.clone(), files);
+    }
+    let mut facts: BTreeMap<ArtifactName, FactSet> = BTreeMap::new();
+    for (artifact, read, _) in &declaration.facts {
+        let set = fact_set(graph, artifact, settled)
+            .ok_or_else(|| Error::bug(format!("facts of `{artifact}` are not known")))?;
+        let kept = match set {
+            FactSet::One(facts) => FactSet::One(read.keep(&facts)),
+            FactSet::Family(shards) => FactSet::Family(shards.into_iter().map(|(k, f)| (k, read.keep(&f))).collect()),
+        };
+        facts.insert(artifact.clone(), kept);
+    }
+    let proven = declaration.proven.iter().map(|(role, path)| (role.clone(), root.join(path.as_str()))).collect();
+    let secrets = declaration.pass_env.iter().filter_map(|n| Some((n.clone(), std::env::var(n).ok()?))).collect();
+    Ok(Workspace {
+        dir,
+        inputs,
+        proven,
+        facts,
+        secrets,
+        command: CommandSpec { timeout: declaration.timeout, project: root.into() },
+        log,
+        progress: Box::new(|_, _| {}),
+        cancel: Cancel::default(),
+        device: None,
+    })
+}
+
+fn made_files(graph: &Graph, artifact: &ArtifactName, settled: &[Option<Settled>], blobs: &Blobs) -> Vec<InputFile> {
+    let receipts = graph.of(artifact).iter().filter_map(|id| match &settled[id.index()] {
+        Some(Settled::Made(receipt)) => Some(receipt),
+        _ => None,
+    });
+    let outputs = receipts.flat_map(|r| r.outputs.iter());
+    outputs.map(|o| InputFile { path: o.path.clone(), file: blobs.path(&o.digest), digest: o.digest }).collect()
+}
+
+/// Runs the stage, again where it fails and has retries left. Its work directory is gone afterwards.
+pub fn run(mut job: Job) -> (NodeId, Action, Digest, Result<Done>) {
+    let mut pause = std::time::Duration::from_millis(500);
+    let result = loop {
+        let result = attempt(&mut job);
+        let _ = std::fs::remove_dir_all(&job.workspace.dir); // what cannot be removed now is cleared by the next run
+        match &result {
+            Err(e) if e.kind() == ErrorKind::Stage && job.retries > 0 && job.workspace.cancel.stopped().is_none() => {
+                job.retries -= 1;
+                let _ = job.workspace.say(&format!("failed, {} retries left: {e}", job.retries));
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
+            _ => break result,
+        }
+    };
+    (job.id, job.action, job.digest, result)
+}
+
+fn attempt(job: &mut Job) -> Result<Done> {
+    let begun = std::time::Instant::now();
+    let out = job.workspace.out();
+    std::fs::create_dir_all(&out).on("create", &out)?;
+    let kind = stage::kind(&job.action.kind)?;
+    let facts = kind.run(&job.action, &mut job.workspace)?;
+    job.workspace.cancel.check()?;
+    for (name, path, before) in &job.sources {
+        if Signature::of(path)? != *before {
+            return Err(Error::stage(format!("`{name}` changed while it was being read, so the result is not kept"))
+                .hint("run hfbuild again when the file is complete"));
+        }
+    }
+    let outputs = ingest(&out, job)?;
+    check_shape(&outputs, &job.shape)?;
+    Ok(Done { outputs, facts, device: job.workspace.device.clone(), seconds: begun.elapsed().as_secs_f64() })
+}
+
+/// Digests every output in one read and takes it into the store.
+fn ingest(out: &Path, job: &Job) -> Result<Vec<Output>> {
+    let mut outputs = Vec::new();
+    for entry in walkdir::WalkDir::new(out).sort_by_file_name().follow_links(false) {
+        let entry = entry.map_err(|e| Error::stage("cannot list the stage's outputs").cause(e.to_string()))?;
+        if entry.file_type().is_dir() {
+            continue;
+        }
+        let relative = entry.path().strip_prefix(out).unwrap_or(entry.path());
+        let path =
+            relative.to_str().ok_or_else(|| Error::stage(format!("output `{}` is no UTF-8", relative.display())))?;
+        if !entry.file_type().is_file() {
+            return Err(Error::stage(format!("output `{path}` is no regular file")));
+        }
+        let output = if job.published {
+            let read = hash::all_of(entry.path())?;
+            Output { path: path.into(), size: read.size, digest: read.digest, hub: Some(read.hub) }
+        } else {
+            let size = entry.metadata().map_err(|e| Error::stage("cannot stat an output").cause(e.to_string()))?.len();
+            Output { path: path.into(), size, digest: hash::blake3_of(entry.path())?, hub: None }
+        };
+        job.blobs.take(entry.path(), &output.digest)?;
+        outputs.push(output);
+    }
+    outputs.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(outputs)
+}
+
+/// Whether the stage made what it declared: partial is never success.
+fn check_shape(outputs: &[Output], shape: &Shape) -> Result<()> {
+    let has = |path: &str| {
+        outputs.iter().any(|o| o.path == path || o.path.starts_with(&format!("{}/", path.trim_end_matches('/'))))
+    };
+    let lacking = match shape {
+        Shape::File(name) => (outputs.len() != 1 || !has(name)).then(|| name.clone()),
+        Shape::Dir => outputs.is_empty().then(|| "any file".to_string()),
+        Shape::Paths(paths) => paths.iter().find(|p| !has(p)).cloned(),
+    };
+    match lacking {
+        None => Ok(()),
+        Some(what) => Err(Error::stage(format!("the stage ended well but did not make `{what}`"))),
+    }
+}

@@ -1,0 +1,255 @@
+//! The content of large files: LFS batch, `basic` and `multipart` uploads, streamed from disk.
+//!
+//! Knows the hub's LFS dialect. An object that the hub already has is not read. xet is not offered to the hub here, so
+//! that it answers with one of the two; a hub that insists on xet is an error.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{StreamExt, TryStreamExt};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
+use reqwest::{Body, Method, RequestBuilder, Url};
+use serde_json::{Map, Value};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
+use tokio_util::io::ReaderStream;
+
+use super::HubClient;
+use super::http::{Call, Failure, segments, send};
+use crate::core::error::{Error, OnPath, Result};
+use crate::hub::protocol::{
+    LFS_JSON, LfsAction, LfsActions, LfsBatchAnswer, LfsBatchObject, LfsBatchRequest, LfsCompletion, LfsPart,
+    LfsPointer, LfsRefName,
+};
+use crate::hub::repo::RepoId;
+
+/// A large file on disk.
+#[derive(Debug, Clone)]
+pub struct LfsObject {
+    /// Its SHA-256 in hex.
+    pub sha256: String,
+    /// Its size.
+    pub size: u64,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// Called with the number of further bytes that left. A part that is sent twice counts once.
+pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// What an upload came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Uploaded {
+    /// Objects that were sent.
+    pub sent: usize,
+    /// Objects that the hub already had.
+    pub skipped: usize,
+    /// Bytes of the objects that were sent.
+    pub bytes: u64,
+}
+
+/// How many objects one batch request names.
+const OBJECTS: usize = 100;
+/// How many uploads run at once.
+const AT_ONCE: usize = 4;
+/// How much is read from disk at a time.
+const PIECE: usize = 256 << 10;
+
+impl HubClient {
+    /// Makes sure that the hub has all of `objects`, and sends those that it lacks.
+    pub async fn upload_lfs(
+        &self,
+        repo: &RepoId,
+        revision: &str,
+        objects: &[LfsObject],
+        progress: Progress,
+    ) -> Result<Uploaded> {
+        let mut uploaded = Uploaded::default();
+        for batch in objects.chunks(OBJECTS) {
+            let wanted = self.lfs_batch(repo, revision, batch).await?;
+            uploaded.skipped += batch.len() - wanted.len();
+            uploaded.sent += wanted.len();
+            uploaded.bytes += wanted.iter().map(|(object, _)| object.size).sum::<u64>();
+            let uploads = wanted.into_iter().map(|(object, actions)| {
+                let progress = progress.clone();
+                async move { self.upload_object(object, &actions, &progress).await }
+            });
+            let uploads: Vec<_> = uploads.collect();
+            futures_util::stream::iter(uploads).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        }
+        Ok(uploaded)
+    }
+
+    /// Asks which of `objects` are wanted, and where.
+    async fn lfs_batch<'a>(
+        &self,
+        repo: &RepoId,
+        revision: &str,
+        objects: &'a [LfsObject],
+    ) -> Result<Vec<(&'a LfsObject, LfsActions)>> {
+        let call = Call::post(format!("{}.git/info/lfs/objects/batch", segments(&repo.web_path())));
+        let body = LfsBatchRequest {
+            operation: "upload".to_owned(),
+            transfers: vec!["basic".to_owned(), "multipart".to_owned()],
+            objects: objects.iter().map(|o| LfsPointer { oid: o.sha256.clone(), size: o.size }).collect(),
+            hash_algo: Some("sha256".to_owned()),
+            to: Some(LfsRefName { name: revision.to_owned() }),
+        };
+        let body = serde_json::to_vec(&body).map_err(|e| Error::bug(e.to_string()))?;
+        let ask = || async {
+            let request = self.http().api(&call).header("accept", LFS_JSON).header(CONTENT_TYPE, LFS_JSON);
+            super::http::Answer::of(send(request.body(body.clone())).await?).await
+        };
+        let answer = self.http().retrying(ask).await.map_err(|failure| self.http().explain(&call, failure))?;
+        let answer: LfsBatchAnswer = answer.json(&call)?;
+        if let Some(other) = answer.transfer.as_deref().filter(|t| !matches!(*t, "basic" | "multipart")) {
+            return Err(Error::hub(format!("the hub takes large files by `{other}` only"))
+                .hint("hfbuild sends by LFS `basic` and `multipart`; xet comes later"));
+        }
+        let mut wanted = Vec::new();
+        for said in answer.objects {
+            let Some(object) = objects.iter().find(|object| object.sha256 == said.oid) else { continue };
+            if let Some(actions) = actions_of(object, said)? {
+                wanted.push((object, actions));
+            }
+        }
+        Ok(wanted)
+    }
+
+    async fn upload_object(&self, object: &LfsObject, actions: &LfsActions, progress: &Progress) -> Result<()> {
+        let found = tokio::fs::metadata(&object.path).await.on("read", &object.path)?.len();
+        if found != object.size {
+            return Err(Error::stage(format!("`{}` changed while it was published", object.path.display()))
+                .cause(format!("expected {} bytes, found {found}", object.size))
+                .hint("run it again when nothing writes the file any more"));
+        }
+        let Some(upload) = &actions.upload else { return Ok(()) };
+        let empty = Map::new();
+        let header = upload.header.as_ref().unwrap_or(&empty);
+        match header.get("chunk_size").and_then(number) {
+            Some(chunk) if chunk > 0 => self.upload_parts(object, upload, header, chunk, progress).await?,
+            Some(_) => return Err(malformed("`chunk_size` is 0")),
+            None => {
+                let url = self.http().address(&upload.href)?;
+                self.put(object, &url, 0, object.size, Some(header), progress).await?;
+            }
+        }
+        match &actions.verify {
+            Some(verify) => self.verify(object, verify).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends `length` bytes from `offset` on; gives the answer's `ETag`.
+    async fn put(
+        &self,
+        object: &LfsObject,
+        url: &Url,
+        offset: u64,
+        length: u64,
+        header: Option<&Map<String, Value>>,
+        progress: &Progress,
+    ) -> Result<Option<String>> {
+        let call = Call { method: Method::PUT, ..Call::post(url.path().trim_start_matches('/').to_owned()) };
+        let farthest = Arc::new(AtomicU64::new(0));
+        let attempt = || async {
+            let body = body(object, offset, length, progress.clone(), farthest.clone()).await?;
+            let request = self.http().elsewhere(Method::PUT, url).header(CONTENT_LENGTH, length).body(body);
+            let response = send(with_headers(request, header)).await?;
+            Ok(response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned))
+        };
+        self.http().retrying(attempt).await.map_err(|failure| self.http().explain(&call, failure))
+    }
+
+    async fn upload_parts(
+        &self,
+        object: &LfsObject,
+        upload: &LfsAction,
+        header: &Map<String, Value>,
+        chunk: u64,
+        progress: &Progress,
+    ) -> Result<()> {
+        let mut parts: Vec<(u32, &str)> =
+            header.iter().filter_map(|(name, url)| Some((name.parse().ok()?, url.as_str()?))).collect();
+        parts.sort_unstable();
+        if parts.len() as u64 != object.size.div_ceil(chunk) {
+            return Err(malformed(&format!("{} parts of {chunk} bytes do not make {}", parts.len(), object.size)));
+        }
+        let sends = parts.iter().enumerate().map(|(index, (_, url))| async move {
+            let offset = index as u64 * chunk;
+            let url = self.http().address(url)?;
+            let etag = self.put(object, &url, offset, chunk.min(object.size - offset), None, progress).await?;
+            let etag = etag.ok_or_else(|| malformed("a part's answer has no `ETag`"))?;
+            Ok::<_, Error>(LfsPart { part_number: index as u32 + 1, etag })
+        });
+        let sends: Vec<_> = sends.collect();
+        let parts = futures_util::stream::iter(sends).buffered(AT_ONCE).try_collect().await?;
+        let completion = LfsCompletion { oid: object.sha256.clone(), parts };
+        self.post(&upload.href, None, &completion).await
+    }
+
+    async fn verify(&self, object: &LfsObject, action: &LfsAction) -> Result<()> {
+        let pointer = LfsPointer { oid: object.sha256.clone(), size: object.size };
+        self.post(&action.href, action.header.as_ref(), &pointer).await
+    }
+
+    async fn post(&self, href: &str, header: Option<&Map<String, Value>>, body: &impl serde::Serialize) -> Result<()> {
+        let url = self.http().address(href)?;
+        let call = Call::post(url.path().trim_start_matches('/').to_owned());
+        let body = serde_json::to_vec(body).map_err(|e| Error::bug(e.to_string()))?;
+        let attempt = || async {
+            let request = self.http().elsewhere(Method::POST, &url).header("accept", LFS_JSON);
+            let request = with_headers(request.header(CONTENT_TYPE, LFS_JSON), header);
+            send(request.body(body.clone())).await.map(drop)
+        };
+        self.http().retrying(attempt).await.map_err(|failure| self.http().explain(&call, failure))
+    }
+}
+
+/// The steps for one object; `None` when the hub has it.
+fn actions_of(object: &LfsObject, said: LfsBatchObject) -> Result<Option<LfsActions>> {
+    if let Some(error) = said.error {
+        return Err(Error::hub(format!("the hub does not take `{}`", object.path.display())).cause(error.message));
+    }
+    Ok(said.actions.filter(|actions| actions.upload.is_some()))
+}
+
+/// The body of one PUT, reading the file as it is sent.
+async fn body(
+    object: &LfsObject,
+    offset: u64,
+    length: u64,
+    progress: Progress,
+    farthest: Arc<AtomicU64>,
+) -> Result<Body, Failure> {
+    let mut file = tokio::fs::File::open(&object.path).await.on("open", &object.path)?;
+    file.seek(SeekFrom::Start(offset)).await.on("read", &object.path)?;
+    let mut sent = 0;
+    let pieces = ReaderStream::with_capacity(file.take(length), PIECE).inspect_ok(move |piece| {
+        sent += piece.len() as u64;
+        let before = farthest.fetch_max(sent, Ordering::Relaxed);
+        if sent > before {
+            progress(sent - before);
+        }
+    });
+    Ok(Body::wrap_stream(pieces))
+}
+
+/// Adds an action's headers. Names that are no headers (a multipart's numbers) do not come here.
+fn with_headers(request: RequestBuilder, header: Option<&Map<String, Value>>) -> RequestBuilder {
+    header.into_iter().flatten().fold(request, |request, (name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        match (name, value.as_str().map(HeaderValue::from_str)) {
+            (Ok(name), Some(Ok(value))) if name != CONTENT_LENGTH => request.header(name, value),
+            _ => request,
+        }
+    })
+}
+
+fn number(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+fn malformed(why: &str) -> Error {
+    Error::hub("the hub's instructions for an LFS upload are malformed").cause(why.to_owned())
+}

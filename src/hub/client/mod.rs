@@ -1,0 +1,78 @@
+//! The client of a hub: everything hfbuild asks of one, whoever runs it.
+//!
+//! Two ways lead there. hf-hub 1.0.0 does the administration (`admin`): create a repository, list refs and commits,
+//! tag. The commit layer (`read`, `write`, `lfs`) is our own, because of what hf-hub 1.0.0 does there:
+//! - no plain LFS upload: without xet a large file is inlined as base64 into the commit's body;
+//! - listings leave out the SHA-256 (the API calls it `lfs.oid`), so nothing can be skipped by content;
+//! - 412, the parent moved, comes back as any HTTP error, and `upload_folder` knows no parent;
+//! - the commit is retried, so a lost answer after a landed commit makes a second one;
+//! - retries ignore `Retry-After` and `RateLimit` (so its own are turned off here, and ours are used around it), and
+//!   its whoami drops the token's role.
+//!
+//! What other hubs do differently is coped with: commit ids of any length, relative `commitUrl`, no `validate-yaml`,
+//! `shouldIgnore` for unchanged files, `parentCommit` ignored (the caller looks at the head before and after).
+//!
+//! Knows nothing of plans or journals. A commit is sent once and never again: see [`CommitOutcome`].
+
+mod admin;
+mod http;
+mod lfs;
+mod read;
+mod token;
+mod write;
+
+use std::sync::Arc;
+
+use crate::core::error::Result;
+
+pub use admin::{CommitInfo, Refs};
+pub use http::Retry;
+pub use lfs::{LfsObject, Progress, Uploaded};
+pub use read::{Head, RemoteFile, Who};
+pub use token::{Token, resolve_token};
+pub use write::{CommitOutcome, CommitRequest, Operation, Preupload, Verdict, YamlReport};
+
+/// A hub, as reached with one token. Cheap to clone.
+#[derive(Clone)]
+pub struct HubClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    http: http::Http,
+    hf: hf_hub::HFClient,
+}
+
+impl std::fmt::Debug for HubClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HubClient({})", self.endpoint())
+    }
+}
+
+impl HubClient {
+    /// A client of the hub at `endpoint`. Sends nothing yet, and reads nothing of the environment.
+    pub fn new(endpoint: &str, token: Option<Token>) -> Result<Self> {
+        Self::with_retry(endpoint, token, Retry::default())
+    }
+
+    /// The same with other patience.
+    pub fn with_retry(endpoint: &str, token: Option<Token>, retry: Retry) -> Result<Self> {
+        let http = http::Http::new(endpoint, token, retry)?;
+        let hf = admin::client(&http)?;
+        Ok(HubClient { inner: Arc::new(Inner { http, hf }) })
+    }
+
+    /// Its address, without a slash at the end.
+    pub fn endpoint(&self) -> &str {
+        &self.inner.http.endpoint
+    }
+
+    /// Whether requests carry a token.
+    pub fn has_token(&self) -> bool {
+        self.inner.http.token.is_some()
+    }
+
+    fn http(&self) -> &http::Http {
+        &self.inner.http
+    }
+}

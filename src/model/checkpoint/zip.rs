@@ -1,0 +1,177 @@
+//! The directory of a zip archive as `torch.save` and `numpy.savez` write them: stored entries, zip64 where needed.
+//!
+//! Reads the central directory alone, bounded, and hands out where an entry's bytes lie. It decompresses nothing: a
+//! deflated entry is refused by its user, so that no claimed size is ever allocated. It knows nothing of pickles.
+
+use crate::core::error::{Error, OnPath, Result};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+const END: [u8; 4] = *b"PK\x05\x06";
+const END_64: [u8; 4] = *b"PK\x06\x06";
+const LOCATOR_64: [u8; 4] = *b"PK\x06\x07";
+const ENTRY: [u8; 4] = *b"PK\x01\x02";
+const LOCAL: [u8; 4] = *b"PK\x03\x04";
+/// Largest central directory read: a million tensors.
+const MAX_DIRECTORY: u64 = 128 << 20;
+
+/// One entry of the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name, e.g. `model/data/0`.
+    pub name: String,
+    /// 0 is stored, 8 is deflated.
+    pub method: u16,
+    /// Bytes in the archive.
+    pub compressed: u64,
+    /// Bytes once decompressed, as the archive claims.
+    pub size: u64,
+    /// Where its local header starts.
+    header: u64,
+}
+
+/// An archive's directory, and its file.
+pub struct Archive {
+    file: File,
+    length: u64,
+    name: String,
+    /// All entries, in the order of the directory.
+    pub entries: Vec<Entry>,
+}
+
+impl Archive {
+    /// Reads the directory of `path`.
+    ///
+    /// # Errors
+    /// Not a zip file, truncated, a directory that does not fit the file, a name that comes twice.
+    pub fn open(path: &Path) -> Result<Archive> {
+        let mut file = File::open(path).on("open", path)?;
+        let length = file.metadata().on("stat", path)?.len();
+        let name = path.display().to_string();
+        let tail_at = length.saturating_sub(65_557 + 20);
+        let tail = read_at(&mut file, tail_at, length - tail_at).on("read", path)?;
+        let damaged = |what: &str| damaged(&name, what);
+        let end =
+            tail.windows(4).rposition(|w| w == END).ok_or_else(|| damaged("the end of the archive is missing"))?;
+        let (count, size, offset) =
+            directory_of(&mut file, &tail, end).ok_or_else(|| damaged("the end of the archive is malformed"))?;
+        if size > MAX_DIRECTORY || offset.checked_add(size).is_none_or(|end| end > length) {
+            return Err(damaged("the archive's directory does not fit the file"));
+        }
+        let directory = read_at(&mut file, offset, size).on("read", path)?;
+        let entries =
+            parse_entries(&directory, count).ok_or_else(|| damaged("the archive's directory is malformed"))?;
+        let mut names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(damaged(&format!("entry `{}` comes twice", pair[0]))),
+            None => Ok(Archive { file, length, name, entries }),
+        }
+    }
+
+    /// The bytes of a stored entry of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// The entry is compressed, larger than `limit`, or does not fit the file.
+    pub fn read(&mut self, entry: &Entry, limit: u64) -> Result<Vec<u8>> {
+        let (name, length) = (self.name.clone(), self.length);
+        let fail = |what: &str| damaged(&name, &format!("entry `{}` {what}", entry.name));
+        if entry.method != 0 || entry.size != entry.compressed {
+            return Err(fail("is compressed, which torch.save never does"));
+        }
+        if entry.size > limit {
+            return Err(fail(&format!("claims {} bytes, at most {limit} are read", entry.size)));
+        }
+        let head = read_at(&mut self.file, entry.header, 30).map_err(|_| fail("lies outside the file"))?;
+        if !head.starts_with(&LOCAL) {
+            return Err(fail("has no local header"));
+        }
+        let start =
+            u16_at(&head, 26).zip(u16_at(&head, 28)).map(|(n, x)| entry.header + 30 + u64::from(n) + u64::from(x));
+        let start = start.ok_or_else(|| fail("has no local header"))?;
+        if start.checked_add(entry.size).is_none_or(|end| end > length) {
+            return Err(fail("ends beyond the file"));
+        }
+        read_at(&mut self.file, start, entry.size).map_err(|_| fail("cannot be read"))
+    }
+}
+
+/// (entries, bytes, offset) of the directory, by the end record, or by the zip64 one where it is in use.
+fn directory_of(file: &mut File, tail: &[u8], end: usize) -> Option<(u64, u64, u64)> {
+    let record = tail.get(end..end + 22)?;
+    let (count, size, offset) = (u16_at(record, 10)?, u32_at(record, 12)?, u32_at(record, 16)?);
+    if count != u16::MAX && size != u32::MAX && offset != u32::MAX {
+        return Some((count.into(), size.into(), offset.into()));
+    }
+    let locator = tail.get(end.checked_sub(20)?..end)?;
+    if !locator.starts_with(&LOCATOR_64) {
+        return Some((count.into(), size.into(), offset.into()));
+    }
+    let record = read_at(file, u64_at(locator, 8)?, 56).ok()?;
+    record.starts_with(&END_64).then_some(())?;
+    Some((u64_at(&record, 32)?, u64_at(&record, 40)?, u64_at(&record, 48)?))
+}
+
+fn parse_entries(mut rest: &[u8], count: u64) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    while !rest.is_empty() {
+        if !rest.starts_with(&ENTRY) {
+            return None;
+        }
+        let [name, extra, comment] = [28, 30, 32].map(|at| u16_at(rest, at).map(usize::from));
+        let (name, extra, comment) = (name?, extra?, comment?);
+        let mut entry = Entry {
+            name: String::from_utf8(rest.get(46..46 + name)?.to_vec()).ok()?,
+            method: u16_at(rest, 10)?,
+            compressed: u32_at(rest, 20)?.into(),
+            size: u32_at(rest, 24)?.into(),
+            header: u32_at(rest, 42)?.into(),
+        };
+        apply_zip64(&mut entry, rest.get(46 + name..46 + name + extra)?)?;
+        entries.push(entry);
+        rest = rest.get(46 + name + extra + comment..)?;
+    }
+    (entries.len() as u64 == count).then_some(entries)
+}
+
+/// Fields that are all ones in the entry stand in its zip64 extra field, in this order.
+fn apply_zip64(entry: &mut Entry, mut extra: &[u8]) -> Option<()> {
+    while extra.len() >= 4 {
+        let length = usize::from(u16_at(extra, 2)?);
+        let body = extra.get(4..4 + length)?;
+        if u16_at(extra, 0)? == 1 {
+            let mut at = 0;
+            for field in [&mut entry.size, &mut entry.compressed, &mut entry.header] {
+                if *field == u64::from(u32::MAX) {
+                    *field = u64_at(body, at)?;
+                    at += 8;
+                }
+            }
+        }
+        extra = extra.get(4 + length..)?;
+    }
+    Some(())
+}
+
+fn read_at(file: &mut File, offset: u64, length: u64) -> std::io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.by_ref().take(length).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 == length { Ok(bytes) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|b| u16::from_le_bytes(*b))
+}
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+}
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
+}
+
+fn damaged(name: &str, what: &str) -> Error {
+    Error::stage(format!("cannot read `{name}` as a zip archive: {what}"))
+        .hint("the file is damaged or truncated: copy it again")
+}

@@ -1,0 +1,173 @@
+//! One inspector for every file a model travels in: an ordered list of facts, told from the content.
+//!
+//! The only place that decides what a file is; stages and the `inspect` command show the same facts. It measures, and
+//! judges nothing.
+
+use super::checkpoint::{Checkpoint, Container};
+use super::magic::{self, Magic};
+use super::onnx::import::{GraphInfo, OnnxFile};
+use super::tensor::StateDict;
+use super::tinydit::{self, Config};
+use super::{pictures, safetensors_out, sample};
+use crate::core::error::{Error, OnPath, Result};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// What a file is, and its facts in the order to show them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// `checkpoint`, `safetensors`, `onnx` or `png`.
+    pub format: &'static str,
+    /// Facts by dotted name.
+    pub facts: Vec<(String, Value)>,
+}
+
+impl Inspection {
+    /// The fact of a name.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.facts.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+    }
+}
+
+/// Inspects `path`.
+///
+/// # Errors
+/// The file is none of the formats, or is damaged.
+pub fn inspect(path: &Path) -> Result<Inspection> {
+    let (format, mut facts) = match magic::sniff(path)? {
+        Magic::Zip | Magic::TorchLegacy => ("checkpoint", checkpoint_facts(&Checkpoint::open(path)?)?),
+        Magic::Safetensors => ("safetensors", safetensors_facts(path)?),
+        Magic::Png => ("png", png_facts(path)?),
+        Magic::Onnx => ("onnx", onnx_facts(&OnnxFile::open(path)?)?),
+        Magic::Unknown if path.extension().is_some_and(|ending| ending == "onnx") => {
+            ("onnx", onnx_facts(&OnnxFile::open(path)?)?)
+        }
+        Magic::Unknown => {
+            return Err(Error::stage(format!("`{}` is no format that hfbuild knows", path.display()))
+                .hint("expected a torch checkpoint, safetensors, ONNX or PNG file"));
+        }
+    };
+    let size = std::fs::metadata(path).on("stat", path)?.len();
+    facts.insert(0, ("file_bytes".into(), json!(size)));
+    facts.insert(0, ("format".into(), json!(format)));
+    Ok(Inspection { format, facts })
+}
+
+type Facts = Vec<(String, Value)>;
+
+fn put(facts: &mut Facts, key: &str, value: impl Into<Value>) {
+    facts.push((key.to_owned(), value.into()));
+}
+
+/// The facts of a checkpoint: container, layout, weights, network, training, `config.*`.
+///
+/// # Errors
+/// A tensor cannot be read.
+pub fn checkpoint_facts(checkpoint: &Checkpoint) -> Result<Facts> {
+    let mut facts = Facts::new();
+    put(&mut facts, "container", checkpoint.container.name());
+    put(&mut facts, "layout", checkpoint.layout.name());
+    if let Some(dict) = checkpoint.raw.as_ref().or(checkpoint.ema.as_ref()) {
+        facts.extend(weights_facts(dict, &checkpoint.config)?);
+    }
+    put(&mut facts, "raw_present", checkpoint.raw.is_some());
+    put(&mut facts, "ema_present", checkpoint.ema.is_some());
+    if checkpoint.container != Container::Safetensors {
+        for (key, value) in [
+            ("step", json!(checkpoint.step)),
+            ("epoch", json!(checkpoint.epoch)),
+            ("loss", json!(checkpoint.loss)),
+            ("ema_step", json!(checkpoint.ema_step)),
+            ("val_acc", json!(checkpoint.val_acc)),
+            ("timestamp", json!(checkpoint.timestamp)),
+        ] {
+            if !value.is_null() {
+                put(&mut facts, key, value);
+            }
+        }
+    }
+    facts.extend(checkpoint.config.iter().map(|(key, value)| (format!("config.{key}"), json!(value))));
+    facts.extend(checkpoint.unread.iter().map(|(key, kind)| (format!("unread.{key}"), json!(kind))));
+    Ok(facts)
+}
+
+/// The facts of a state dict: network, tensors, parameters, bytes, dtypes, whether it was ever trained.
+///
+/// # Errors
+/// A tensor cannot be read.
+pub fn weights_facts(dict: &StateDict, settings: &super::checkpoint::Settings) -> Result<Facts> {
+    let mut facts = Facts::new();
+    let config = Config::infer(dict, settings);
+    match &config {
+        Ok(config) => put(&mut facts, "network", format!("tinydit-{}", config.layout.name())),
+        Err(_) => put(&mut facts, "network", "unknown"),
+    }
+    if let (Err(why), true) = (&config, tinydit::looks_like(dict)) {
+        put(&mut facts, "network_error", why.to_string());
+    }
+    put(&mut facts, "tensors", dict.len());
+    put(&mut facts, "parameters", dict.parameters());
+    put(&mut facts, "tensor_bytes", dict.bytes());
+    put(&mut facts, "dtypes", json!(dict.dtypes()));
+    if let Ok(config) = config {
+        put(&mut facts, "freshly_initialised", tinydit::freshly_initialised(dict)?);
+        put(&mut facts, "num_labels", config.num_classes);
+        put(&mut facts, "null_label", config.null_label());
+        put(&mut facts, "image_size", config.image_size);
+    }
+    Ok(facts)
+}
+
+fn safetensors_facts(path: &Path) -> Result<Facts> {
+    let file = safetensors_out::open(path)?;
+    let mut facts = weights_facts(&file.tensors, &super::checkpoint::Settings::new())?;
+    facts.extend(file.metadata.iter().map(|(key, value)| (format!("metadata.{key}"), json!(value))));
+    Ok(facts)
+}
+
+fn onnx_facts(file: &OnnxFile) -> Result<Facts> {
+    let info = file.info()?;
+    let mut facts = Facts::new();
+    put(&mut facts, "opset", info.opset);
+    put(&mut facts, "ir_version", info.ir_version);
+    put(&mut facts, "producer", format!("{} {}", info.producer, info.producer_version).trim().to_owned());
+    ports(&mut facts, &info);
+    put(&mut facts, "nodes", info.nodes);
+    put(&mut facts, "initializers", info.initializers);
+    put(&mut facts, "parameters", info.parameters);
+    put(&mut facts, "initializer_bytes", info.initializer_bytes);
+    for external in &info.external {
+        put(
+            &mut facts,
+            &format!("external.{}", external.location),
+            external.bytes.map_or(json!("absent"), |n| json!(n)),
+        );
+    }
+    facts.extend(info.metadata.iter().map(|(key, value)| (format!("metadata.{key}"), json!(value))));
+    Ok(facts)
+}
+
+fn ports(facts: &mut Facts, info: &GraphInfo) {
+    for (kind, ports) in [("input", &info.inputs), ("output", &info.outputs)] {
+        for port in ports {
+            let shape = port.to_string();
+            let described = shape.strip_prefix(&format!("{} ", port.name)).unwrap_or(&shape);
+            put(facts, &format!("{kind}.{}", port.name), described);
+        }
+    }
+}
+
+fn png_facts(path: &Path) -> Result<Facts> {
+    let picture =
+        sample::read_png(&std::fs::read(path).on("read", path)?).map_err(|e| e.within(&path.display().to_string()))?;
+    let (width, height) = (picture.width, picture.height);
+    let stats = pictures::stats(&[picture])?;
+    let mut facts = Facts::new();
+    put(&mut facts, "width", width);
+    put(&mut facts, "height", height);
+    put(&mut facts, "saturated", stats.saturated);
+    put(&mut facts, "neighbour_correlation", json!(stats.neighbour_correlation));
+    put(&mut facts, "mean", stats.mean);
+    put(&mut facts, "std", stats.std);
+    Ok(facts)
+}

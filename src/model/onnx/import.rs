@@ -1,0 +1,312 @@
+//! Reads an ONNX file and says what it is: signature, opset, producer, metadata, weights, external data.
+//!
+//! Checks no graph and runs nothing: that is a runtime's work. Weights can be held against a state dict by name and bytes.
+
+use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, ValueInfoProto, data_type_name};
+use crate::core::error::{Error, OnPath, Result};
+use crate::model::magic::{self, Magic};
+use crate::model::tensor::{DType, StateDict, TensorEntry, byte_count};
+use bytes::Bytes;
+use prost::Message;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Component, Path, PathBuf};
+
+/// One input or output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// The safetensors name of its element type, e.g. `F32`.
+    pub dtype: String,
+    /// Extents; a dynamic one is its symbol (`batch_size`) or `?`.
+    pub shape: Vec<Extent>,
+}
+
+/// One extent of a [`Port`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Extent {
+    /// A fixed size.
+    Fixed(i64),
+    /// A symbol.
+    Symbol(String),
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shape = self.shape.iter().map(|extent| match extent {
+            Extent::Fixed(size) => size.to_string(),
+            Extent::Symbol(symbol) => symbol.clone(),
+        });
+        write!(f, "{} {} [{}]", self.name, self.dtype, shape.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// A file of external data that the model names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExternalFile {
+    /// Its path relative to the model's folder.
+    pub location: String,
+    /// Its size; `None` where it is absent.
+    pub bytes: Option<u64>,
+}
+
+/// What a graph says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GraphInfo {
+    /// Inputs (without those that initialisers give).
+    pub inputs: Vec<Port>,
+    /// Outputs.
+    pub outputs: Vec<Port>,
+    /// Version of the default operator set.
+    pub opset: i64,
+    /// Version of the file format.
+    pub ir_version: i64,
+    /// Who wrote it.
+    pub producer: String,
+    /// The writer's version.
+    pub producer_version: String,
+    /// `metadata_props`, sorted by key.
+    pub metadata: BTreeMap<String, String>,
+    /// Nodes of the main graph.
+    pub nodes: usize,
+    /// Initialisers of the main graph.
+    pub initializers: usize,
+    /// Elements of the initialisers.
+    pub parameters: u64,
+    /// Bytes of the initialisers, external ones included.
+    pub initializer_bytes: u64,
+    /// External data, each file once, sorted by location.
+    pub external: Vec<ExternalFile>,
+}
+
+/// How a graph's weights compare with a state dict's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WeightsMatch {
+    /// Tensors of the state dict whose initialiser has the same name, type, shape and bytes.
+    pub equal: usize,
+    /// Tensors whose initialiser has the same name and differs.
+    pub differing: Vec<String>,
+    /// Tensors that no initialiser is named after (an exporter may have renamed or transposed them).
+    pub absent: Vec<String>,
+}
+
+/// A decoded model.
+pub struct OnnxFile {
+    path: PathBuf,
+    model: ModelProto,
+}
+
+impl OnnxFile {
+    /// Reads and decodes `path`.
+    ///
+    /// # Errors
+    /// Empty, a Git LFS pointer, truncated, or no ONNX model.
+    pub fn open(path: &Path) -> Result<OnnxFile> {
+        let found = magic::sniff(path)?;
+        if !matches!(found, Magic::Onnx | Magic::Unknown) {
+            let message = format!("`{}` is not an ONNX model, it looks like {}", path.display(), found.describe());
+            return Err(Error::stage(message));
+        }
+        let bytes = std::fs::read(path).on("read", path)?;
+        let model = ModelProto::decode(Bytes::from(bytes)).map_err(|e| {
+            Error::stage(format!("cannot read `{}` as an ONNX model", path.display()))
+                .cause(e.to_string())
+                .hint("the file is damaged, truncated, or no ONNX model")
+        })?;
+        let file = OnnxFile { path: path.to_owned(), model };
+        match file.lacks() {
+            Some(what) => Err(Error::stage(format!("`{}` is not an ONNX model: it has no {what}", path.display()))),
+            None => Ok(file),
+        }
+    }
+
+    fn lacks(&self) -> Option<&'static str> {
+        let graph = self.model.graph.as_ref();
+        match () {
+            () if self.model.ir_version.is_none_or(|v| v <= 0) => Some("`ir_version`"),
+            () if graph.is_none() => Some("graph"),
+            () if self.model.opset_import.is_empty() => Some("`opset_import`"),
+            () if graph.is_some_and(|graph| graph.output.is_empty()) => Some("outputs"),
+            () => None,
+        }
+    }
+
+    /// The graph's own words.
+    ///
+    /// # Errors
+    /// An external file whose location leaves the model's folder.
+    pub fn info(&self) -> Result<GraphInfo> {
+        let model = &self.model;
+        let empty = GraphProto::default();
+        let graph = model.graph.as_ref().unwrap_or(&empty);
+        let given: BTreeSet<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
+        let is_input = |port: &&ValueInfoProto| !given.contains(port.name.as_deref().unwrap_or(""));
+        let default_set =
+            model.opset_import.iter().find(|set| matches!(set.domain.as_deref(), None | Some("" | "ai.onnx")));
+        Ok(GraphInfo {
+            inputs: graph.input.iter().filter(is_input).map(port).collect(),
+            outputs: graph.output.iter().map(port).collect(),
+            opset: default_set.and_then(|set| set.version).unwrap_or(0),
+            ir_version: model.ir_version.unwrap_or(0),
+            producer: model.producer_name.clone().unwrap_or_default(),
+            producer_version: model.producer_version.clone().unwrap_or_default(),
+            metadata: pairs(&model.metadata_props).into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+            nodes: graph.node.len(),
+            initializers: graph.initializer.len(),
+            parameters: graph.initializer.iter().map(elements).sum(),
+            initializer_bytes: graph.initializer.iter().map(stored_bytes).sum(),
+            external: self.external()?,
+        })
+    }
+
+    /// External data files, each once.
+    fn external(&self) -> Result<Vec<ExternalFile>> {
+        let mut locations = BTreeSet::new();
+        if let Some(graph) = &self.model.graph {
+            each_tensor(graph, &mut |tensor| {
+                if is_external(tensor) {
+                    locations.insert(pairs(&tensor.external_data).get("location").copied().unwrap_or("").to_owned());
+                }
+            });
+        }
+        locations.into_iter().map(|location| self.external_file(location)).collect()
+    }
+
+    fn external_file(&self, location: String) -> Result<ExternalFile> {
+        let path = self.beside(&location)?;
+        let bytes = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
+        Ok(ExternalFile { location, bytes })
+    }
+
+    /// The path of a location, which must stay in the model's folder.
+    fn beside(&self, location: &str) -> Result<PathBuf> {
+        let relative = Path::new(location);
+        let inside = !location.is_empty()
+            && relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        if !inside {
+            let model = self.path.display();
+            return Err(Error::stage(format!(
+                "`{model}` names the external data `{location}`, which is not in its folder"
+            )));
+        }
+        Ok(self.path.parent().unwrap_or(Path::new(".")).join(relative))
+    }
+
+    /// Fails where an external data file is absent.
+    ///
+    /// # Errors
+    /// The first file that is not there, named.
+    pub fn require_external(&self) -> Result<()> {
+        match self.external()?.into_iter().find(|file| file.bytes.is_none()) {
+            Some(file) => Err(Error::stage(format!(
+                "`{}` needs the external data `{}`, which is not beside it",
+                self.path.display(),
+                file.location
+            ))
+            .hint("publish the data file with the model, or export the model in one file")),
+            None => Ok(()),
+        }
+    }
+
+    /// Holds the initialisers against `dict`, by name and bytes.
+    ///
+    /// # Errors
+    /// External data or a tensor of `dict` cannot be read.
+    pub fn compare(&self, dict: &StateDict) -> Result<WeightsMatch> {
+        let initializers = self.model.graph.as_ref().map(|graph| graph.initializer.as_slice()).unwrap_or_default();
+        let by_name: HashMap<&str, &TensorProto> =
+            initializers.iter().filter_map(|tensor| Some((tensor.name.as_deref()?, tensor))).collect();
+        let verdicts = dict.tensors().par_iter().map(|tensor| match by_name.get(tensor.name.as_str()) {
+            None => Ok(None),
+            Some(found) => self.same(found, tensor).map(Some),
+        });
+        let verdicts = verdicts.collect::<Result<Vec<Option<bool>>>>()?;
+        let named = |verdict: Option<bool>| {
+            let pairs = dict.tensors().iter().zip(&verdicts).filter(move |(_, found)| **found == verdict);
+            pairs.map(|(tensor, _)| tensor.name.clone()).collect::<Vec<_>>()
+        };
+        let equal = verdicts.iter().filter(|verdict| **verdict == Some(true)).count();
+        Ok(WeightsMatch { equal, differing: named(Some(false)), absent: named(None) })
+    }
+
+    fn same(&self, initializer: &TensorProto, tensor: &TensorEntry) -> Result<bool> {
+        let shape: Vec<i64> = tensor.shape.iter().map(|&extent| extent as i64).collect();
+        let alike =
+            data_type_name(initializer.data_type.unwrap_or(0)) == tensor.dtype.name() && initializer.dims == shape;
+        Ok(alike && self.data(initializer, tensor.byte_len())? == tensor.bytes()?)
+    }
+
+    /// An initialiser's bytes, little-endian, from wherever they stand; `expected` of them where they are external.
+    fn data<'a>(&self, tensor: &'a TensorProto, expected: usize) -> Result<Cow<'a, [u8]>> {
+        if is_external(tensor) {
+            return self.external_data(tensor, expected).map(Cow::Owned);
+        }
+        Ok(match &tensor.raw_data {
+            Some(raw) => Cow::Borrowed(raw),
+            None if !tensor.float_data.is_empty() => tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            None if !tensor.int64_data.is_empty() => tensor.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            None => tensor.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        })
+    }
+
+    fn external_data(&self, tensor: &TensorProto, expected: usize) -> Result<Vec<u8>> {
+        use std::io::{Read, Seek, SeekFrom};
+        let fields = pairs(&tensor.external_data);
+        let path = self.beside(fields.get("location").copied().unwrap_or(""))?;
+        let offset = fields.get("offset").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let mut file = std::fs::File::open(&path).on("open", &path)?;
+        file.seek(SeekFrom::Start(offset)).on("read", &path)?;
+        let mut bytes = vec![];
+        file.take(expected as u64).read_to_end(&mut bytes).on("read", &path)?;
+        Ok(bytes)
+    }
+}
+
+fn is_external(tensor: &TensorProto) -> bool {
+    tensor.data_location == Some(1)
+}
+
+/// Visits every tensor of a graph, of its nodes' attributes, and of their subgraphs.
+fn each_tensor(graph: &GraphProto, visit: &mut dyn FnMut(&TensorProto)) {
+    graph.initializer.iter().for_each(&mut *visit);
+    for attribute in graph.node.iter().flat_map(|node| &node.attribute) {
+        attribute.t.iter().for_each(&mut *visit);
+        if let Some(graph) = &attribute.g {
+            each_tensor(graph, visit);
+        }
+    }
+}
+
+fn pairs(entries: &[StringStringEntryProto]) -> BTreeMap<&str, &str> {
+    entries.iter().filter_map(|entry| Some((entry.key.as_deref()?, entry.value.as_deref().unwrap_or("")))).collect()
+}
+
+fn elements(tensor: &TensorProto) -> u64 {
+    tensor.dims.iter().fold(1u64, |product, &extent| product.saturating_mul(u64::try_from(extent).unwrap_or(0)))
+}
+
+fn stored_bytes(tensor: &TensorProto) -> u64 {
+    let shape: Option<Vec<usize>> = tensor.dims.iter().map(|&extent| usize::try_from(extent).ok()).collect();
+    let dtype = DType::from_name(&data_type_name(tensor.data_type.unwrap_or(0)));
+    let count = dtype.zip(shape).and_then(|(dtype, shape)| byte_count(dtype, &shape));
+    count.map_or_else(|| tensor.raw_data.as_ref().map_or(0, |raw| raw.len() as u64), |count| count as u64)
+}
+
+fn port(value: &ValueInfoProto) -> Port {
+    let tensor = value.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
+    let dims = tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| shape.dim.as_slice()).unwrap_or_default();
+    let extent = |dim: &super::proto::DimensionProto| match (dim.dim_value, &dim.dim_param) {
+        (Some(size), _) => Extent::Fixed(size),
+        (None, Some(symbol)) if !symbol.is_empty() => Extent::Symbol(symbol.clone()),
+        _ => Extent::Symbol("?".into()),
+    };
+    Port {
+        name: value.name.clone().unwrap_or_default(),
+        dtype: data_type_name(tensor.and_then(|tensor| tensor.elem_type).unwrap_or(0)),
+        shape: dims.iter().map(extent).collect(),
+    }
+}

@@ -1,0 +1,160 @@
+//! Safetensors files: written with reproducible bytes, and read back as a state dict.
+//!
+//! The header's keys are sorted by name, `__metadata__` first with its keys sorted (Python's writer leaves them in random
+//! order), the header is padded with spaces to 8 bytes. Data lies in order of element size, largest first, then of
+//! name, as the safetensors crate writes it, so that every tensor is aligned. Knows nothing of networks.
+
+use super::magic::{self, Magic};
+use super::tensor::{DType, StateDict, TensorEntry};
+use crate::core::error::{Error, OnPath, Result};
+use safetensors::tensor::Metadata;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The largest header read (the format's own limit).
+const MAX_HEADER: u64 = 100_000_000;
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Elements of all tensors but buffers.
+    pub parameters: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// Writes `dict` to `path`, tensor by tensor.
+///
+/// # Errors
+/// `dict` holds no tensor, one cannot be read, or the file cannot be written.
+pub fn write(path: &Path, dict: &StateDict, metadata: &BTreeMap<String, String>) -> Result<Written> {
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).on("create", path)?);
+    let written = write_to(&mut out, path, dict, metadata)?;
+    out.flush().on("write", path)?;
+    Ok(written)
+}
+
+/// The same into any writer; `path` is only for messages.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_to(
+    out: &mut dyn Write,
+    path: &Path,
+    dict: &StateDict,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Written> {
+    if dict.is_empty() {
+        return Err(Error::stage(format!("there are no tensors to write to `{}`", path.display())));
+    }
+    let order = data_order(dict);
+    let header = header(&order, metadata);
+    out.write_all(&(header.len() as u64).to_le_bytes()).on("write", path)?;
+    out.write_all(&header).on("write", path)?;
+    let mut bytes = 8 + header.len() as u64;
+    for tensor in &order {
+        let data = tensor.bytes()?;
+        out.write_all(&data).on("write", path)?;
+        bytes += data.len() as u64;
+    }
+    Ok(Written { tensors: order.len(), parameters: dict.parameters(), bytes })
+}
+
+fn data_order(dict: &StateDict) -> Vec<&TensorEntry> {
+    let mut order: Vec<&TensorEntry> = dict.tensors().iter().collect();
+    order.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.name.cmp(&b.name)));
+    order
+}
+
+fn header(order: &[&TensorEntry], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut rows = BTreeMap::new();
+    let mut offset = 0;
+    for tensor in order {
+        let end = offset + tensor.byte_len();
+        let row = json!({"dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [offset, end]});
+        rows.insert(tensor.name.clone(), row);
+        offset = end;
+    }
+    let mut header = Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), json!(metadata));
+    }
+    header.extend(rows);
+    let mut bytes = Value::Object(header).to_string().into_bytes();
+    bytes.resize(bytes.len().next_multiple_of(8), b' ');
+    bytes
+}
+
+/// A safetensors file, opened: its tensors (read on demand) and its `__metadata__`.
+#[derive(Debug, Clone)]
+pub struct SafetensorsFile {
+    /// The tensors.
+    pub tensors: StateDict,
+    /// `__metadata__`, sorted by key; empty where there is none.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Opens a safetensors file. The header is checked by the safetensors crate: offsets without holes or overlaps, and
+/// exactly the file's length.
+///
+/// # Errors
+/// Not a safetensors file, truncated, an element type that hfbuild does not know, no tensors.
+pub fn open(path: &Path) -> Result<SafetensorsFile> {
+    let found = magic::sniff(path)?;
+    if found != Magic::Safetensors {
+        let message = format!("`{}` is not a safetensors file, it looks like {}", path.display(), found.describe());
+        return Err(Error::stage(message));
+    }
+    let mut file = File::open(path).on("open", path)?;
+    let length = file.metadata().on("stat", path)?.len();
+    let mut head = vec![0u8; 8];
+    file.read_exact(&mut head).on("read", path)?;
+    let size = head.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    if size > MAX_HEADER || size + 8 > length {
+        return Err(damaged(path, &format!("the header claims {size} bytes, the file has {length}")));
+    }
+    head.resize(8 + size as usize, 0);
+    file.read_exact(&mut head[8..]).on("read", path)?;
+    let parsed: Metadata = serde_json::from_slice(&head[8..]).map_err(|e| damaged(path, &e.to_string()))?;
+    let data = 8 + size;
+    if data + parsed.data_len() as u64 != length {
+        let expected = data + parsed.data_len() as u64;
+        return Err(damaged(path, &format!("the header describes {expected} bytes, the file has {length}")));
+    }
+    let tensors = entries(path, &parsed, &Arc::new(file), data)?;
+    let metadata = parsed.metadata().as_ref().map(|m| m.clone().into_iter().collect()).unwrap_or_default();
+    Ok(SafetensorsFile { tensors: StateDict::new(tensors)?, metadata })
+}
+
+/// The tensors alone.
+///
+/// # Errors
+/// As [`open`].
+pub fn read_state_dict(path: &Path) -> Result<StateDict> {
+    Ok(open(path)?.tensors)
+}
+
+fn entries(path: &Path, parsed: &Metadata, file: &Arc<File>, data: u64) -> Result<Vec<TensorEntry>> {
+    let mut entries = Vec::new();
+    for (name, info) in parsed.tensors() {
+        let stated = info.dtype.to_string();
+        let dtype = DType::from_name(&stated)
+            .ok_or_else(|| damaged(path, &format!("tensor `{name}` has the unsupported element type `{stated}`")))?;
+        let offset = data + info.data_offsets.0 as u64;
+        entries.push(TensorEntry::in_file(name.clone(), dtype, info.shape.clone(), Arc::clone(file), offset));
+    }
+    match entries.is_empty() {
+        true => Err(damaged(path, "it holds no tensors")),
+        false => Ok(entries),
+    }
+}
+
+fn damaged(path: &Path, cause: &str) -> Error {
+    Error::stage(format!("cannot read `{}` as safetensors", path.display())).cause(cause.to_owned())
+}

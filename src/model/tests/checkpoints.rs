@@ -1,0 +1,242 @@
+//! Checkpoints, tables, safetensors, the network's configuration.
+
+use super::support::*;
+use crate::model::checkpoint::{Checkpoint, Container, Layout, Scalar, WeightsChoice};
+use crate::model::inspect::inspect;
+use crate::model::safetensors_out;
+use crate::model::table::TensorTable;
+use crate::model::tensor::{StateDict, TensorEntry};
+use crate::model::tinydit::{Config, NetworkLayout, freshly_initialised};
+use std::collections::BTreeMap;
+use std::io::Write;
+
+#[test]
+fn every_fixture_has_its_layout() {
+    for (name, container, layout, tensors, parameters, ema) in [
+        ("tiny_trained_trainer.pt", Container::Zip, Layout::Trainer, 40, 189_808, true),
+        ("tiny_trained_ema_state_dict.pt", Container::Zip, Layout::Bare, 40, 189_808, false),
+        ("tiny_trained.safetensors", Container::Safetensors, Layout::Bare, 40, 189_808, false),
+        ("tiny_placeholder.pt", Container::Zip, Layout::Export, 39, 123_264, false),
+        ("tiny_bare_state_dict.pt", Container::Zip, Layout::Bare, 39, 123_264, false),
+        ("tiny_legacy_nonzip.pt", Container::Legacy, Layout::Bare, 39, 123_264, false),
+        ("tiny_classifier_trainer.pt", Container::Zip, Layout::Classifier, 122, 177_557, false),
+    ] {
+        let checkpoint = open(name);
+        let raw = checkpoint.raw.as_ref().unwrap();
+        let found = (checkpoint.container, checkpoint.layout, raw.len(), checkpoint.ema.is_some());
+        assert_eq!(found, (container, layout, tensors, ema), "{name}");
+        assert_eq!(raw.parameters(), parameters, "{name}");
+    }
+}
+
+#[test]
+fn the_trainer_gives_its_values() {
+    let checkpoint = open("tiny_trained_trainer.pt");
+    assert_eq!(checkpoint.step, Some(1800));
+    assert!((checkpoint.loss.unwrap() - 0.152).abs() < 0.001);
+    assert!(checkpoint.ema_step.is_some() && checkpoint.timestamp.is_some());
+    assert_eq!(checkpoint.config.get("num_heads"), Some(&Scalar::Int(4)));
+    assert!(checkpoint.unread.is_empty(), "{:?}", checkpoint.unread);
+    assert_eq!(checkpoint.ema.as_ref().unwrap().len(), 40);
+    let classifier = open("tiny_classifier_trainer.pt");
+    assert!(classifier.epoch.is_some() && classifier.val_acc.is_some());
+}
+
+#[test]
+fn the_published_model_is_trained() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/tinydit_final.pt");
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let ema = checkpoint.select(WeightsChoice::Ema).unwrap();
+    let config = Config::infer(ema, &checkpoint.config).unwrap();
+    assert_eq!((checkpoint.layout, checkpoint.step, ema.parameters()), (Layout::Export, Some(7293), 906_768));
+    assert_eq!((config.layout, config.num_classes, config.null_label()), (NetworkLayout::V2, 13, 13));
+    assert!(!freshly_initialised(ema).unwrap());
+    let facts = inspect(&path).unwrap();
+    assert_eq!(facts.get("network").unwrap(), "tinydit-v2");
+}
+
+#[test]
+fn the_placeholder_has_no_step_and_no_ema() {
+    let checkpoint = open("tiny_placeholder.pt");
+    let raw = checkpoint.select(WeightsChoice::Raw).unwrap();
+    assert_eq!(checkpoint.step, Some(0));
+    let error = checkpoint.select(WeightsChoice::Ema).unwrap_err();
+    assert!(error.message().contains("no moving average"), "{error}");
+    assert!(error.hint_text().unwrap().contains("raw"));
+    let config = Config::infer(raw, &checkpoint.config).unwrap();
+    let sizes = (config.image_size, config.patch_size, config.embed_dim, config.depth, config.num_heads);
+    assert_eq!((config.layout, sizes, config.null_label()), (NetworkLayout::V1, (32, 8, 48, 2, 3), 12));
+    let facts = inspect(&fixture("tiny_placeholder.pt")).unwrap();
+    assert_eq!((facts.get("step").unwrap(), facts.get("ema_present").unwrap()), (&0.into(), &false.into()));
+    // The fixture's final layer is random (std .02), so this fact alone does not catch it.
+    assert_eq!(facts.get("freshly_initialised").unwrap(), false);
+}
+
+#[test]
+fn a_final_layer_of_zeros_is_freshly_initialised() {
+    let (dict, _) = trained();
+    let zeroed = |names: &[&str]| {
+        let zero = |t: &TensorEntry| match names.contains(&t.name.as_str()) {
+            true => TensorEntry::of_f32(t.name.clone(), t.shape.clone(), &vec![0.0; t.elements()]).unwrap(),
+            false => t.clone(),
+        };
+        freshly_initialised(&StateDict::new(dict.tensors().iter().map(zero).collect()).unwrap()).unwrap()
+    };
+    assert!(!zeroed(&[]) && !zeroed(&["final_layer.linear.weight"]));
+    assert!(zeroed(&["final_layer.linear.weight", "final_layer.linear.bias"]));
+}
+
+#[test]
+fn v1_without_settings_says_what_is_missing() {
+    let raw = open("tiny_bare_state_dict.pt").raw.unwrap();
+    let error = Config::infer(&raw, &BTreeMap::new()).unwrap_err();
+    assert!(error.message().contains("`image_size`"), "{error}");
+    assert!(Config::infer(&raw, &v1_settings()).is_ok());
+}
+
+#[test]
+fn wrong_keys_shapes_and_settings_are_named() {
+    let (dict, config) = trained();
+    let settings: BTreeMap<_, _> = [("num_heads".to_owned(), Scalar::Int(config.num_heads as i64))].into();
+    let with = |change: &dyn Fn(&mut Vec<TensorEntry>)| {
+        let mut tensors = dict.tensors().to_vec();
+        change(&mut tensors);
+        Config::infer(&StateDict::new(tensors).unwrap(), &settings).unwrap_err().to_string()
+    };
+    let extra = TensorEntry::of_f32("extra.weight", vec![2], &[1.0, 2.0]).unwrap();
+    assert!(with(&|t| t.retain(|t| t.name != "blocks.1.norm2.bias")).contains("`blocks.1.norm2.bias` is missing"));
+    assert!(with(&|t| t.push(extra.clone())).contains("`extra.weight` is unexpected"));
+    let short = TensorEntry::of_f32("final_layer.linear.bias", vec![1], &[0.0]).unwrap();
+    let shape = with(&|t| t.iter_mut().filter(|t| t.name == short.name).for_each(|t| *t = short.clone()));
+    assert!(shape.contains("`final_layer.linear.bias` has shape [1], expected [48]"), "{shape}");
+    let mut said = settings.clone();
+    said.insert("embed_dim".into(), Scalar::Int(65));
+    let error = Config::infer(&dict, &said).unwrap_err().to_string();
+    assert!(error.contains("says `embed_dim` 65, its tensors say 64"), "{error}");
+    let classifier = open("tiny_classifier_trainer.pt").raw.unwrap();
+    let error = Config::infer(&classifier, &settings).unwrap_err().to_string();
+    assert!(error.contains("no TinyDiT"), "{error}");
+}
+
+#[test]
+fn the_table_is_of_the_tensors_not_of_the_file() {
+    let table = |name: &str| TensorTable::of(open(name).raw.as_ref().unwrap()).unwrap();
+    let bare = table("tiny_trained_ema_state_dict.pt");
+    assert_eq!(bare.to_bytes(), table("tiny_trained.safetensors").to_bytes());
+    let (ema, _) = trained();
+    assert_eq!(bare, TensorTable::of(&ema).unwrap());
+    assert_eq!(bare, TensorTable::from_bytes(&bare.to_bytes()).unwrap());
+    assert_eq!(bare.parameters(), 189_808);
+    bare.verify(&ema).unwrap();
+    let mut tensors = ema.tensors().to_vec();
+    let last = tensors.last_mut().unwrap();
+    *last = TensorEntry::of_f32(last.name.clone(), last.shape.clone(), &vec![0.5; last.elements()]).unwrap();
+    let name = last.name.clone();
+    let error = bare.verify(&StateDict::new(tensors).unwrap()).unwrap_err();
+    assert!(error.message().contains(&name) && error.hint_text().unwrap().contains("changed while building"));
+    assert!(TensorTable::of(&StateDict::default()).is_err());
+}
+
+#[test]
+fn safetensors_bytes_are_reproducible_and_readable() {
+    let dict = open("tiny_classifier_trainer.pt").raw.unwrap(); // f32 and i64, scalars among them
+    let metadata: BTreeMap<_, _> = [("format", "pt"), ("b", "2"), ("a", "1")].map(|(k, v)| (k.into(), v.into())).into();
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["x.safetensors", "y.safetensors"].map(|name| folder.path().join(name));
+    let written = paths.each_ref().map(|path| safetensors_out::write(path, &dict, &metadata).unwrap());
+    let bytes = paths.each_ref().map(|path| std::fs::read(path).unwrap());
+    assert_eq!(bytes[0], bytes[1]);
+    assert_eq!(written[0].bytes, bytes[0].len() as u64);
+    let crate_view = safetensors::SafeTensors::deserialize(&bytes[0]).unwrap();
+    assert_eq!(crate_view.len(), dict.len());
+    for tensor in dict.tensors() {
+        let view = crate_view.tensor(&tensor.name).unwrap();
+        assert_eq!((view.shape(), view.data()), (tensor.shape.as_slice(), tensor.bytes().unwrap().as_ref()));
+    }
+    let back = safetensors_out::open(&paths[0]).unwrap();
+    assert_eq!(back.metadata, metadata);
+    assert_eq!(TensorTable::of(&back.tensors).unwrap(), TensorTable::of(&dict).unwrap());
+    let empty = safetensors_out::write(&paths[0], &StateDict::default(), &metadata).unwrap_err();
+    assert!(empty.message().contains("no tensors"));
+}
+
+const RESOLVE_OS: &[u8] = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01cos\nsystem\nq\x02X\x02\x00\x00\x00ls\x85Ru.";
+
+#[test]
+fn hostile_pickles_are_refused_by_name() {
+    let zipped = |pickle: &[u8]| zip_of(&[("m/data.pkl", 0, pickle, pickle.len() as u32), ("m/version", 0, b"3\n", 2)]);
+    assert!(refused(&zipped(RESOLVE_OS)).contains("`os.system`"));
+    let stack_global = b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x94\x93\x8c\x02ls\x85R.";
+    assert!(refused(&zipped(stack_global)).contains("`posix.system`"));
+    let memoised = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x940h\x00h\x01\x93.";
+    assert!(refused(&zipped(memoised)).contains("`os.system`"));
+    assert!(refused(&zipped(b"(S'ls'\nios\nsystem\n.")).contains("`os.system`"));
+    assert!(refused(&zipped(b"\x80\x02\x82\x01.")).contains("extension"));
+    // INST leaves one object where the known names stood: what `STACK_GLOBAL` then finds is `os.system`.
+    let inst =
+        b"\x80\x04\x8c\x02os\x8c\x06system(\x8c\x0bcollections\x8c\x0bOrderedDicticollections\nOrderedDict\n0\x93.";
+    assert!(refused(&zipped(inst)).contains("computed"));
+    let persistent = b"\x80\x04\x8c\x0bcollectionsPx\n\x8c\x0bOrderedDict\x93.";
+    assert!(refused(&zipped(persistent)).contains("computed"));
+    assert!(refused(&zipped(b"\x80\x02cbuiltins\neval\n.")).contains("`builtins.eval`"));
+    assert!(refused(&zipped(b"\x80\x02ctorch\nload\n.")).contains("`torch.load`"));
+    assert!(refused(&zipped(b"\x80\x02\xff.")).contains("no pickle opcode"));
+    let legacy =
+        [&b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00."[..], RESOLVE_OS].concat();
+    assert!(refused(&legacy).contains("`os.system`"));
+}
+
+#[test]
+fn odd_archives_are_refused() {
+    let bomb = zip_of(&[("m/data.pkl", 8, b"\x03\x00", u32::MAX - 1)]);
+    assert!(refused(&bomb).contains("compressed entry `m/data.pkl`"));
+    assert!(refused(&zip_of(&[("m/other", 0, b"x", 1)])).contains("0 `data.pkl`"));
+    assert!(refused(&zip_of(&[("a/data.pkl", 0, b"N.", 2), ("b/data.pkl", 0, b"N.", 2)])).contains("2 `data.pkl`"));
+    assert!(refused(&zip_of(&[("a/data.pkl", 0, b"N.", 2), ("a/data.pkl", 0, b"N.", 2)])).contains("twice"));
+    assert!(refused(&zip_of(&[("a/data.pkl", 0, b"N.", 2)])).contains("does not hold a dict"));
+    assert!(refused(&zip_of(&[("a/data.pkl", 0, b"\x80\x02}X\x01\x00\x00\x00kK\x01s.", 13)])).contains("keys are `k`"));
+    assert!(refused(b"").contains("is empty"));
+    assert!(refused(b"hello, this is no model at all").contains("not a checkpoint"));
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 132312391\n";
+    let error = try_open(pointer).unwrap_err();
+    assert!(error.message().contains("Git LFS pointer") && error.hint_text().unwrap().contains("git lfs pull"));
+}
+
+#[test]
+fn truncated_and_damaged_files_never_panic() {
+    for name in
+        ["tiny_placeholder.pt", "tiny_legacy_nonzip.pt", "tiny_trained.safetensors", "tiny_trained_velocity.onnx"]
+    {
+        let whole = std::fs::read(fixture(name)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        let touch = |bytes: &[u8]| {
+            std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
+            let read_all = |dict: &StateDict| TensorTable::of(dict).map(drop);
+            let checkpoint = Checkpoint::open(&path).and_then(|c| c.raw.as_ref().map_or(Ok(()), read_all));
+            checkpoint.and(inspect(&path).map(drop))
+        };
+        let step = (whole.len() / 40).max(1);
+        for length in (0..600)
+            .step_by(3)
+            .chain((600..whole.len()).step_by(step))
+            .chain((whole.len() - 300..whole.len()).step_by(7))
+        {
+            assert!(touch(&whole[..length]).is_err(), "{name} cut to {length} bytes is accepted");
+        }
+        for at in (0..6000.min(whole.len())).step_by(23) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x5a;
+            let _ = touch(&damaged);
+        }
+    }
+}
+
+#[test]
+fn an_ema_with_other_keys_is_an_error() {
+    let (ema, _) = trained();
+    let less = StateDict::new(ema.tensors()[1..].to_vec()).unwrap();
+    assert!(less.same_keys("the EMA", &ema).unwrap_err().to_string().contains(&ema.tensors()[0].name));
+    assert!(ema.same_keys("the EMA", &less).unwrap_err().to_string().contains(&ema.tensors()[0].name));
+    assert!(ema.same_keys("the EMA", &ema).is_ok());
+}

@@ -1,0 +1,6 @@
+//! Tests of `model` over the fixtures of `tests/fixtures`, and helpers for them.
+
+mod checkpoints;
+mod graphs;
+mod pictures;
+mod support;

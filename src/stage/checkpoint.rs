@@ -1,0 +1,138 @@
+//! `checkpoint`: reads a checkpoint file without running any pickle code. The output is the canonical tensor table, so a
+//! re-save of the same weights, whose bytes differ, reruns nothing below it.
+
+use super::{Declare, Kind, Workspace, text_param};
+use crate::core::action::{Action, Declaration, InputFrom, Shape};
+use crate::core::error::{Error, Result};
+use crate::core::facts::Facts;
+use crate::core::manifest::KindInfo;
+use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::value::Value;
+use crate::model::checkpoint::{Checkpoint as File, Scalar, Settings, WeightsChoice};
+use crate::model::table::TensorTable;
+use crate::model::tinydit;
+
+/// See the module.
+pub struct Checkpoint;
+
+impl Kind for Checkpoint {
+    fn info(&self) -> KindInfo {
+        const INFO: KindInfo = KindInfo {
+            name: "checkpoint",
+            doc: "reads a torch.save or safetensors file: the tensor table and what the file says of itself",
+            fields: &[
+                Field::required("path", FieldType::Path, "the checkpoint file"),
+                Field::optional(
+                    "weights",
+                    FieldType::Choice(&["ema", "raw"]),
+                    "which weights to publish, `ema` by default",
+                ),
+                Field::optional(
+                    "config",
+                    FieldType::Map(&FieldType::Int(0, 1 << 32)),
+                    "what the file does not say, e.g. { num_heads = 6 }",
+                ),
+            ],
+        };
+        INFO
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
+        let declaration = Declaration::new("checkpoint", self.version(), Shape::File("tensors.json".into()));
+        let config = cx.spec.counts("config").into_iter().map(|(k, v)| (k, Value::from(v))).collect();
+        Ok(declaration
+            .param("config", Value::Map(config))
+            .param("weights", cx.spec.text("weights").unwrap_or("ema"))
+            .input("file", InputFrom::File(cx.path("path")?), cx.spec.place("path")))
+    }
+
+    fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
+        let input = workspace.file("file")?;
+        let file = File::open(&input.file)?;
+        let choice = choice(action)?;
+        let dict = file.select(choice)?;
+        let table = TensorTable::of(dict)?;
+        if table.tensors.is_empty() {
+            return Err(Error::stage(format!("`{}` holds no tensors", input.path)));
+        }
+        let mut facts = Facts::default();
+        let source = facts.subject(&input.path, input.digest);
+        of_file(&mut facts, &file, source);
+        let text = table.to_bytes();
+        let digest = workspace.write("tensors.json", &text)?;
+        let weights = facts.subject(&format!("the {} weights", text_param(action, "weights")?), digest);
+        facts.set("weights", text_param(action, "weights")?, weights);
+        facts.set("tensors", dict.len(), weights);
+        facts.set("parameters", dict.parameters(), weights);
+        if tinydit::looks_like(dict) {
+            facts.set("freshly_initialised", tinydit::freshly_initialised(dict)?, weights);
+            let config = tinydit::Config::infer(dict, &settings(action, &file)?)?;
+            facts.set("network", format!("tinydit-{}", config.layout.name()), weights);
+            for (name, value) in config_facts(&config) {
+                facts.set(&format!("config.{name}"), value, weights);
+            }
+        }
+        Ok(facts)
+    }
+}
+
+fn choice(action: &Action) -> Result<WeightsChoice> {
+    Ok(if text_param(action, "weights")? == "raw" { WeightsChoice::Raw } else { WeightsChoice::Ema })
+}
+
+/// The file's own configuration, with what the manifest adds; a contradiction is an error.
+fn settings(action: &Action, file: &File) -> Result<Settings> {
+    let mut settings = file.config.clone();
+    let Some(Value::Map(given)) = action.params.get("config") else { return Ok(settings) };
+    for (name, value) in given {
+        let value = Scalar::Int(value.as_int().unwrap_or_default());
+        match settings.get(name) {
+            Some(said) if said.as_usize() != value.as_usize() => {
+                return Err(Error::stage(format!(
+                    "the manifest says `{name}` {:?}, the checkpoint's config says {:?}",
+                    value.as_usize(),
+                    said.as_usize()
+                )));
+            }
+            _ => settings.insert(name.clone(), value),
+        };
+    }
+    Ok(settings)
+}
+
+/// The network's sizes, under the names that checkpoints use for them.
+fn config_facts(config: &tinydit::Config) -> [(&'static str, usize); 8] {
+    [
+        ("image_size", config.image_size),
+        ("patch_size", config.patch_size),
+        ("channels", config.channels),
+        ("num_classes", config.num_classes),
+        ("embed_dim", config.embed_dim),
+        ("depth", config.depth),
+        ("num_heads", config.num_heads),
+        ("mlp_dim", config.mlp_dim),
+    ]
+}
+
+/// What the file says of itself.
+fn of_file(facts: &mut Facts, file: &File, of: usize) {
+    facts.set("container", file.container.name(), of);
+    facts.set("layout", file.layout.name(), of);
+    facts.set("ema_present", file.ema.is_some(), of);
+    let optional: [(&str, Value); 5] = [
+        ("step", file.step.into()),
+        ("epoch", file.epoch.into()),
+        ("loss", file.loss.into()),
+        ("ema_step", file.ema_step.into()),
+        ("val_acc", file.val_acc.into()),
+    ];
+    for (name, value) in optional {
+        if value != Value::Null {
+            facts.set(name, value, of);
+        }
+    }
+}

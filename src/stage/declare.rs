@@ -1,0 +1,174 @@
+//! From a checked manifest to the parts of the graph: `each` is spread into shards, `check` into clauses.
+//!
+//! Pure but for the texts that it is handed.
+
+use super::{CHECK, Declare, UPLOAD, kind};
+use crate::core::error::{Error, Result};
+use crate::core::gate;
+use crate::core::graph::{Body, Part, Upload};
+use crate::core::manifest::dom::join;
+use crate::core::manifest::{Manifest, Pool, Spec};
+use crate::core::name::{ArtifactName, RelPath, nearest, slug};
+use crate::core::value::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Texts of templates by path; `None`: the file is not there, or is no UTF-8.
+pub type Texts = BTreeMap<String, Option<String>>;
+
+/// The template files that declaring needs to see.
+pub fn texts_wanted(manifest: &Manifest) -> Vec<RelPath> {
+    manifest.artifacts.iter().filter_map(|spec| spec.text("template")?.parse().ok()).collect()
+}
+
+/// Declares every artifact. All mistakes are reported together.
+pub fn parts(manifest: &Manifest, texts: &Texts) -> Result<Vec<Part>> {
+    let mut out = Vec::new();
+    let mut problems = Vec::new();
+    for spec in &manifest.artifacts {
+        match part(manifest, spec, texts) {
+            Ok(part) => out.push(part),
+            Err(error) => problems.push(error),
+        }
+    }
+    if problems.is_empty() { Ok(out) } else { Err(join(problems)) }
+}
+
+fn part(manifest: &Manifest, spec: &Spec, texts: &Texts) -> Result<Part> {
+    let body = if spec.kind == CHECK.name {
+        gates(manifest, spec)?
+    } else if spec.kind == UPLOAD.name {
+        upload(manifest, spec)?
+    } else {
+        stages(manifest, spec, texts)?
+    };
+    Ok(Part { name: spec.name.clone(), span: spec.span.clone(), body, after: spec.texts("after") })
+}
+
+fn stages(manifest: &Manifest, spec: &Spec, texts: &Texts) -> Result<Body> {
+    let kind = kind(spec.kind)?;
+    let resources = resources(manifest, spec)?;
+    let declare = |shard| {
+        let mut declaration = kind.declare(&Declare { manifest, spec, shard, texts })?;
+        declaration.resources.extend(resources.clone());
+        Ok::<_, Error>(declaration)
+    };
+    if spec.node("each").is_none() {
+        return Ok(Body::One(Box::new(declare(None)?)));
+    }
+    let keys = shard_keys(manifest, spec)?;
+    let shards = keys.iter().enumerate().map(|(i, key)| Ok((key.clone(), declare(Some((i, key)))?)));
+    Ok(Body::Family(shards.collect::<Result<_>>()?))
+}
+
+fn shard_keys(manifest: &Manifest, spec: &Spec) -> Result<Vec<String>> {
+    let error = |message: String| manifest.source.error(spec.place("each"), message);
+    let Some(Value::List(items)) = manifest.value(spec, "each") else {
+        return Err(error("`each` takes an array, or `\"params.NAME\"` of one".into()));
+    };
+    let mut keys = Vec::new();
+    let mut seen = BTreeMap::new();
+    for item in &items {
+        let key = match item {
+            Value::Text(t) if !t.is_empty() => t.clone(),
+            Value::Int(i) => i.to_string(),
+            other => {
+                return Err(error(format!("an item of `each` is {}; it takes strings or integers", other.type_name())));
+            }
+        };
+        if key.chars().any(|c| c.is_control() || c == '[' || c == ']') || key.len() > 200 {
+            return Err(error(format!("`{}` cannot name a shard", key.escape_debug()))
+                .hint("a shard's key has at most 200 bytes, no control characters and no brackets"));
+        }
+        if let Some(other) = seen.insert(slug(&key).to_lowercase(), key.clone()) {
+            return Err(error(format!("`{other}` and `{key}` would be one shard")).hint(
+                "shards become folders: their names must differ in letters and digits, not only in case or signs",
+            ));
+        }
+        keys.push(key);
+    }
+    if keys.is_empty() {
+        return Err(error("`each` is empty, so nothing would be made".into()));
+    }
+    Ok(keys)
+}
+
+fn resources(manifest: &Manifest, spec: &Spec) -> Result<BTreeMap<String, usize>> {
+    let counts = spec.counts("resources");
+    for (pool, count) in &counts {
+        let error = |message: String| manifest.source.error(spec.place("resources"), message);
+        match manifest.pools.get(pool) {
+            None => {
+                let error = error(format!("artifact `{}` takes of pool `{pool}`, which [pools] lacks", spec.name));
+                return Err(match nearest(pool, manifest.pools.keys().map(String::as_str)) {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error.hint(format!("add `{pool} = ...` to [pools]")),
+                });
+            }
+            Some(Pool::Count(all)) if count > all => {
+                return Err(error(format!("artifact `{}` takes {count} of pool `{pool}`, which has {all}", spec.name)));
+            }
+            _ => {}
+        }
+    }
+    Ok(counts)
+}
+
+fn gates(manifest: &Manifest, spec: &Spec) -> Result<Body> {
+    let mut clauses = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (text, span) in spec.texts("require") {
+        let clause = gate::parse(&text).map_err(|why| {
+            manifest
+                .source
+                .error(span.clone(), format!("this is no condition: {why}"))
+                .hint("gates are written in CEL: `checkpoint.step >= 1000 && checkpoint.ema_present`")
+        })?;
+        if clause.roots.is_empty() {
+            return Err(manifest.source.error(span, "this condition names no fact, so it proves nothing"));
+        }
+        for root in clause.roots.iter().filter(|r| !["params", "declared"].contains(&r.as_str())) {
+            if let Err(why) = root.parse::<ArtifactName>() {
+                return Err(manifest.source.error(span, format!("`{root}` in this condition: {why}")));
+            }
+        }
+        if !seen.insert(text.clone()) {
+            return Err(manifest.source.error(span, "this condition is there twice"));
+        }
+        clauses.push((clause, span));
+    }
+    if clauses.is_empty() {
+        return Err(manifest
+            .source
+            .error(spec.place("require"), "`require` is empty: a check without conditions proves nothing"));
+    }
+    Ok(Body::Gates(clauses))
+}
+
+fn upload(manifest: &Manifest, spec: &Spec) -> Result<Body> {
+    if manifest.hub.is_none() {
+        return Err(manifest
+            .source
+            .error(spec.span.clone(), format!("artifact `{}` publishes, and there is no [hub]", spec.name))
+            .hint("add [hub] with `repo = \"namespace/name\"`"));
+    }
+    let mut files = Vec::new();
+    for (path, key_span, artifact, span) in spec.map("files") {
+        let checked: Result<RelPath, String> = path.strip_suffix('/').unwrap_or(&path).parse();
+        if let Err(why) = checked {
+            return Err(manifest
+                .source
+                .error(key_span, format!("`{}` is no path in the repo: {why}", path.escape_debug())));
+        }
+        if path == crate::core::plan::RECORD || path == ".gitattributes" {
+            return Err(manifest.source.error(key_span, format!("`{path}` is written by hfbuild or by the server")));
+        }
+        let name = artifact.parse().map_err(|why: String| manifest.source.error(span.clone(), why))?;
+        files.push((path, key_span, name, span));
+    }
+    if files.is_empty() {
+        return Err(manifest.source.error(spec.place("files"), "`files` is empty: there is nothing to publish"));
+    }
+    let dist = spec.text("dist").unwrap_or("dist").parse();
+    let dist = dist.map_err(|why: String| manifest.source.error(spec.place("dist"), why))?;
+    Ok(Body::Upload(Upload { files, dist }))
+}

@@ -1,0 +1,102 @@
+//! `files`: files of the project, published as they are, after a look: no Git LFS pointer in place of a model, no secret,
+//! no pickle that would run code.
+
+use super::{Declare, Kind, Workspace};
+use crate::core::action::{Action, Declaration, InputFrom, Shape};
+use crate::core::error::{OnPath, Result};
+use crate::core::facts::Facts;
+use crate::core::manifest::KindInfo;
+use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::name::RelPath;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::magic::{self, Magic};
+use std::collections::BTreeMap;
+
+/// See the module.
+pub struct Files;
+
+/// Larger texts are not searched for secrets: nobody types them.
+const SCAN_LIMIT: u64 = 32 << 20;
+
+impl Kind for Files {
+    fn info(&self) -> KindInfo {
+        const INFO: KindInfo = KindInfo {
+            name: "files",
+            doc: "files of the project as they are, checked for LFS pointers, secrets and hostile pickles",
+            fields: &[Field::required("paths", FieldType::List(&FieldType::Path), "the files")],
+        };
+        INFO
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
+        let mut names: BTreeMap<String, RelPath> = BTreeMap::new();
+        let mut inputs = Vec::new();
+        for (text, span) in cx.spec.texts("paths") {
+            let path: RelPath = text.parse().map_err(|why: String| cx.manifest.source.error(span.clone(), why))?;
+            if path.file_name() == ".env" || path.file_name().starts_with(".env.") {
+                return Err(cx
+                    .manifest
+                    .source
+                    .error(span, format!("`{path}` holds secrets by its name and is never published")));
+            }
+            if let Some(other) = names.insert(path.file_name().to_string(), path.clone()) {
+                return Err(cx
+                    .manifest
+                    .source
+                    .error(span, format!("`{other}` and `{path}` would be one file"))
+                    .hint("files are published by their last name: give them artifacts of their own"));
+            }
+            inputs.push((path, span));
+        }
+        let shape = match &inputs[..] {
+            [] => return Err(cx.error("paths", "`paths` is empty")),
+            [(one, _)] => Shape::File(one.file_name().to_string()),
+            _ => Shape::Dir,
+        };
+        let mut declaration = Declaration::new("files", self.version(), shape);
+        for (path, span) in inputs {
+            let role = path.file_name().to_string();
+            declaration = declaration.input(&role, InputFrom::File(path), span);
+        }
+        Ok(declaration)
+    }
+
+    fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
+        let mut facts = Facts::default();
+        for role in action.inputs.keys() {
+            let input = workspace.file(role)?.clone();
+            check(&input.path, &input.file)?;
+            let out = workspace.output(role)?;
+            reflink_copy::reflink_or_copy(&input.file, &out).on("copy", &input.file)?;
+            let of = facts.subject(&input.path, input.digest);
+            let bytes = std::fs::metadata(&out).on("stat", &out)?.len();
+            let name = if action.inputs.len() == 1 { "bytes".to_string() } else { format!("bytes.{role}") };
+            facts.set(&name, bytes, of);
+        }
+        Ok(facts)
+    }
+}
+
+/// Refuses what must not be published.
+pub fn check(path: &str, file: &std::path::Path) -> Result<()> {
+    let size = std::fs::metadata(file).on("stat", file)?.len();
+    if size > 0 {
+        let found = magic::sniff(file)?; // a Git LFS pointer is an error here
+        if is_checkpoint(path) && matches!(found, Magic::Zip | Magic::TorchLegacy) {
+            Checkpoint::open(file)?;
+        }
+    }
+    if size <= SCAN_LIMIT {
+        let bytes = std::fs::read(file).on("read", file)?;
+        super::scan_text(path, &bytes)?;
+    }
+    Ok(())
+}
+
+fn is_checkpoint(path: &str) -> bool {
+    [".pt", ".pth", ".ckpt", ".bin"].iter().any(|e| path.ends_with(e))
+}

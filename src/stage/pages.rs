@@ -1,0 +1,351 @@
+//! Rendering of templates (handlebars, strict mode) from facts, params and declared values, and what a rendered card
+//! must satisfy: front matter that parses, links that lead somewhere.
+//!
+//! Which names a template reads is told from its syntax tree, before it is rendered, so that only those enter the key.
+//! Does not know whose template it is.
+
+use super::Declare;
+use crate::core::action::{Action, Declaration, FactRead};
+use crate::core::error::{Error, ErrorKind, Place, Result};
+use crate::core::facts::{FOLDS, FactSet};
+use crate::core::name::{ArtifactName, nearest, slug};
+use crate::core::value::Value;
+use handlebars::template::{HelperTemplate, Parameter, TemplateElement};
+use handlebars::{Handlebars, Path as HbPath, PathSeg, RenderErrorReason, Template};
+use serde_json::{Map, Value as Json, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a card says where a fact could not be measured.
+pub const NOT_MEASURED: &str = "not measured";
+
+/// Adds to a declaration what the template under the key `template` reads.
+pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<Declaration> {
+    let path = cx.path("template")?;
+    let text = match cx.texts.get(path.as_str()) {
+        Some(Some(text)) => text,
+        _ => return Ok(declaration), // that the file is missing is reported where inputs are observed
+    };
+    let template = Template::compile(text).map_err(|e| syntax_error(path.as_str(), text, &e))?;
+    let mut names = BTreeSet::new();
+    walk(&template, &mut names);
+    let listed = cx.spec.texts("facts");
+    let mut reads: BTreeMap<String, Option<BTreeSet<String>>> = BTreeMap::new();
+    for name in &names {
+        let (root, rest) = (name[0].as_str(), &name[1..]);
+        if listed.iter().any(|(artifact, _)| artifact == root) {
+            note_read(reads.entry(root.into()).or_insert_with(|| Some(BTreeSet::new())), rest);
+        } else if let Some((key, value)) = setting(cx, root, rest, path.as_str(), text)? {
+            declaration.params.insert(key, value);
+        } else if cx.manifest.artifact(root).is_some() {
+            return Err(at_word(
+                path.as_str(),
+                text,
+                root,
+                format!("the template reads facts of `{root}`, which `facts` does not list"),
+            )
+            .hint(format!("add `\"{root}\"` to `facts` of [artifact.{}]", cx.spec.name)));
+        }
+    }
+    for (artifact, span) in listed {
+        let name: ArtifactName = artifact.parse().map_err(|why: String| cx.error("facts", why))?;
+        let read = match reads.remove(&artifact) {
+            Some(Some(names)) => FactRead::Names(names),
+            Some(None) => FactRead::All,
+            None => FactRead::Names(BTreeSet::new()),
+        };
+        declaration.facts.push((name, read, span));
+    }
+    Ok(declaration)
+}
+
+/// Adds what `a.rest` reads to the set of an artifact; `None` is everything.
+fn note_read(reads: &mut Option<BTreeSet<String>>, rest: &[String]) {
+    let is_fold = |word: &str| FOLDS.iter().any(|(name, _)| *name == word);
+    let name = match rest {
+        [] => None,
+        [first, ..] if first == "shards" => None,
+        [first, inner @ ..] if is_fold(first) => (!inner.is_empty()).then(|| inner.join(".")),
+        all => Some(all.join(".")),
+    };
+    match (name, reads.as_mut()) {
+        (Some(name), Some(names)) => {
+            names.insert(name);
+        }
+        (None, _) => *reads = None,
+        _ => {}
+    }
+}
+
+/// A setting that a template names: its key in the action and its value.
+fn setting(cx: &Declare<'_>, root: &str, rest: &[String], file: &str, text: &str) -> Result<Option<(String, Value)>> {
+    let manifest = cx.manifest;
+    let known: BTreeMap<String, Value> = match root {
+        "params" => manifest.params.clone(),
+        "declared" => manifest
+            .declared
+            .iter()
+            .map(|(k, d)| {
+                (
+                    k.clone(),
+                    Value::Map(BTreeMap::from([
+                        ("value".into(), d.value.clone()),
+                        ("source".into(), d.source.as_str().into()),
+                    ])),
+                )
+            })
+            .collect(),
+        "project" => project(cx),
+        "hub" => manifest.hub.as_ref().map_or_else(BTreeMap::new, |hub| {
+            BTreeMap::from([
+                ("repo".into(), hub.repo.as_str().into()),
+                ("revision".into(), hub.revision.as_str().into()),
+            ])
+        }),
+        _ => return Ok(None),
+    };
+    let Some(first) = rest.first() else { return Ok(Some((root.into(), Value::Map(known)))) };
+    match known.get(first) {
+        Some(value) => Ok(Some((format!("{root}.{first}"), value.clone()))),
+        None => {
+            let error = at_word(
+                file,
+                text,
+                &format!("{root}.{first}"),
+                format!("the template names `{root}.{first}`, which is not there"),
+            );
+            Err(match nearest(first, known.keys().map(String::as_str)) {
+                Some(near) => error.hint(format!("did you mean `{root}.{near}`?")),
+                None => error.hint(format!("add it to [{root}] of the manifest")),
+            })
+        }
+    }
+}
+
+fn project(cx: &Declare<'_>) -> BTreeMap<String, Value> {
+    let p = &cx.manifest.project;
+    [("name", &p.name), ("version", &p.version), ("license", &p.license)]
+        .map(|(k, v)| (k.to_string(), v.as_str().into()))
+        .into()
+}
+
+/// Collects every dotted name in a template.
+fn walk(template: &Template, names: &mut BTreeSet<Vec<String>>) {
+    for element in &template.elements {
+        match element {
+            TemplateElement::HtmlExpression(h) | TemplateElement::Expression(h) | TemplateElement::HelperBlock(h) => {
+                helper(h, names);
+            }
+            TemplateElement::DecoratorExpression(d)
+            | TemplateElement::DecoratorBlock(d)
+            | TemplateElement::PartialExpression(d)
+            | TemplateElement::PartialBlock(d) => {
+                d.params.iter().for_each(|p| parameter(p, names));
+                d.template.iter().for_each(|t| walk(t, names));
+            }
+            _ => {} // text and comments
+        }
+    }
+}
+
+fn helper(h: &HelperTemplate, names: &mut BTreeSet<Vec<String>>) {
+    parameter(&h.name, names);
+    let called = match &h.name {
+        Parameter::Name(name) | Parameter::Path(HbPath::Relative((_, name))) => name.as_str(),
+        _ => "",
+    };
+    if let ("declared", Some(Parameter::Literal(Json::String(word)))) = (called, h.params.first()) {
+        names.insert(vec!["declared".into(), word.clone()]);
+    }
+    h.params.iter().chain(h.hash.values()).for_each(|p| parameter(p, names));
+    h.template.iter().chain(&h.inverse).for_each(|t| walk(t, names));
+}
+
+fn parameter(p: &Parameter, names: &mut BTreeSet<Vec<String>>) {
+    match p {
+        Parameter::Path(HbPath::Relative((segments, _))) => {
+            let named = segments.iter().filter_map(|s| match s {
+                PathSeg::Named(name) => Some(name.clone()),
+                _ => None,
+            });
+            let named: Vec<String> = named.filter(|n| n != "@root").collect();
+            if !named.is_empty() && !(named.len() == 1 && HELPERS.contains(&named[0].as_str())) {
+                names.insert(named);
+            }
+        }
+        Parameter::Subexpression(sub) => {
+            if let TemplateElement::Expression(h) | TemplateElement::HtmlExpression(h) = sub.element.as_ref() {
+                helper(h, names);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Names that are helpers, not values.
+const HELPERS: [&str; 14] = [
+    "bytes",
+    "thousands",
+    "round",
+    "sci",
+    "percent",
+    "slug",
+    "yaml",
+    "declared",
+    "each",
+    "if",
+    "unless",
+    "with",
+    "lookup",
+    "eq",
+];
+
+/// Renders the template file under the role `template` of an action.
+pub fn render(action: &Action, text: &str, facts: &BTreeMap<ArtifactName, FactSet>) -> Result<String> {
+    let file = action.inputs.get("template").map_or("the template", |i| i.name.as_str());
+    let mut registry = Handlebars::new();
+    registry.set_strict_mode(true);
+    registry.register_escape_fn(handlebars::no_escape);
+    register_helpers(&mut registry);
+    let context = context(action, facts);
+    registry.render_template(text, &context).map_err(|e| {
+        let (line, column) = (e.line_no.unwrap_or(1), e.column_no.unwrap_or(1));
+        let start = offset(text, line, column);
+        let place = |end| Place { file: file.into(), source: text.into(), start, end };
+        match e.reason() {
+            RenderErrorReason::MissingVariable(Some(name)) => Error::new(ErrorKind::Stage, format!("the template names `{name}`, which no fact, parameter or declared value gives"))
+                .at(place(start + 1))
+                .hint("a figure that nothing measured cannot be on a card: measure it, declare it with its source, or take it out"),
+            RenderErrorReason::TemplateError(e) => syntax_error(file, text, e),
+            reason => Error::new(ErrorKind::Stage, format!("the template cannot be rendered: {reason}")).at(place(start + 1)),
+        }
+    })
+}
+
+fn context(action: &Action, facts: &BTreeMap<ArtifactName, FactSet>) -> Json {
+    let mut root = Map::new();
+    for (key, value) in &action.params {
+        if let Some((group, name)) = key.split_once('.') {
+            let entry = root.entry(group.to_string()).or_insert_with(|| json!({}));
+            entry[name] = shown(&value.to_json());
+        } else if ["params", "declared", "project", "hub"].contains(&key.as_str()) {
+            root.insert(key.clone(), shown(&value.to_json()));
+        }
+    }
+    for (name, set) in facts {
+        root.insert(name.to_string(), shown(&set.tree().to_json()));
+    }
+    Json::Object(root)
+}
+
+/// Nulls become the words that a reader understands.
+fn shown(value: &Json) -> Json {
+    match value {
+        Json::Null => NOT_MEASURED.into(),
+        Json::Array(items) => items.iter().map(shown).collect::<Vec<_>>().into(),
+        Json::Object(map) => map.iter().map(|(k, v)| (k.clone(), shown(v))).collect::<Map<_, _>>().into(),
+        other => other.clone(),
+    }
+}
+
+fn syntax_error(file: &str, text: &str, e: &handlebars::TemplateError) -> Error {
+    let (line, column) = e.pos().unwrap_or((1, 1));
+    let start = offset(text, line, column);
+    let reason = e.reason().to_string().to_lowercase();
+    Error::new(ErrorKind::Manifest, format!("the template's syntax is wrong: {reason}")).at(Place {
+        file: file.into(),
+        source: text.into(),
+        start,
+        end: (start + 1).min(text.len()),
+    })
+}
+
+fn at_word(file: &str, text: &str, word: &str, message: String) -> Error {
+    let start = text.find(word).unwrap_or(0);
+    let place =
+        Place { file: file.into(), source: text.into(), start, end: start + word.len().min(text.len() - start) };
+    Error::new(ErrorKind::Manifest, message).at(place)
+}
+
+fn offset(text: &str, line: usize, column: usize) -> usize {
+    let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let mut at = (start + column.saturating_sub(1)).min(text.len().saturating_sub(1));
+    while at > 0 && !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+fn register_helpers(registry: &mut Handlebars<'_>) {
+    type Format = fn(&Json, Option<&Json>) -> String;
+    let table: [(&str, Format); 7] = [
+        ("bytes", |v, _| number(v, |n| crate::core::value::human_bytes(n as u64))),
+        ("thousands", |v, _| number(v, |n| thousands(n as i64))),
+        ("round", |v, digits| {
+            let digits = digits.and_then(Json::as_u64).unwrap_or(2).min(12) as usize;
+            number(v, |n| format!("{n:.digits$}"))
+        }),
+        ("sci", |v, _| number(v, |n| format!("{n:.1e}"))),
+        ("percent", |v, digits| {
+            let digits = digits.and_then(Json::as_u64).unwrap_or(1).min(12) as usize;
+            number(v, |n| format!("{:.digits$} %", n * 100.0))
+        }),
+        ("slug", |v, _| slug(v.as_str().unwrap_or_default())),
+        ("yaml", |v, _| v.to_string()),
+    ];
+    for (name, format) in table {
+        let helper = move |h: &handlebars::Helper<'_>,
+                           _: &Handlebars<'_>,
+                           _: &handlebars::Context,
+                           _: &mut handlebars::RenderContext<'_, '_>,
+                           out: &mut dyn handlebars::Output|
+              -> handlebars::HelperResult {
+            let value = h.param(0).ok_or(RenderErrorReason::ParamNotFoundForIndex(name, 0))?;
+            if value.is_value_missing() {
+                return Err(RenderErrorReason::MissingVariable(value.relative_path().cloned()).into());
+            }
+            out.write(&format(value.value(), h.param(1).map(handlebars::PathAndJson::value)))?;
+            Ok(())
+        };
+        registry.register_helper(name, Box::new(helper));
+    }
+    registry.register_helper("declared", Box::new(declared));
+}
+
+/// `{{declared "batch_size"}}`: the value, marked as declared, with its source.
+fn declared(
+    h: &handlebars::Helper<'_>,
+    _: &Handlebars<'_>,
+    context: &handlebars::Context,
+    _: &mut handlebars::RenderContext<'_, '_>,
+    out: &mut dyn handlebars::Output,
+) -> handlebars::HelperResult {
+    let name =
+        h.param(0).and_then(|p| p.value().as_str()).ok_or(RenderErrorReason::ParamNotFoundForIndex("declared", 0))?;
+    let entry = context.data().get("declared").and_then(|d| d.get(name));
+    let entry = entry.ok_or_else(|| RenderErrorReason::MissingVariable(Some(format!("declared.{name}"))))?;
+    let value = match &entry["value"] {
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    out.write(&format!("{value} (declared; source: {})", entry["source"].as_str().unwrap_or_default()))?;
+    Ok(())
+}
+
+fn number(value: &Json, show: impl Fn(f64) -> String) -> String {
+    match value.as_f64() {
+        Some(n) => show(n),
+        None => value.as_str().unwrap_or(NOT_MEASURED).to_string(),
+    }
+}
+
+fn thousands(n: i64) -> String {
+    let digits = n.unsigned_abs().to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    if n < 0 { format!("-{out}") } else { out }
+}

@@ -1,0 +1,194 @@
+//! `samples`: pictures of a label, drawn by the flow-matching sampler from an ONNX graph. With `each`, a shard a label.
+//!
+//! Picture k of a label depends on seed, label and k alone, never on the batch, the shard or the order.
+
+use super::{Declare, Kind, Workspace, int_param, onnx, param, text_param};
+use crate::core::action::{Action, Declaration, InputFrom, Shape};
+use crate::core::digest::Canonical;
+use crate::core::error::{Error, Result};
+use crate::core::facts::Facts;
+use crate::core::manifest::KindInfo;
+use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::name::slug;
+use crate::core::value::Value;
+use crate::model::onnx::import::{Extent, GraphInfo, OnnxFile};
+use crate::model::pictures;
+use crate::model::runtime::{Rten, Runtime, Session};
+use crate::model::sample::{self, Picture, SampleSpec};
+
+/// See the module.
+pub struct Samples;
+
+/// Pictures that are drawn at once (with guidance, twice as many rows go through the graph).
+const BATCH: usize = 8;
+
+impl Kind for Samples {
+    fn info(&self) -> KindInfo {
+        const INFO: KindInfo = KindInfo {
+            name: "samples",
+            doc: "pictures drawn from an ONNX graph, with a grid, a label at a time",
+            fields: &[
+                Field::required("from", FieldType::Artifact, "the graph (kind `onnx`)"),
+                Field::required(
+                    "each",
+                    FieldType::Param(&FieldType::List(&FieldType::Either(
+                        &FieldType::Text,
+                        &FieldType::Int(0, i64::MAX),
+                    ))),
+                    "the labels, by index: a shard each",
+                ),
+                Field::required("count", FieldType::Param(&FieldType::Int(1, 10_000)), "pictures a label"),
+                Field::required("steps", FieldType::Param(&FieldType::Int(1, 10_000)), "Euler steps"),
+                Field::required("seed", FieldType::Param(&FieldType::Int(0, i64::MAX)), "the noise's seed"),
+                Field::optional(
+                    "guidance",
+                    FieldType::Param(&FieldType::Number(false)),
+                    "the guidance scale, where the graph leaves it to the caller",
+                ),
+                Field::optional("device", FieldType::Choice(&["auto", "cpu"]), "where to run"),
+            ],
+        };
+        INFO
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
+        let from = cx.artifact_of("from", &["onnx"])?;
+        let (index, key) = cx.shard.ok_or_else(|| cx.error("each", "`samples` takes `each`"))?;
+        let mut declaration = Declaration::new("samples", self.version(), Shape::Dir)
+            .param("label", index)
+            .param("name", key)
+            .param("device", cx.spec.text("device").unwrap_or("auto"))
+            .input("graph", InputFrom::Artifact(from.clone()), cx.spec.place("from"));
+        for name in ["count", "steps", "seed"] {
+            declaration = declaration.param(name, cx.int(name).unwrap_or_default());
+        }
+        let generator = cx.manifest.artifact(from.as_str());
+        let baked =
+            generator.map(|spec| onnx::guidance(&Declare { spec, ..*cx })).filter(|g| matches!(g, Value::Float(_)));
+        match (cx.float("guidance"), baked) {
+            (Some(_), Some(scale)) => {
+                return Err(cx
+                    .error(
+                        "guidance",
+                        format!("`{from}` applies guidance {scale} itself, so it would be applied twice"),
+                    )
+                    .hint(format!("take `guidance` out here, or set `guidance = \"external\"` in [artifact.{from}]")));
+            }
+            (scale, _) => declaration = declaration.param("guidance", scale),
+        }
+        declaration.resources.insert("cores".into(), usize::MAX);
+        Ok(declaration)
+    }
+
+    fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
+        let graph = workspace.file("graph")?.clone();
+        let described = OnnxFile::open(&graph.file)?.info()?;
+        let meta = |key: &str| {
+            described.metadata.get(key).and_then(|v| v.parse::<i64>().ok()).ok_or_else(|| {
+                Error::stage(format!("the graph does not say its `{key}`"))
+                    .hint("`samples` takes graphs that hfbuild wrote (kind `onnx`)")
+            })
+        };
+        let guidance = param(action, "guidance")?.as_f64().map(|g| g as f32);
+        let written = described.metadata.get("hfbuild.guidance").map_or("", String::as_str);
+        if guidance.is_some() != (written == "external") && guidance.is_some() {
+            return Err(Error::stage(format!(
+                "the graph says guidance `{written}`, and guidance would be applied twice"
+            )));
+        }
+        let label = int_param(action, "label")?;
+        if label >= meta("hfbuild.num_labels")? {
+            return Err(Error::stage(format!(
+                "label {label} (`{}`) is beyond the network's {} labels",
+                text_param(action, "name")?,
+                meta("hfbuild.num_labels")?
+            )));
+        }
+        let count = int_param(action, "count")? as usize;
+        let spec = SampleSpec {
+            label,
+            null_label: meta("hfbuild.null_label")?,
+            guidance,
+            steps: int_param(action, "steps")? as usize,
+            seed: int_param(action, "seed")? as u64,
+            first: 0,
+            count,
+            shape: picture_shape(&described)?,
+        };
+        let runtime = Rten::default();
+        let mut session = runtime.open(&graph.file)?;
+        let begun = std::time::Instant::now();
+        let drawn = draw(&mut *session, &spec, workspace)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        workspace.device = Some(format!("{} {} (cpu)", runtime.name(), runtime.version()));
+        let mut facts = write(workspace, action, &drawn, &graph.digest)?;
+        facts.set_volatile("seconds", seconds);
+        facts.set_volatile("pictures_per_second", count as f64 / seconds);
+        facts.set_volatile("runtime", workspace.device.clone());
+        Ok(facts)
+    }
+}
+
+/// Channels, height and width of the graph's input `noise`.
+fn picture_shape(graph: &GraphInfo) -> Result<[usize; 3]> {
+    let noise = graph.inputs.iter().find(|port| port.name == "noise");
+    match noise.map(|port| &port.shape[..]) {
+        Some([_, Extent::Fixed(c), Extent::Fixed(h), Extent::Fixed(w)]) if *c > 0 && *h > 0 && *w > 0 => {
+            Ok([*c as usize, *h as usize, *w as usize])
+        }
+        _ => Err(Error::stage("the graph has no input `noise` of shape [batch, channels, height, width]")),
+    }
+}
+
+/// Draws the pictures in batches; a picture does not depend on the batch that it is in.
+fn draw(session: &mut dyn Session, spec: &SampleSpec, workspace: &Workspace) -> Result<Vec<Picture>> {
+    let mut velocity = sample::session_velocity(session, spec.shape);
+    let batches = spec.count.div_ceil(BATCH);
+    let total = (batches * spec.steps) as u64;
+    let mut drawn = Vec::with_capacity(spec.count);
+    for batch in 0..batches {
+        let first = batch * BATCH;
+        let part = SampleSpec { first: first as u64, count: BATCH.min(spec.count - first), ..spec.clone() };
+        let mut progress = |step: usize| {
+            (workspace.progress)((batch * spec.steps + step) as u64, total);
+            workspace.cancel.check()
+        };
+        drawn.extend(sample::to_rgb8(&sample::sample(&mut velocity, &part, &mut progress)?, spec.shape)?);
+    }
+    Ok(drawn)
+}
+
+/// Writes `<label>/<k>.png` and the grid `<label>.png`, and measures the pictures.
+fn write(
+    workspace: &Workspace,
+    action: &Action,
+    drawn: &[Picture],
+    graph: &crate::core::digest::Digest,
+) -> Result<Facts> {
+    let name = text_param(action, "name")?;
+    let folder = slug(name);
+    let mut all = Canonical::new("hfbuild pictures 1");
+    for (k, picture) in drawn.iter().enumerate() {
+        let digest = workspace.write(&format!("{folder}/{k}.png"), &sample::png(picture)?)?;
+        all.digest(&digest);
+    }
+    let grid = sample::grid(drawn, drawn.len().min(8))?;
+    workspace.write(&format!("{folder}.png"), &sample::png(&grid)?)?;
+    let stats = pictures::stats(drawn)?;
+    let mut facts = Facts::default();
+    let of = facts.subject(&format!("the pictures of `{name}`"), all.finish());
+    facts.set("count", drawn.len(), of);
+    facts.set("saturated", stats.saturated, of);
+    facts.set("neighbour_correlation", stats.neighbour_correlation, of);
+    facts.set("standard_deviation", stats.std, of);
+    facts.set("pair_difference", stats.pair_difference, of);
+    let of = facts.subject("the graph", *graph);
+    facts.set("label", int_param(action, "label")?, of);
+    facts.set("steps", int_param(action, "steps")?, of);
+    facts.set("seed", int_param(action, "seed")?, of);
+    Ok(facts)
+}

@@ -1,0 +1,64 @@
+//! `template`: any text file from facts, params and declared values.
+
+use super::{Declare, Kind, Workspace, pages, text_param};
+use crate::core::action::{Action, Declaration, InputFrom, Shape};
+use crate::core::error::{Error, Result};
+use crate::core::facts::Facts;
+use crate::core::manifest::KindInfo;
+use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::name::RelPath;
+
+/// See the module.
+pub struct TextTemplate;
+
+/// The keys that `template` and `card` share.
+pub const FIELDS: &[Field] = &[
+    Field::required("template", FieldType::Path, "the handlebars template"),
+    Field::optional("facts", FieldType::List(&FieldType::Artifact), "artifacts whose facts the template may name"),
+];
+
+impl Kind for TextTemplate {
+    fn info(&self) -> KindInfo {
+        KindInfo { name: "template", doc: "a text file from facts, params and declared values", fields: FIELDS }
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
+        declare(cx, "template", self.version(), None)
+    }
+
+    fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
+        let text = rendered(action, workspace)?;
+        let name = text_param(action, "name")?.to_string();
+        let digest = workspace.write(&name, text.as_bytes())?;
+        let mut facts = Facts::default();
+        let of = facts.subject(&name, digest);
+        facts.set("bytes", text.len(), of);
+        Ok(facts)
+    }
+}
+
+/// The declaration that both kinds share; the output is called as the template without `.hbs`, or `name`.
+pub fn declare(cx: &Declare<'_>, kind: &'static str, version: u32, name: Option<&str>) -> Result<Declaration> {
+    let path: RelPath = cx.path("template")?;
+    let name = name.unwrap_or_else(|| path.file_name().strip_suffix(".hbs").unwrap_or(path.file_name())).to_string();
+    let declaration = Declaration::new(kind, version, Shape::File(name.clone())).param("name", name).input(
+        "template",
+        InputFrom::File(path),
+        cx.spec.place("template"),
+    );
+    pages::declare_reads(cx, declaration)
+}
+
+/// Renders, and refuses a text that holds a secret.
+pub fn rendered(action: &Action, workspace: &Workspace) -> Result<String> {
+    let input = workspace.file("template")?;
+    let text = std::fs::read(&input.file).map_err(|e| Error::io("read", &input.file, &e))?;
+    let text = String::from_utf8(text).map_err(|_| Error::stage(format!("`{}` is no UTF-8 text", input.path)))?;
+    let out = pages::render(action, &text, &workspace.facts)?;
+    super::scan_text(&input.path, out.as_bytes())?;
+    Ok(out)
+}

@@ -1,0 +1,122 @@
+//! What a stage is handed: its inputs, an empty directory for its outputs, a log, a way to say how far it is, and a flag
+//! that says stop. Nothing else is reachable through it.
+//!
+//! Does not know the store: paths are handed in.
+
+use crate::core::digest::Digest;
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::core::facts::FactSet;
+use crate::core::name::ArtifactName;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// One file of an input.
+#[derive(Debug, Clone)]
+pub struct InputFile {
+    /// Its path within the artifact, or the source's project-relative path.
+    pub path: String,
+    /// Where it can be read (a blob of the store, or the source itself).
+    pub file: PathBuf,
+    /// BLAKE3 of its content.
+    pub digest: Digest,
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicU8>);
+
+impl Cancel {
+    /// Asks everything to stop, as `kind` says ([`ErrorKind::Interrupted`] or [`ErrorKind::Terminated`]).
+    pub fn stop(&self, kind: ErrorKind) {
+        self.0.store(if kind == ErrorKind::Terminated { 2 } else { 1 }, Ordering::SeqCst);
+    }
+    /// How it was stopped, if it was.
+    pub fn stopped(&self) -> Option<ErrorKind> {
+        match self.0.load(Ordering::SeqCst) {
+            0 => None,
+            2 => Some(ErrorKind::Terminated),
+            _ => Some(ErrorKind::Interrupted),
+        }
+    }
+    /// An error where it was stopped.
+    pub fn check(&self) -> Result<()> {
+        match self.stopped() {
+            None => Ok(()),
+            Some(kind) => Err(Error::new(kind, "interrupted")),
+        }
+    }
+}
+
+/// See the module.
+pub struct Workspace {
+    /// The work directory: `out/` for outputs, and what a command stage sees beside it.
+    pub dir: PathBuf,
+    /// Inputs by role.
+    pub inputs: BTreeMap<String, Vec<InputFile>>,
+    /// Source files that an input's digest proves, by role.
+    pub proven: BTreeMap<String, PathBuf>,
+    /// Facts of artifacts, only those that the declaration reads.
+    pub facts: BTreeMap<ArtifactName, FactSet>,
+    /// Environment values that are handed through unkeyed and unlogged.
+    pub secrets: BTreeMap<String, String>,
+    /// The command line, of a command stage.
+    pub command: CommandSpec,
+    /// Where the stage's log goes.
+    pub log: PathBuf,
+    /// Says how far the stage is: done, total.
+    pub progress: Box<dyn Fn(u64, u64) + Send>,
+    /// The stop flag.
+    pub cancel: Cancel,
+    /// Runtime and device that made the output, set by the stage.
+    pub device: Option<String>,
+}
+
+/// What a command stage needs beside its action.
+#[derive(Debug, Clone, Default)]
+pub struct CommandSpec {
+    /// Seconds until it is stopped.
+    pub timeout: Option<u64>,
+    /// The project's root: for finding declared programs given by a relative path.
+    pub project: PathBuf,
+}
+
+impl Workspace {
+    /// The directory for outputs.
+    pub fn out(&self) -> PathBuf {
+        self.dir.join("out")
+    }
+    /// A path for an output below it; folders on the way are made.
+    pub fn output(&self, path: &str) -> Result<PathBuf> {
+        let full = self.out().join(path);
+        if let Some(dir) = full.parent() {
+            std::fs::create_dir_all(dir).on("create", dir)?;
+        }
+        Ok(full)
+    }
+    /// Writes a small output.
+    pub fn write(&self, path: &str, bytes: &[u8]) -> Result<Digest> {
+        let full = self.output(path)?;
+        std::fs::write(&full, bytes).on("write", &full)?;
+        Ok(Digest::of(bytes))
+    }
+    /// The one file of an input.
+    pub fn file(&self, role: &str) -> Result<&InputFile> {
+        match self.inputs.get(role).map(Vec::as_slice) {
+            Some([one]) => Ok(one),
+            Some(many) => Err(Error::stage(format!("input `{role}` is {} files where one was expected", many.len()))),
+            None => Err(Error::bug(format!("the workspace lacks its input `{role}`"))),
+        }
+    }
+    /// A source file that an input's digest proves.
+    pub fn proven_file(&self, role: &str) -> Result<&Path> {
+        self.proven.get(role).map(PathBuf::as_path).ok_or_else(|| Error::bug(format!("the workspace lacks `{role}`")))
+    }
+    /// Adds a line to the stage's log.
+    pub fn say(&self, line: &str) -> Result<()> {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).on("open", &self.log)?;
+        writeln!(file, "{line}").on("write", &self.log)
+    }
+}

@@ -1,0 +1,114 @@
+//! The CAS: outputs by BLAKE3, read-only, verified when read back.
+//!
+//! A blob enters by rename from a work directory on the same file system, and leaves by reflink or copy, never by a hard
+//! link to a file that a user may write. Does not know whose output a blob is.
+
+use crate::core::digest::Digest;
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::store::hash;
+use crate::store::memo::{Memo, Signature};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The CAS's folder, and the one for files on their way.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    root: PathBuf,
+    tmp: PathBuf,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+impl Blobs {
+    /// Of a store.
+    pub fn new(root: PathBuf, tmp: PathBuf) -> Blobs {
+        Blobs { root, tmp }
+    }
+
+    /// Where a blob stands.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.root.join(&hex[..2]).join(hex)
+    }
+
+    /// Takes a file in by rename; its digest was computed by the caller from this very file.
+    pub fn take(&self, file: &Path, digest: &Digest) -> Result<()> {
+        let path = self.path(digest);
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).on("create", dir)?;
+        }
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o444)).on("make read-only", file)?;
+        std::fs::rename(file, &path).on("rename into the store", file)
+    }
+
+    /// Takes bytes in.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        let tmp = self.scratch()?;
+        std::fs::write(&tmp, bytes).on("write", &tmp)?;
+        self.take(&tmp, &digest)?;
+        Ok(digest)
+    }
+
+    fn scratch(&self) -> Result<PathBuf> {
+        std::fs::create_dir_all(&self.tmp).on("create", &self.tmp)?;
+        Ok(self.tmp.join(format!("file-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))))
+    }
+
+    /// Whether a blob is there and whole: by the memo where its stat is known, else by reading it.
+    pub fn is_whole(&self, digest: &Digest, memo: &mut Memo) -> Result<bool> {
+        let path = self.path(digest);
+        if Signature::of(&path)?.is_none() {
+            return Ok(false);
+        }
+        let name = format!("blob:{}", digest.hex());
+        let found = memo.digest_as(&path, &name)?;
+        Ok(found == Some(*digest))
+    }
+
+    /// Removes a damaged blob, so that a new one can take its place.
+    pub fn discard(&self, digest: &Digest) {
+        let _ = std::fs::remove_file(self.path(digest)); // if it stays, the next rename replaces it
+    }
+
+    /// Puts a blob at a place of the project, atomically: reflinked or copied beside it, then renamed over what is there.
+    /// What a user may have put there by hand is kept: the caller moves it aside first.
+    pub fn place(&self, digest: &Digest, root: &Path, path: &str) -> Result<()> {
+        let target = root.join(path);
+        let dir = target.parent().unwrap_or(root).to_path_buf();
+        std::fs::create_dir_all(&dir).on("create", &dir)?;
+        let real = dir.canonicalize().on("resolve", &dir)?;
+        if !real.starts_with(root.canonicalize().on("resolve", root)?) {
+            return Err(Error::new(ErrorKind::Io, format!("`{path}` leaves the project by a symbolic link"))
+                .hint("hfbuild writes inside the project only: replace the link by a folder"));
+        }
+        let tmp = dir.join(format!(".hfbuild-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let placed = self.copy_out(digest, &tmp).and_then(|()| std::fs::rename(&tmp, &target).on("rename to", &target));
+        if placed.is_err() {
+            let _ = std::fs::remove_file(&tmp); // the first error says more
+        }
+        placed
+    }
+
+    /// Copies a blob to a new, writable file.
+    pub fn copy_out(&self, digest: &Digest, to: &Path) -> Result<()> {
+        let blob = self.path(digest);
+        reflink_copy::reflink_or_copy(&blob, to).on("copy a blob to", to)?;
+        std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o644)).on("set the permissions of", to)
+    }
+
+    /// Reads a small blob, verified.
+    pub fn read(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        match std::fs::read(self.path(digest)) {
+            Ok(bytes) => Ok((Digest::of(&bytes) == *digest).then_some(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &self.path(digest), &e)),
+        }
+    }
+
+    /// All digests of a blob, in one read.
+    pub fn hash_all(&self, digest: &Digest) -> Result<hash::Read1> {
+        hash::all_of(&self.path(digest))
+    }
+}

@@ -1,0 +1,198 @@
+//! The stat memo: (size, mtime, ctime, inode, device) -> digest, a shortcut and never an identity; and the Hub digests
+//! of content, by BLAKE3.
+//!
+//! The racy rule: an entry counts only if the file's times lie clearly before the moment when the entry was made. A file
+//! that changed within a clock tick of being read could otherwise keep its stat and lose its truth. Times are compared
+//! with `!=`, never with `<`, so a clock that runs backwards costs a read and nothing else.
+//!
+//! Files that hfbuild itself has just placed are the one exception: nobody knew them under that name before, so their
+//! entry counts once a tick has passed with the stat unchanged. Should another program rewrite one within that very tick,
+//! `dist/` is stale until the next change; what is published comes from the CAS and is never affected.
+
+use crate::core::digest::{Digest, HubDigests};
+use crate::core::error::{Error, Result};
+use crate::store::hash;
+use crate::store::log;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How far (ns) a file's times must lie before the entry's own: coarse kernel clocks tick every 4 to 10 ms.
+const TICK: i64 = 20_000_000;
+
+/// What identifies an unchanged file to the memo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    size: u64,
+    mtime: i64,
+    ctime: i64,
+    inode: u64,
+    device: u64,
+}
+
+impl Signature {
+    /// Of a file (symlinks followed); `None`: there is no regular file.
+    pub fn of(path: &Path) -> Result<Option<Signature>> {
+        let meta = match std::fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(e) => return Err(Error::io("stat", path, &e)),
+        };
+        let ns = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+        Ok(meta.is_file().then(|| Signature {
+            size: meta.size(),
+            mtime: ns(meta.mtime(), meta.mtime_nsec()),
+            ctime: ns(meta.ctime(), meta.ctime_nsec()),
+            inode: meta.ino(),
+            device: meta.dev(),
+        }))
+    }
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Record {
+    Stat { path: String, signature: Signature, digest: Digest, at: i64 },
+    Hub { digest: Digest, hub: HubDigests },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    signature: Signature,
+    digest: Digest,
+    at: i64,
+}
+
+/// The memo in memory.
+#[derive(Debug, Default)]
+pub struct Memo {
+    stats: HashMap<String, Entry>,
+    hub: HashMap<Digest, HubDigests>,
+    fresh: Vec<Record>,
+    own: Vec<(String, Signature, Digest)>,
+    lines: usize,
+    /// Bytes that had to be read because no entry counted: what tests and benches count.
+    pub bytes_read: u64,
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}
+
+impl Memo {
+    /// Loads it; a damaged line is only a lost shortcut.
+    pub fn load(path: &Path) -> Result<Memo> {
+        let mut memo = Memo::default();
+        let read = log::read::<Record>(path)?;
+        memo.lines = read.records.len() + read.damaged;
+        for record in read.records {
+            match record {
+                Record::Stat { path, signature, digest, at } => {
+                    memo.stats.insert(path, Entry { signature, digest, at });
+                }
+                Record::Hub { digest, hub } => {
+                    memo.hub.insert(digest, hub);
+                }
+            }
+        }
+        Ok(memo)
+    }
+
+    /// The digest of a file if it can be told without reading.
+    pub fn known(&self, path: &str, signature: &Signature) -> Option<Digest> {
+        let entry = self.stats.get(path)?;
+        let settled =
+            |time: i64| time.checked_add(TICK).is_some_and(|t| t < entry.at) || time > entry.at.saturating_add(TICK);
+        let counts = entry.signature == *signature && settled(signature.mtime) && settled(signature.ctime);
+        counts.then_some(entry.digest)
+    }
+
+    /// The digest of a file under `root`, read if it must be. `None`: there is no regular file.
+    pub fn digest(&mut self, root: &Path, path: &str) -> Result<Option<Digest>> {
+        self.digest_as(&root.join(path), path)
+    }
+
+    /// The same for any file, remembered under `name`.
+    pub fn digest_as(&mut self, full: &Path, name: &str) -> Result<Option<Digest>> {
+        let Some(before) = Signature::of(full)? else { return Ok(None) };
+        if let Some(digest) = self.known(name, &before) {
+            return Ok(Some(digest));
+        }
+        let at = now();
+        let digest = hash::blake3_of(full)?;
+        self.bytes_read += before.size;
+        if Signature::of(full)? == Some(before) {
+            self.remember(name, before, digest, at);
+        }
+        Ok(Some(digest))
+    }
+
+    /// Remembers a digest that was computed from a read which began at `at`.
+    fn remember(&mut self, path: &str, signature: Signature, digest: Digest, at: i64) {
+        self.stats.insert(path.into(), Entry { signature, digest, at });
+        self.fresh.push(Record::Stat { path: path.into(), signature, digest, at });
+    }
+
+    /// Remembers what hfbuild itself has just put at a place.
+    pub fn placed(&mut self, root: &Path, path: &str, digest: Digest) -> Result<()> {
+        if let Some(signature) = Signature::of(&root.join(path))? {
+            self.own.push((path.into(), signature, digest));
+        }
+        Ok(())
+    }
+
+    /// The Hub digests of content.
+    pub fn hub_digests(&self) -> &HashMap<Digest, HubDigests> {
+        &self.hub
+    }
+    /// Remembers Hub digests.
+    pub fn remember_hub(&mut self, digest: Digest, hub: HubDigests) {
+        self.hub.insert(digest, hub.clone());
+        self.fresh.push(Record::Hub { digest, hub });
+    }
+
+    /// Writes what is new. Waits out the tick of files that were placed last: 40 ms at most, once a run that placed any.
+    pub fn save(&mut self, root: &Path, path: &Path) -> Result<()> {
+        let own = std::mem::take(&mut self.own);
+        let newest = own.iter().map(|(_, s, _)| s.ctime.max(s.mtime)).max().unwrap_or(0);
+        let wait = newest.saturating_add(TICK + 1_000_000).saturating_sub(now());
+        if (1..=2 * TICK).contains(&wait) {
+            std::thread::sleep(std::time::Duration::from_nanos(wait as u64));
+        }
+        for (path, signature, digest) in own {
+            if Signature::of(&root.join(&path))? == Some(signature) {
+                self.remember(&path, signature, digest, now());
+            }
+        }
+        let fresh = std::mem::take(&mut self.fresh);
+        self.lines += fresh.len();
+        if self.lines > 1000 && self.lines > 2 * (self.stats.len() + self.hub.len()) {
+            return self.compact(path);
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let mut writer = log::Writer::open(path)?;
+        fresh.iter().try_for_each(|r| writer.append(r))
+    }
+
+    fn compact(&mut self, path: &Path) -> Result<()> {
+        let stats = self.stats.iter().map(|(path, e)| Record::Stat {
+            path: path.clone(),
+            signature: e.signature,
+            digest: e.digest,
+            at: e.at,
+        });
+        let hub = self.hub.iter().map(|(digest, hub)| Record::Hub { digest: *digest, hub: hub.clone() });
+        let all: Vec<_> = stats.chain(hub).collect();
+        self.lines = all.len();
+        log::rewrite(path, &all)
+    }
+}
