@@ -277,7 +277,7 @@ pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, che
         let _ = writeln!(out, "{text}");
     } else {
         let estimates: Vec<_> = sends.into_iter().map(|(_, s)| s).collect();
-        let _ = write!(out, "{}", shown::render(graph, &plan, &repo, &estimates));
+        let _ = write!(out, "{}", shown::render(graph, &plan, &repo, &estimates, global.verbose));
         let _ = out.flush();
         let _ = writeln!(std::io::stderr(), "{}", shown::last_line(&totals, &plan));
     }

@@ -313,7 +313,7 @@ mod tests {
     }
 
     fn ask(clause: &str) -> Outcome {
-        let one = FactSet::One(facts(&[("step", 7000.into()), ("ema", true.into()), ("loss", Value::Null)]));
+        let one = FactSet::One(facts(&[("step", Value::Int(7000)), ("ema", true.into()), ("loss", Value::Null)]));
         let shard = |x: f64| facts(&[("ncc", x.into())]);
         let family = FactSet::Family(vec![("Siamese".into(), shard(0.9)), ("Big Cat".into(), shard(0.5))]);
         let all = BTreeMap::from([("checkpoint".parse().unwrap(), one), ("samples".parse().unwrap(), family)]);

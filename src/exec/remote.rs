@@ -3,7 +3,7 @@
 //! The embedded hub lives in the process that publishes; where `hfbuild hub serve` runs, that one is used. Knows the
 //! client; decides nothing but which of two records of the past to believe.
 
-use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::manifest::Hub;
 use crate::core::plan::RECORD;
 use crate::core::publish::{Intent, Observed, RemoteFile, Target};
@@ -158,33 +158,18 @@ impl Remote {
     }
 }
 
-/// The file in which a serving hub says where it can be reached.
-fn address_file(folder: &Path) -> std::path::PathBuf {
-    folder.join("address")
-}
-
 async fn embedded(folder: &Path, access: Access) -> Result<(HubClient, Option<Running>)> {
-    if access == Access::Read {
-        let running = EmbeddedHub::start(folder, Options { read_only: true, ..Options::default() }).await?;
-        return Ok((HubClient::new(running.url(), None)?, Some(running)));
+    if access == Access::Write
+        && let Some(url) = EmbeddedHub::writer_of(folder)
+    {
+        return Ok((HubClient::new(&url, None)?, None));
     }
-    match serve(folder, 0).await {
-        Ok(running) => Ok((HubClient::new(running.url(), None)?, Some(running))),
-        Err(e) if e.kind() == ErrorKind::Locked => {
-            let file = address_file(folder);
-            let url = std::fs::read_to_string(&file).on("read", &file)?;
-            Ok((HubClient::new(url.trim(), None)?, None))
-        }
-        Err(e) => Err(e),
-    }
+    let options = Options { read_only: access == Access::Read, ..Options::default() };
+    let running = EmbeddedHub::start(folder, options).await?;
+    Ok((HubClient::new(running.url(), None)?, Some(running)))
 }
 
-/// Starts the hub that writes, and says where it is for whoever comes next.
+/// Starts the hub that people and tools look at; a build that runs meanwhile publishes through it.
 pub async fn serve(folder: &Path, port: u16) -> Result<Running> {
-    let running = EmbeddedHub::start(folder, Options { port, ..Options::default() }).await?;
-    let file = address_file(folder);
-    let tmp = file.with_extension("new");
-    std::fs::write(&tmp, running.url()).on("write", &tmp)?;
-    std::fs::rename(&tmp, &file).on("rename", &tmp)?;
-    Ok(running)
+    EmbeddedHub::start(folder, Options { port, ..Options::default() }).await
 }

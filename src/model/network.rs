@@ -58,11 +58,7 @@ impl Network {
     /// # Errors
     /// `dict` does not fit `config`, or cannot be read.
     pub fn load(dict: &StateDict, config: &Config) -> Result<Network> {
-        for (name, shape) in config.expected() {
-            if dict.require(&name)?.shape != shape {
-                return Err(Error::stage(format!("tensor `{name}` has not the shape {shape:?} of its configuration")));
-            }
-        }
+        config.check(dict)?;
         let layer = |name: &str| Layer::load(dict, name);
         let position = dict.get("pos_embed").map(|tensor| tensor.f32()).transpose()?.unwrap_or_default();
         Ok(Network {

@@ -9,6 +9,9 @@ use super::tensor::StateDict;
 use crate::core::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+/// The largest size believed: products of three stay within 64 bits.
+const MAX_SIZE: usize = 1 << 20;
+
 /// The two layouts of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -127,13 +130,28 @@ impl Config {
             mlp_dim,
             frequency_dim,
         };
-        config.check_sizes()?;
-        config.check_keys(dict)?;
+        config.check(dict)?;
         Ok(config)
+    }
+
+    /// Whether the sizes fit one another and `dict` has exactly this configuration's keys and shapes.
+    ///
+    /// # Errors
+    /// Sizes that do not fit, a missing or unexpected key, another shape.
+    pub fn check(&self, dict: &StateDict) -> Result<()> {
+        self.check_sizes()?;
+        if self.depth > dict.len() {
+            return Err(Error::stage(format!("TinyDiT: `depth` is {}, more than there are tensors", self.depth)));
+        }
+        self.check_keys(dict)
     }
 
     fn check_sizes(&self) -> Result<()> {
         let fail = |what: String| Err(Error::stage(format!("the network's sizes do not fit: {what}")));
+        let sizes = [self.image_size, self.patch_size, self.channels, self.num_classes, self.embed_dim, self.mlp_dim];
+        if let Some(size) = sizes.iter().find(|size| !(1..=MAX_SIZE).contains(*size)) {
+            return fail(format!("{size} is not in 1..={MAX_SIZE}"));
+        }
         if self.num_heads == 0 || !self.embed_dim.is_multiple_of(self.num_heads) {
             return fail(format!("`embed_dim` {} is no multiple of `num_heads` {}", self.embed_dim, self.num_heads));
         }
@@ -143,8 +161,8 @@ impl Config {
                 self.image_size, self.patch_size
             ));
         }
-        if self.frequency_dim == 0 || !self.frequency_dim.is_multiple_of(2) {
-            return fail(format!("the time embedding's width {} is not even", self.frequency_dim));
+        if self.frequency_dim == 0 || self.frequency_dim > MAX_SIZE || !self.frequency_dim.is_multiple_of(2) {
+            return fail(format!("the time embedding's width {} is not even, or out of range", self.frequency_dim));
         }
         Ok(())
     }

@@ -3,11 +3,12 @@
 use crate::core::event::verdict_word;
 use crate::core::graph::{Graph, NodeId, Work, placed_path};
 use crate::core::plan::{Plan, Settled};
-use crate::core::publish::{Drifted, Published, UploadVerdict};
+use crate::core::publish::{Drifted, Published, Sized, UploadVerdict};
 use crate::core::value::human_bytes;
 use crate::core::verdict::Verdict;
 use crate::ui::{count, explain, short};
 use serde_json::{Value as Json, json};
+use std::collections::BTreeMap;
 
 /// The version of the JSON form; it changes when a key changes its meaning or goes.
 pub const SCHEMA: u32 = 1;
@@ -55,7 +56,7 @@ pub fn totals(graph: &Graph, plan: &Plan) -> Totals {
 }
 
 /// The plan as lines; nodes of one artifact with one verdict are taken together. `sent` describes the publishes.
-pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate]) -> String {
+pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate], all: bool) -> String {
     let mut out = String::new();
     let mut groups: Vec<(String, String, usize)> = Vec::new();
     for &id in &graph.order {
@@ -78,7 +79,7 @@ pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate]
         out.push('\n');
     }
     for send in publishes {
-        out.push_str(&send.lines(repo));
+        out.push_str(&send.lines(repo, all));
     }
     out
 }
@@ -124,7 +125,7 @@ pub struct SendEstimate {
 }
 
 impl SendEstimate {
-    fn lines(&self, repo: &str) -> String {
+    fn lines(&self, repo: &str, all: bool) -> String {
         if self.blocked {
             return String::new();
         }
@@ -145,9 +146,10 @@ impl SendEstimate {
             }
             Some(UploadVerdict::Send { changes, .. }) => {
                 out.push_str(&format!("{:>9} {repo}: {}\n", "Send", crate::ui::changes_line(changes)));
-                changes.add.iter().for_each(|f| out.push_str(&file_line("+", &f.path, &human_bytes(f.size))));
-                changes.change.iter().for_each(|f| out.push_str(&file_line("~", &f.path, &human_bytes(f.size))));
-                changes.delete.iter().for_each(|p| out.push_str(&file_line("-", p, "")));
+                let sized = |f: &Sized| (f.path.clone(), Some(f.size));
+                out.push_str(&file_lines("+", "", changes.add.iter().map(sized).collect(), all));
+                out.push_str(&file_lines("~", "", changes.change.iter().map(sized).collect(), all));
+                changes.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
                 return out;
             }
             None => {}
@@ -157,17 +159,44 @@ impl SendEstimate {
         let about_bytes = if self.maybe.iter().any(|f| f.1.is_none()) { "at least " } else { "about " };
         let files = count(self.certain.len() + self.maybe.len(), "file");
         out.push_str(&format!("{:>9} {repo}: {about}{files} ({about_bytes}{})\n", "Send", human_bytes(bytes)));
-        self.certain.iter().for_each(|(path, size)| out.push_str(&file_line("+", path, &human_bytes(*size))));
-        for (path, size) in &self.maybe {
-            let size = size.map_or("not made yet".to_string(), |s| format!("~{}", human_bytes(s)));
-            out.push_str(&file_line("?", path, &size));
-        }
+        let certain = self.certain.iter().map(|(path, size)| (path.clone(), Some(*size))).collect();
+        out.push_str(&file_lines("+", "", certain, all));
+        out.push_str(&file_lines("?", "~", self.maybe.clone(), all));
         out
     }
 }
 
-fn file_line(sign: &str, path: &str, size: &str) -> String {
-    format!("{:>9}   {sign} {path}  {size}\n", "")
+/// A directory of more files than this is one line.
+const FOLD: usize = 4;
+
+/// A line a file; a directory of many files is one line, unless all are asked for.
+fn file_lines(sign: &str, about: &str, files: Vec<(String, Option<u64>)>, all: bool) -> String {
+    let folder = |path: &str| path.split_once('/').map(|(folder, _)| format!("{folder}/"));
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    files.iter().filter_map(|(path, _)| folder(path)).for_each(|f| *counts.entry(f).or_default() += 1);
+    let mut rows: Vec<(String, usize, Option<u64>)> = Vec::new();
+    let mut folded: BTreeMap<String, usize> = BTreeMap::new();
+    for (path, size) in files {
+        let many = folder(&path).filter(|f| !all && counts[f] > FOLD);
+        match many.as_ref().and_then(|f| folded.get(f)) {
+            Some(&at) => {
+                let (_, n, total): &mut (String, usize, Option<u64>) = &mut rows[at];
+                *n += 1;
+                *total = total.zip(size).map(|(a, b)| a + b);
+            }
+            None => {
+                many.iter().for_each(|f| {
+                    folded.insert(f.clone(), rows.len());
+                });
+                rows.push((many.unwrap_or(path), 1, size));
+            }
+        }
+    }
+    rows.into_iter().fold(String::new(), |out, (label, n, size)| {
+        let size = size.map_or("not made yet".to_string(), |s| format!("{about}{}", human_bytes(s)));
+        let many = if label.ends_with('/') { format!("{}, ", count(n, "file")) } else { String::new() };
+        out + &format!("{:>9}   {sign} {label}  {many}{size}\n", "")
+    })
 }
 
 /// Estimates what an upload would send.

@@ -135,7 +135,7 @@ impl Progress {
                 (BUSY, "Running", format!("{node}: {why}"), false)
             }
             Event::Finished { node, seconds: s, bytes, same } => {
-                if !verbose && *s < 0.5 && family(node).is_none() {
+                if !verbose && *s < 1.0 {
                     return None;
                 }
                 let same = if *same { ", the same as before" } else { "" };

@@ -170,10 +170,8 @@ fn scalar(text: &str) -> Value {
         let items = inner.split(',').map(str::trim).filter(|item| !item.is_empty());
         return items.map(scalar).collect::<Vec<_>>().into();
     }
-    if text.starts_with('"') {
-        if let Ok(value) = serde_json::from_str::<String>(text) {
-            return value.into();
-        }
+    if let (true, Ok(value)) = (text.starts_with('"'), serde_json::from_str::<String>(text)) {
+        return value.into();
     }
     if let Some(inner) = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
         return inner.replace("''", "'").into();

@@ -61,7 +61,7 @@ pub struct Emitted {
 /// f32 `[batch_size, C, S, S]`.
 ///
 /// # Errors
-/// An opset that is not 17..=21, guidance that is not finite, weights that are not f32, a model beyond 2 GB.
+/// Weights that do not fit `config`, an opset that is not 17..=21, guidance that is not finite, weights that are not f32, a model beyond 2 GB.
 pub fn emit(path: &Path, dict: &StateDict, config: &Config, options: &EmitOptions) -> Result<Emitted> {
     let Some(&(opset, ir)) = OPSETS.iter().find(|row| row.0 == options.opset) else {
         return Err(Error::stage(format!("opset {} cannot be emitted, 17 to 21 can", options.opset)));
@@ -72,6 +72,7 @@ pub fn emit(path: &Path, dict: &StateDict, config: &Config, options: &EmitOption
     if let Some(tensor) = dict.tensors().iter().find(|tensor| tensor.dtype != DType::F32) {
         return Err(Error::stage(format!("tensor `{}` is {}, the graph needs F32", tensor.name, tensor.dtype.name())));
     }
+    config.check(dict)?;
     let mut emitter = Emitter { graph: GraphBuilder::new("tinydit"), config };
     emitter.network(options.guidance);
     let model = ModelProto {

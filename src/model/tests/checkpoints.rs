@@ -232,6 +232,71 @@ fn truncated_and_damaged_files_never_panic() {
     }
 }
 
+/// Pickle opcodes: a string, a dict of entries, a tensor of two floats in storage `0`.
+fn text(text: &str) -> Vec<u8> {
+    [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+}
+fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let items = entries.iter().flat_map(|(key, value)| [text(key), value.clone()].concat());
+    b"}(".iter().copied().chain(items).chain(*b"u").collect()
+}
+fn tensor() -> Vec<u8> {
+    let storage =
+        [text("storage"), b"ctorch\nFloatStorage\n".to_vec(), text("0"), text("cpu"), b"K\x02tQ".to_vec()].concat();
+    let rest = b"K\x00K\x02\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR";
+    [b"ctorch._utils\n_rebuild_tensor_v2\n((".as_slice(), &storage, rest].concat()
+}
+fn saved(root: Vec<u8>) -> Vec<u8> {
+    let pickle = [b"\x80\x02", root.as_slice(), b"."].concat();
+    let data = [1f32, 2.0].map(f32::to_le_bytes).concat();
+    zip_of(&[("m/data.pkl", 0, &pickle, pickle.len() as u32), ("m/data/0", 0, &data, 8)])
+}
+
+#[test]
+fn hand_made_layouts_are_told_from_their_keys() {
+    let one = || dict(&[("w", tensor())]);
+    let helper = try_open(&saved(dict(&[("shadow_params", one()), ("step", b"K\x03".to_vec())]))).unwrap();
+    assert_eq!((helper.layout, helper.step), (Layout::EmaHelper, Some(3)));
+    assert_eq!(helper.select(WeightsChoice::Ema).unwrap().tensors()[0].f32().unwrap(), [1.0, 2.0]);
+    assert!(helper.select(WeightsChoice::Raw).unwrap_err().to_string().contains("no raw weights"));
+    let by_position =
+        saved(dict(&[("model", one()), ("ema_params", [b"](".to_vec(), tensor(), b"e".to_vec()].concat())]));
+    assert!(refused(&by_position).contains("`ema_params` of") && refused(&by_position).contains("is a list"));
+    let other = saved(dict(&[("model", one()), ("ema_params", dict(&[("v", tensor())]))]));
+    assert!(refused(&other).contains("lacks tensor `w`"), "{}", refused(&other));
+    let numpy =
+        b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n(X\x02\0\0\0f8\x89\x88tRU\x08\0\0\0\0\0\0\xf0?\x86R".to_vec();
+    let loss = try_open(&saved(dict(&[("model", one()), ("loss", numpy), ("step", tensor())]))).unwrap();
+    assert!(loss.loss.is_none() && loss.unread["loss"].contains("numpy"), "{:?}", loss.unread);
+    assert!(loss.step.is_none() && loss.unread.contains_key("step"));
+    let nested = dict(&[("depth", b"K\x02".to_vec()), ("opt", dict(&[("lr", b"G?\xf0\0\0\0\0\0\0".to_vec())]))]);
+    let config = try_open(&saved(dict(&[("model", one()), ("config", nested)]))).unwrap().config;
+    let expected = [("depth".to_owned(), Scalar::Int(2)), ("opt.lr".to_owned(), Scalar::Float(1.0))];
+    assert_eq!(config.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn zip64_directories_are_read() {
+    let plain = saved(dict(&[("w", tensor())]));
+    let end = plain.len() - 22;
+    let field = |at: usize| u32::from_le_bytes(*plain[end + at..].first_chunk().unwrap());
+    let [size, offset] = [12, 16].map(|at| u64::from(field(at)).to_le_bytes());
+    let record = [
+        b"PK\x06\x06".as_slice(),
+        &44u64.to_le_bytes(),
+        &[0; 12],
+        &2u64.to_le_bytes(),
+        &2u64.to_le_bytes(),
+        &size,
+        &offset,
+    ]
+    .concat();
+    let locator = [b"PK\x06\x07".as_slice(), &[0; 4], &(end as u64).to_le_bytes(), &[1, 0, 0, 0]].concat();
+    let last = [b"PK\x05\x06".as_slice(), &[0; 4], &[0xff; 12], &[0; 2]].concat();
+    let large = [&plain[..end], &record, &locator, &last].concat();
+    assert_eq!(try_open(&large).unwrap().raw.unwrap().parameters(), 2);
+}
+
 #[test]
 fn an_ema_with_other_keys_is_an_error() {
     let (ema, _) = trained();

@@ -1,7 +1,6 @@
 //! The plain forward, emitted graphs, the runtime: all against torch's numbers.
 
 use super::support::*;
-use crate::model::checkpoint::Settings;
 use crate::model::network::Network;
 use crate::model::noise::normals;
 use crate::model::onnx::emit::{EmitOptions, Guidance, emit};
@@ -99,35 +98,6 @@ fn v1_forward_agrees_with_its_graph() {
         let difference = max_abs_diff(&run(&mut *session, &config, &r), &plain);
         assert!(difference < TOLERANCE, "{difference}");
     }
-}
-
-/// Writes every variant under `$HFBUILD_GRAPHS`, to be checked by hand with Python's onnx and onnxruntime.
-#[test]
-#[ignore = "writes files to be looked at by hand"]
-fn graphs_for_python() {
-    let folder = std::path::PathBuf::from(std::env::var("HFBUILD_GRAPHS").unwrap());
-    let (dict, config) = trained();
-    for opset in 17..=21 {
-        for guidance in [Guidance::External, Guidance::Baked(1.5)] {
-            emitted(&folder, &dict, &config, opset, guidance);
-            for (k, dict) in v1().iter().enumerate() {
-                let config = Config::infer(dict, &v1_settings()).unwrap();
-                std::fs::create_dir_all(folder.join(k.to_string())).unwrap();
-                emitted(&folder.join(k.to_string()), dict, &config, opset, guidance);
-            }
-        }
-    }
-    let [_, dict] = v1();
-    let config = Config::infer(&dict, &v1_settings()).unwrap();
-    let noise = normals(0, 0, 0, 2 * config.picture_len());
-    let plain = Network::load(&dict, &config).unwrap().forward(&noise, &[0.25, 0.9], &[3, 12]).unwrap();
-    let raw = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    std::fs::write(folder.join("v1-noise.f32"), raw(&noise)).unwrap();
-    std::fs::write(folder.join("v1-plain.f32"), raw(&plain)).unwrap();
-    std::fs::write(folder.join("normals-0-12-7.f32"), raw(&normals(0, 12, 7, 1_000_001))).unwrap();
-    let dict = open("tiny_classifier_trainer.pt").raw.unwrap();
-    let metadata = [("b".into(), "2".into()), ("a".into(), "1".into())].into();
-    crate::model::safetensors_out::write(&folder.join("classifier.safetensors"), &dict, &metadata).unwrap();
 }
 
 #[test]
@@ -241,59 +211,3 @@ fn samples_of_the_trained_model_are_no_noise() {
     assert!(max_abs_diff(&external, &baked) < 1e-3);
 }
 
-/// The published model's full size: `cargo test --release --lib model::tests::graphs::full_size -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, not a check"]
-fn full_size() {
-    let settings: Settings =
-        crate::model::checkpoint::Settings::from([("num_heads".to_owned(), crate::model::checkpoint::Scalar::Int(6))]);
-    let config = Config {
-        layout: crate::model::tinydit::NetworkLayout::V2,
-        image_size: 128,
-        patch_size: 16,
-        channels: 3,
-        num_classes: 13,
-        embed_dim: 384,
-        depth: 12,
-        num_heads: 6,
-        mlp_dim: 1536,
-        frequency_dim: 256,
-    };
-    let tensors = config.expected().into_iter().enumerate().map(|(k, (name, shape))| {
-        let n = shape.iter().product();
-        let values: Vec<f32> = normals(5, 5, k as u64, n).iter().map(|v| v * 0.02).collect();
-        TensorEntry::of_f32(name, shape, &values).unwrap()
-    });
-    let dict = StateDict::new(tensors.collect()).unwrap();
-    assert_eq!(Config::infer(&dict, &settings).unwrap(), config);
-    assert_eq!((dict.len(), dict.parameters()), (170, 33_088_128));
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("full.onnx");
-    let timed = |what: &str, start: std::time::Instant| eprintln!("{what}: {:.3} s", start.elapsed().as_secs_f64());
-    let start = std::time::Instant::now();
-    let emitted = emit(&path, &dict, &config, &EmitOptions::default()).unwrap();
-    timed("emit", start);
-    eprintln!("{emitted:?}");
-    let start = std::time::Instant::now();
-    let mut session = Rten::default().open(&path).unwrap();
-    timed("rten load", start);
-    let r = Reference { noise: normals(0, 0, 0, 2 * config.picture_len()), time: vec![0.3, 0.7], labels: vec![1, 13] };
-    let outputs: Vec<Vec<f32>> = (0..3)
-        .map(|_| {
-            let start = std::time::Instant::now();
-            let output = run(&mut *session, &config, &r);
-            timed("rten batch 2", start);
-            output
-        })
-        .collect();
-    let network = Network::load(&dict, &config).unwrap();
-    for _ in 0..2 {
-        let start = std::time::Instant::now();
-        let plain = network.forward(&r.noise, &r.time, &r.labels).unwrap();
-        timed("plain batch 2", start);
-        eprintln!("largest difference {:.3e}", max_abs_diff(&plain, &outputs[0]));
-    }
-    let start = std::time::Instant::now();
-    crate::model::table::TensorTable::of(&dict).unwrap();
-    timed("table", start);
-}

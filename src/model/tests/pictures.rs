@@ -90,7 +90,7 @@ fn noise_has_no_correlation_and_a_flat_picture_none_at_all() {
     assert!(measured.neighbour_correlation.unwrap().abs() < 0.02 && (measured.saturated - 0.317).abs() < 0.02);
     assert!(measured.pair_difference.unwrap() > 50.0);
     let flat = Picture { width: 4, height: 4, pixels: vec![9; 48] };
-    let measured = stats(&[flat.clone()]).unwrap();
+    let measured = stats(std::slice::from_ref(&flat)).unwrap();
     assert_eq!((measured.neighbour_correlation, measured.std, measured.pair_difference), (None, 0.0, None));
     let means = [mean_picture(&[flat]).unwrap(), vec![4.0; 48]];
     assert_eq!(mean_difference(&means[0], &means[1]).unwrap(), 5.0);

@@ -1,0 +1,5 @@
+//! The one test binary. Each file is a subject; each test is named after the fact that it proves.
+
+mod support;
+
+mod story;
