@@ -66,12 +66,12 @@ pub enum Event {
         /// How it ended.
         outcome: Outcome,
     },
-    /// A node will not run.
+    /// These will not run.
     Blocked {
-        /// Its name.
-        node: String,
-        /// Because of these.
-        by: Vec<String>,
+        /// Their names.
+        nodes: Vec<String>,
+        /// Because of this failed stage or refused gate.
+        by: String,
     },
     /// A stage failed.
     Failed {

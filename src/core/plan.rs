@@ -327,7 +327,6 @@ pub fn settle(decision: &Decision, graph: &Graph, id: NodeId) -> Option<Settled>
         return Some(Settled::Judged(outcome.clone()));
     }
     match (&decision.verdict, &decision.receipt, &graph.node(id).work) {
-        (Verdict::Blocked { .. }, ..) => Some(Settled::Failed),
         (Verdict::UpToDate | Verdict::Restore { .. }, Some(receipt), _) => Some(Settled::Made(receipt.clone())),
         (Verdict::UpToDate, None, Work::Upload(_)) => Some(Settled::Published),
         _ => None,

@@ -21,7 +21,7 @@ use crate::stage::workspace::Cancel;
 use crate::store::Store;
 use crate::store::memo::{Memo, Signature};
 use crate::store::records::{Loaded, Recorder};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -61,7 +61,7 @@ pub struct Driver<'a> {
     spared: BTreeSet<NodeId>,
     surprised: BTreeSet<NodeId>,
     running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
-    held: std::collections::HashMap<NodeId, crate::exec::pools::Held>,
+    held: HashMap<NodeId, crate::exec::pools::Held>,
     pools: Pools,
     run_dir: PathBuf,
     stopping: bool,
@@ -123,7 +123,7 @@ impl<'a> Driver<'a> {
             spared: BTreeSet::new(),
             surprised: BTreeSet::new(),
             running: JoinSet::new(),
-            held: std::collections::HashMap::new(),
+            held: HashMap::new(),
             run_dir: start.run_dir,
             stopping: false,
         })
@@ -238,14 +238,6 @@ impl<'a> Driver<'a> {
                         }
                         None => kept_back.push(entry),
                     }
-                }
-                Verdict::Blocked { by } if decision.outcome.is_none() && decision.upload.is_none() => {
-                    self.emit(Event::Blocked {
-                        node: self.project.graph.node(id).name.to_string(),
-                        by: by.iter().map(ToString::to_string).collect(),
-                    });
-                    self.summary.blocked += 1;
-                    self.settle(id, Settled::Failed);
                 }
                 _ if decision.outcome.is_some() => self.judge(id, decision),
                 _ if decision.upload.is_some() => {
@@ -488,18 +480,27 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// What never got its turn because something before it was refused or failed.
+    /// What never got its turn because something before it was refused or failed, taken together by what that is.
     fn report_left_over(&mut self) {
         let graph = &self.project.graph;
         let left: Vec<NodeId> =
-            graph.ids().filter(|id| self.wanted[id.index()] && self.settled[id.index()].is_none()).collect();
-        let reasons = plan::useless(graph, &self.wanted, &self.targets, &self.settled);
-        for id in left {
-            let by = reasons.iter().find(|(node, _)| *node == id).map(|(_, by)| graph.node(*by).name.to_string());
-            self.summary.blocked += 1;
-            if let Some(by) = by {
-                self.emit(Event::Blocked { node: graph.node(id).name.to_string(), by: vec![by] });
+            graph.order.iter().copied().filter(|id| self.wanted[id.index()] && self.settled[id.index()].is_none()).collect();
+        let causes: HashMap<NodeId, NodeId> =
+            plan::useless(graph, &self.wanted, &self.targets, &self.settled).into_iter().collect();
+        let mut groups: Vec<(NodeId, Vec<String>)> = Vec::new();
+        for id in &left {
+            let (Some(by), name) = (causes.get(id), &graph.node(*id).name) else { continue };
+            if matches!(graph.node(*id).work, Work::Gate(_)) {
+                continue; // a clause that was never asked is counted, not listed
             }
+            match groups.iter_mut().find(|(other, _)| other == by) {
+                Some((_, nodes)) => nodes.push(name.to_string()),
+                None => groups.push((*by, vec![name.to_string()])),
+            }
+        }
+        self.summary.blocked = left.len();
+        for (by, nodes) in groups {
+            self.emit(Event::Blocked { nodes, by: graph.node(by).name.to_string() });
         }
     }
 }

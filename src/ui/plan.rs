@@ -59,15 +59,25 @@ pub fn totals(graph: &Graph, plan: &Plan) -> Totals {
 pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate], all: bool) -> String {
     let mut out = String::new();
     let mut groups: Vec<(String, String, usize)> = Vec::new();
+    let mut blocked: Vec<(String, Vec<String>)> = Vec::new();
     for &id in &graph.order {
         let Some(decision) = &plan.decisions[id.index()] else { continue };
         let node = graph.node(id);
-        let Some(text) = node_line(graph, id, plan) else { continue };
-        let (verb, rest) = text;
+        if let (Verdict::Blocked { by }, None, Work::Stage(_) | Work::Upload(_)) = (&decision.verdict, &decision.outcome, &node.work) {
+            if by.contains(&node.name) {
+                continue; // its own drift, which is shown with what would be sent
+            }
+            let by = by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            match blocked.iter_mut().find(|(other, _)| *other == by) {
+                Some((_, nodes)) => nodes.push(node.name.to_string()),
+                None => blocked.push((by, vec![node.name.to_string()])),
+            }
+            continue;
+        }
+        let Some((verb, rest)) = node_line(graph, id, plan) else { continue };
         let line = format!("{verb:>9} {{}}{rest}");
         let shard = node.name.key.is_some() && matches!(node.work, Work::Stage(_));
         let label = if shard { node.name.artifact.to_string() } else { node.name.to_string() };
-        let _ = decision;
         match groups.iter_mut().find(|(l, text, _)| shard && *l == label && *text == line) {
             Some((_, _, n)) => *n += 1,
             None => groups.push((label, line, usize::from(shard))),
@@ -77,6 +87,9 @@ pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate]
         let label = if shards > 0 { format!("{label} ({})", count(shards, "shard")) } else { label };
         out.push_str(&line.replacen("{}", &label, 1));
         out.push('\n');
+    }
+    for (by, nodes) in blocked {
+        out.push_str(&format!("{:>9} {} by {by}\n", "Blocked", crate::ui::progress::fold(&nodes)));
     }
     for send in publishes {
         out.push_str(&send.lines(repo, all));
@@ -104,10 +117,7 @@ fn node_line(graph: &Graph, id: NodeId, plan: &Plan) -> Option<(&'static str, St
             names.dedup();
             ("Pending", format!(": waits for {}", names.join(", ")))
         }
-        (Verdict::Blocked { by }, _) => {
-            let names: Vec<_> = by.iter().map(ToString::to_string).collect();
-            ("Blocked", format!(" by {}", names.join(", ")))
-        }
+        (Verdict::Blocked { .. }, _) => return None,
     })
 }
 
@@ -156,9 +166,13 @@ impl SendEstimate {
         }
         let bytes: u64 = self.certain.iter().map(|f| f.1).chain(self.maybe.iter().filter_map(|f| f.1)).sum();
         let about = if self.maybe.is_empty() { "" } else { "up to " };
-        let about_bytes = if self.maybe.iter().any(|f| f.1.is_none()) { "at least " } else { "about " };
+        let unknown = self.maybe.iter().filter(|f| f.1.is_none()).count();
         let files = count(self.certain.len() + self.maybe.len(), "file");
-        out.push_str(&format!("{:>9} {repo}: {about}{files} ({about_bytes}{})\n", "Send", human_bytes(bytes)));
+        let size = match unknown {
+            0 => format!("{about}{files}, about {}", human_bytes(bytes)),
+            _ => format!("{}, {unknown} of them not made yet", count(self.certain.len() + self.maybe.len(), "entry").replace("entrys", "entries")),
+        };
+        out.push_str(&format!("{:>9} {repo}: {size}\n", "Send"));
         let certain = self.certain.iter().map(|(path, size)| (path.clone(), Some(*size))).collect();
         out.push_str(&file_lines("+", "", certain, all));
         out.push_str(&file_lines("?", "~", self.maybe.clone(), all));

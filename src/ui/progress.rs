@@ -167,15 +167,7 @@ impl Progress {
                 (GOOD, "Passed", format!("{node}: {}", explain::outcome(outcome)), false)
             }
             Event::Gate { node, outcome } => (BAD, "Refused", format!("{node}: {}", explain::outcome(outcome)), true),
-            Event::Blocked { node, by } => {
-                if let Some(family) = family(node).filter(|_| !verbose) {
-                    if !state.families.insert(format!("blocked {family}")) {
-                        return None;
-                    }
-                    return Some((ODD, "Blocked", format!("{family} by {}", by.join(", ")), false));
-                }
-                (ODD, "Blocked", format!("{node} by {}", by.join(", ")), false)
-            }
+            Event::Blocked { nodes, by } => (ODD, "Blocked", format!("{} by {by}", fold(nodes)), false),
             Event::Failed { node, .. } => (BAD, "Failed", node.clone(), true),
             Event::Uploading { repo, changes } => {
                 let gates = std::mem::take(&mut state.passed);
