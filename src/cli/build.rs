@@ -6,10 +6,11 @@ use crate::core::event::Event;
 use crate::core::graph::{NodeId, Work};
 use crate::core::manifest::OnDrift;
 use crate::core::plan::World;
+use crate::core::publish;
 use crate::exec::drive::{self, Driver, Options, Sink, Start};
 use crate::exec::observe;
 use crate::exec::project::Project;
-use crate::exec::publish::settle_intents;
+use crate::exec::publish::{drift_error, settle_intents};
 use crate::exec::remote::{self, Access, Remote};
 use crate::stage::workspace::Cancel;
 use crate::store::memo::Memo;
@@ -162,7 +163,12 @@ async fn run(
         let plan =
             drive::plan_whole(project, store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
         if shown::totals(&project.graph, &plan).commits > 0 {
-            remote.preflight().await?;
+            let exists = world.remotes.values().any(|o| o.head.is_some());
+            remote.preflight(exists).await?;
+            let drifted = world.remotes.values().find_map(|o| Some(publish::early_drift(o)).filter(|d| !d.is_empty()));
+            if let Some(files) = drifted.filter(|_| !world.overwrite) {
+                return Err(drift_error(&files, remote));
+            }
         }
     }
     let options = Options { jobs: args.jobs, keep_going: args.keep_going };
@@ -268,7 +274,9 @@ pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, che
     let graph = &project.graph;
     let uploads = graph.ids().filter(|id| asked.wanted[id.index()] && matches!(graph.node(*id).work, Work::Upload(_)));
     let last = target.as_ref().and_then(|t| loaded.publishes.last(t));
-    let sends: Vec<_> = uploads.map(|id| (id, shown::estimate(graph, &plan, id, last))).collect();
+    let sends: Vec<_> = uploads
+        .map(|id| (id, shown::estimate(graph, &plan, id, last, world.remotes.get(&id), world.overwrite)))
+        .collect();
     let repo = target.map_or(String::new(), |t| t.repo);
     let totals = shown::totals(graph, &plan);
     let mut out = std::io::stdout().lock();

@@ -218,12 +218,9 @@ fn against_last(desired: &Tree, observed: &Observed) -> UploadVerdict {
     }
 }
 
-/// Whether the remote's file is this one: LFS files by SHA-256, regular ones by git's blob SHA-1.
+/// Whether the remote's file is this one.
 pub fn is_same(file: &TreeFile, remote: &RemoteFile) -> bool {
-    match &remote.sha256 {
-        Some(sha256) => *sha256 == file.hub.sha256,
-        None => remote.size == file.size && file.hub.git_sha1.as_ref() == Some(&remote.git_sha1),
-    }
+    is_recorded(&file.hub, remote) && file.size == remote.size
 }
 
 fn changes(desired: &Tree, remote: &BTreeMap<String, RemoteFile>, managed: &BTreeMap<String, HubDigests>) -> Changes {
@@ -240,6 +237,25 @@ fn changes(desired: &Tree, remote: &BTreeMap<String, RemoteFile>, managed: &BTre
     changes
 }
 
+/// What can be said of drift before the desired tree is known: managed files that were changed or deleted there.
+pub fn early_drift(observed: &Observed) -> Vec<Drifted> {
+    let Some(remote) = &observed.files else { return vec![] };
+    let moved = |(path, recorded): (&String, &HubDigests)| match remote.get(path) {
+        None => Some(Drifted::Deleted { path: path.clone() }),
+        Some(there) if !is_recorded(recorded, there) => Some(Drifted::Changed { path: path.clone() }),
+        Some(_) => None,
+    };
+    observed.managed.iter().filter_map(moved).collect()
+}
+
+/// Whether the remote's file is what a record says: LFS files by SHA-256, regular ones by git's blob SHA-1.
+fn is_recorded(recorded: &HubDigests, remote: &RemoteFile) -> bool {
+    match &remote.sha256 {
+        Some(sha256) => *sha256 == recorded.sha256,
+        None => recorded.git_sha1.as_ref() == Some(&remote.git_sha1),
+    }
+}
+
 /// Managed files that the remote has otherwise than the last publish left them, and foreign files in the way.
 fn drift(
     desired: &Tree,
@@ -253,10 +269,7 @@ fn drift(
             None => {}
             Some(there) => {
                 let wanted = desired.get(path).is_some_and(|file| is_same(file, there));
-                let unmoved = match &there.sha256 {
-                    Some(sha256) => *sha256 == recorded.sha256,
-                    None => recorded.git_sha1.as_ref() == Some(&there.git_sha1),
-                };
+                let unmoved = is_recorded(recorded, there);
                 if !wanted && !unmoved {
                     out.push(Drifted::Changed { path: path.clone() });
                 }

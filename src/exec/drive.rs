@@ -483,8 +483,12 @@ impl<'a> Driver<'a> {
     /// What never got its turn because something before it was refused or failed, taken together by what that is.
     fn report_left_over(&mut self) {
         let graph = &self.project.graph;
-        let left: Vec<NodeId> =
-            graph.order.iter().copied().filter(|id| self.wanted[id.index()] && self.settled[id.index()].is_none()).collect();
+        let left: Vec<NodeId> = graph
+            .order
+            .iter()
+            .copied()
+            .filter(|id| self.wanted[id.index()] && self.settled[id.index()].is_none())
+            .collect();
         let causes: HashMap<NodeId, NodeId> =
             plan::useless(graph, &self.wanted, &self.targets, &self.settled).into_iter().collect();
         let mut groups: Vec<(NodeId, Vec<String>)> = Vec::new();

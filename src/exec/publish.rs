@@ -393,7 +393,8 @@ fn drifted_path(drifted: &Drifted) -> String {
     }
 }
 
-fn drift_error(files: &[Drifted], remote: &Remote) -> Error {
+/// The refusal to publish over what others changed.
+pub fn drift_error(files: &[Drifted], remote: &Remote) -> Error {
     let mut error = Error::new(
         ErrorKind::Drift,
         format!(

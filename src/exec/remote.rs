@@ -66,7 +66,7 @@ impl Remote {
             return Ok(Remote { target, repo, client, running });
         }
         let token = resolve_token(&|name| std::env::var(name).ok());
-        if token.is_none() && access == Access::Write {
+        if token.is_none() && access == Access::Write && !is_loopback(&target.endpoint) {
             return Err(Error::hub(format!("there is no token for `{}`", target.endpoint))
                 .hint("set HF_TOKEN, or log in with `hf auth login`; to try without a hub of your own, use `--endpoint embedded`"));
         }
@@ -74,9 +74,10 @@ impl Remote {
         Ok(Remote { target, repo, client, running: None })
     }
 
-    /// Checks, before any stage runs, that a publish can go through: the token is good, and it may write here.
-    pub async fn preflight(&self) -> Result<()> {
-        if self.target.endpoint == EMBEDDED {
+    /// Checks, before any stage runs, that a publish can go through: the token is good, it may write, and a repo that is
+    /// not there yet may be made. A hub on loopback may do without tokens.
+    pub async fn preflight(&self, exists: bool) -> Result<()> {
+        if self.target.endpoint == EMBEDDED || !self.client.has_token() {
             return Ok(());
         }
         let who = self.client.whoami().await?;
@@ -86,6 +87,9 @@ impl Remote {
             ));
         }
         let namespace = self.repo.namespace();
+        if exists || is_loopback(&self.target.endpoint) {
+            return Ok(());
+        }
         if namespace != who.name && !who.orgs.iter().any(|org| org == namespace) {
             return Err(Error::hub(format!("`{}` may not publish to `{}`", who.name, self.repo.name()))
                 .hint(format!("`{namespace}` is neither the account nor one of its organisations")));
@@ -167,6 +171,13 @@ async fn embedded(folder: &Path, access: Access) -> Result<(HubClient, Option<Ru
     let options = Options { read_only: access == Access::Read, ..Options::default() };
     let running = EmbeddedHub::start(folder, options).await?;
     Ok((HubClient::new(running.url(), None)?, Some(running)))
+}
+
+fn is_loopback(endpoint: &str) -> bool {
+    let host = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    ["127.0.0.1", "localhost", "[::1]"]
+        .iter()
+        .any(|l| host.strip_prefix(l).is_some_and(|r| r.is_empty() || r.starts_with([':', '/'])))
 }
 
 /// Starts the hub that people and tools look at; a build that runs meanwhile publishes through it.

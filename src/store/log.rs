@@ -145,7 +145,7 @@ mod tests {
     fn a_flipped_bit_loses_its_line_and_is_counted() {
         let (_dir, path) = written();
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[18] ^= 1;
+        bytes[17] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         let read: Read1<i32> = read(&path).unwrap();
         assert_eq!((read.records, read.damaged), (vec![1, 2], 1));

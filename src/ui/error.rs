@@ -19,7 +19,8 @@ fn one(error: &Error, colour: bool) -> String {
     let mut out = match error.place() {
         Some(place) => {
             let (excerpt, first_line, offset) = excerpt(&place.source, place.start, place.end);
-            let span = place.start.saturating_sub(offset)..place.end.saturating_sub(offset).min(excerpt.len());
+            let at = |byte: usize| floor(excerpt, byte.saturating_sub(offset).min(excerpt.len()));
+            let span = at(place.start)..at(place.end).max(at(place.start));
             let snippet = Snippet::source(excerpt)
                 .path(place.file.as_str())
                 .line_start(first_line)

@@ -3,7 +3,7 @@
 use crate::core::event::verdict_word;
 use crate::core::graph::{Graph, NodeId, Work, placed_path};
 use crate::core::plan::{Plan, Settled};
-use crate::core::publish::{Drifted, Published, Sized, UploadVerdict};
+use crate::core::publish::{Drifted, Observed, Published, Sized, UploadVerdict, early_drift};
 use crate::core::value::human_bytes;
 use crate::core::verdict::Verdict;
 use crate::ui::{count, explain, short};
@@ -63,7 +63,9 @@ pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate]
     for &id in &graph.order {
         let Some(decision) = &plan.decisions[id.index()] else { continue };
         let node = graph.node(id);
-        if let (Verdict::Blocked { by }, None, Work::Stage(_) | Work::Upload(_)) = (&decision.verdict, &decision.outcome, &node.work) {
+        if let (Verdict::Blocked { by }, None, Work::Stage(_) | Work::Upload(_)) =
+            (&decision.verdict, &decision.outcome, &node.work)
+        {
             if by.contains(&node.name) {
                 continue; // its own drift, which is shown with what would be sent
             }
@@ -132,6 +134,8 @@ pub struct SendEstimate {
     pub maybe: Vec<(String, Option<u64>)>,
     /// Files that are known to differ.
     pub certain: Vec<(String, u64)>,
+    /// Files that an earlier publish put there and the manifest no longer names.
+    pub delete: Vec<String>,
 }
 
 impl SendEstimate {
@@ -170,12 +174,16 @@ impl SendEstimate {
         let files = count(self.certain.len() + self.maybe.len(), "file");
         let size = match unknown {
             0 => format!("{about}{files}, about {}", human_bytes(bytes)),
-            _ => format!("{}, {unknown} of them not made yet", count(self.certain.len() + self.maybe.len(), "entry").replace("entrys", "entries")),
+            _ => format!(
+                "{}, {unknown} of them not made yet",
+                count(self.certain.len() + self.maybe.len(), "entry").replace("entrys", "entries")
+            ),
         };
         out.push_str(&format!("{:>9} {repo}: {size}\n", "Send"));
         let certain = self.certain.iter().map(|(path, size)| (path.clone(), Some(*size))).collect();
         out.push_str(&file_lines("+", "", certain, all));
         out.push_str(&file_lines("?", "~", self.maybe.clone(), all));
+        self.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
         out
     }
 }
@@ -214,7 +222,14 @@ fn file_lines(sign: &str, about: &str, files: Vec<(String, Option<u64>)>, all: b
 }
 
 /// Estimates what an upload would send.
-pub fn estimate(graph: &Graph, plan: &Plan, id: NodeId, last: Option<&Published>) -> SendEstimate {
+pub fn estimate(
+    graph: &Graph,
+    plan: &Plan,
+    id: NodeId,
+    last: Option<&Published>,
+    observed: Option<&Observed>,
+    overwrite: bool,
+) -> SendEstimate {
     let Some(decision) = &plan.decisions[id.index()] else {
         return SendEstimate { blocked: true, ..Default::default() };
     };
@@ -227,6 +242,18 @@ pub fn estimate(graph: &Graph, plan: &Plan, id: NodeId, last: Option<&Published>
     let last = last.map(|p| p.tree.clone()).unwrap_or_default();
     let mut out = SendEstimate::default();
     let Work::Upload(upload) = &graph.node(id).work else { return out };
+    if let Some(observed) = observed {
+        let drifted = if overwrite { vec![] } else { early_drift(observed) };
+        if !drifted.is_empty() {
+            return SendEstimate { verdict: Some(UploadVerdict::Drift { files: drifted }), ..out };
+        }
+        let covered = |path: &String| {
+            let named =
+                |(to, ..): &(String, _, _, _)| path == to || (to.ends_with('/') && path.starts_with(to.as_str()));
+            upload.files.iter().any(named) || path == crate::core::plan::RECORD
+        };
+        out.delete = observed.managed.keys().filter(|path| !covered(path)).cloned().collect();
+    }
     for (path, _, artifact, _) in &upload.files {
         for dep in graph.of(artifact) {
             let place = match graph.stage(*dep).map(|d| &d.shape) {
@@ -328,6 +355,7 @@ pub fn to_json(graph: &Graph, plan: &Plan, repo: &str, publishes: &[(NodeId, Sen
                 "known": send.verdict,
                 "certain": send.certain.iter().map(|(p, s)| json!({"path": p, "size": s})).collect::<Vec<_>>(),
                 "maybe": send.maybe.iter().map(|(p, s)| json!({"path": p, "last_size": s})).collect::<Vec<_>>(),
+                "delete": send.delete,
                 "blocked": send.blocked,
             })
         })

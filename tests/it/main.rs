@@ -2,4 +2,8 @@
 
 mod support;
 
+mod commands;
+mod crash;
+mod publish;
+mod python;
 mod story;

@@ -7,7 +7,8 @@ const REPO: &str = "d-oit/tinydit-cats";
 #[test]
 fn first_publish_then_nothing_to_do_then_retrain_then_revert() {
     let project = Project::small_model();
-    let (first, retrained) = (root().join("checkpoints/tinydit_final.pt"), root().join("checkpoints/tinydit_retrained.pt"));
+    let (first, retrained) =
+        (root().join("checkpoints/tinydit_final.pt"), root().join("checkpoints/tinydit_retrained.pt"));
 
     // beforehand, the plan names everything
     let plan = project.run(&["plan"]).code(0);
@@ -27,7 +28,11 @@ fn first_publish_then_nothing_to_do_then_retrain_then_revert() {
     project.run(&["plan"]).code(0).says("hfbuild: nothing to do, 21 up to date, remote unchanged at ");
     project.run(&["plan", "--check"]).code(0);
     let again = project.run(&[]).code(0);
-    assert!(again.summary().starts_with("hfbuild: ran 0 stages, 21 up to date, remote unchanged at "), "{}", again.summary());
+    assert!(
+        again.summary().starts_with("hfbuild: ran 0 stages, 21 up to date, remote unchanged at "),
+        "{}",
+        again.summary()
+    );
     assert_eq!(project.commits(REPO), 1);
 
     // retrained: only what depends on the checkpoint
@@ -45,9 +50,17 @@ fn first_publish_then_nothing_to_do_then_retrain_then_revert() {
 
     // and back: no stage runs, one commit
     project.copy(&first, "checkpoints/tinydit_final.pt");
-    project.run(&["plan"]).code(0).prints("Restore weights: 1 file from the cache").says("hfbuild: would restore 18, 3 up to date, then publish");
+    project
+        .run(&["plan"])
+        .code(0)
+        .prints("Restore weights: 1 file from the cache")
+        .says("hfbuild: would restore 18, 3 up to date, then publish");
     let run = project.run(&[]).code(0).never_says("Running");
-    assert!(run.summary().starts_with("hfbuild: ran 0 stages, 3 up to date, 18 restored, published "), "{}", run.summary());
+    assert!(
+        run.summary().starts_with("hfbuild: ran 0 stages, 3 up to date, 18 restored, published "),
+        "{}",
+        run.summary()
+    );
     assert_eq!(project.commits(REPO), 3);
     assert_eq!(project.tree("dist"), published, "the very bytes of the first publish");
 }
@@ -88,10 +101,12 @@ fn an_output_deleted_or_changed_by_hand_is_restored_without_running_and_the_hand
     std::fs::remove_file(project.path("dist/model.safetensors")).unwrap();
     project.write("dist/README.md", "# mine\n");
     project.run(&["plan"]).code(0).prints("Restore card: 1 file from the cache");
-    let run = project.run(&[]).code(0).says("`dist/README.md` was changed by hand; it is kept as").never_says("Running");
+    let run =
+        project.run(&[]).code(0).says("`dist/README.md` was changed by hand; it is kept as").never_says("Running");
     assert!(run.summary().contains("ran 0 stages"), "{}", run.summary());
     assert_eq!(project.tree("dist"), before);
     let kept = walkdir::WalkDir::new(project.path("cache/runs")).into_iter().flatten();
-    let kept: Vec<_> = kept.filter(|e| e.file_name() == "README.md").map(|e| std::fs::read_to_string(e.path()).unwrap()).collect();
+    let kept: Vec<_> =
+        kept.filter(|e| e.file_name() == "README.md").map(|e| std::fs::read_to_string(e.path()).unwrap()).collect();
     assert_eq!(kept, ["# mine\n"]);
 }

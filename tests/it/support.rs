@@ -32,13 +32,23 @@ impl Run {
     /// Asserts that stderr holds a text.
     #[track_caller]
     pub fn says(self, text: &str) -> Run {
-        assert!(self.stderr.contains(text), "`{text}` is not in\n--- stderr\n{}\n--- stdout\n{}", self.stderr, self.stdout);
+        assert!(
+            self.stderr.contains(text),
+            "`{text}` is not in\n--- stderr\n{}\n--- stdout\n{}",
+            self.stderr,
+            self.stdout
+        );
         self
     }
     /// Asserts that stdout holds a text.
     #[track_caller]
     pub fn prints(self, text: &str) -> Run {
-        assert!(self.stdout.contains(text), "`{text}` is not in\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        assert!(
+            self.stdout.contains(text),
+            "`{text}` is not in\n--- stdout\n{}\n--- stderr\n{}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
     /// Asserts that neither stream holds a text.
@@ -121,7 +131,9 @@ impl Project {
     /// Commits of the embedded hub's repo, newest first, without the hub's own first one.
     pub fn commits(&self, repo: &str) -> usize {
         let folder = self.path(&format!("cache/hub/repos/models/{repo}/commits"));
-        std::fs::read_dir(folder).map_or(0, |d| d.flatten().filter(|e| e.path().extension().is_some_and(|x| x == "json")).count().saturating_sub(1))
+        std::fs::read_dir(folder).map_or(0, |d| {
+            d.flatten().filter(|e| e.path().extension().is_some_and(|x| x == "json")).count().saturating_sub(1)
+        })
     }
 
     /// Every file below a folder with its content, for comparing.
@@ -165,7 +177,11 @@ pub fn python() -> &'static Path {
             assert_eq!(run.code, 0, "the Python environment cannot be made:\n{}\n{}", run.stdout, run.stderr);
         };
         done(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-        done(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&list));
+        done(
+            Command::new(&python)
+                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+                .arg(&list),
+        );
         std::fs::write(&stamp, wanted).expect("the stamp");
         python
     })

@@ -210,4 +210,3 @@ fn samples_of_the_trained_model_are_no_noise() {
     let baked = sample(&mut session_velocity(&mut *session, shape), &spec, &mut |_| Ok(())).unwrap();
     assert!(max_abs_diff(&external, &baked) < 1e-3);
 }
-

@@ -1,0 +1,251 @@
+//! Publishing over HTTP to a hub with faults: the binary speaks to it as it does to the live Hub, with a token.
+
+use crate::support::{Project, Run, run};
+use hfbuild::hub::embedded::{EmbeddedHub, Fault, Faults, Options, Running};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+const REPO: &str = "d-oit/tinydit-cats";
+const TOKEN: &str = "hf_aTokenThatMustNeverBeSeenAnywhere99";
+
+/// Counts requests, and makes the next ones at some points go wrong.
+#[derive(Default)]
+struct Script {
+    asked: Mutex<Vec<String>>,
+    next: Mutex<HashMap<String, Vec<Fault>>>,
+}
+
+impl Faults for Script {
+    fn at(&self, point: &str) -> Fault {
+        self.asked.lock().unwrap().push(point.to_string());
+        let mut next = self.next.lock().unwrap();
+        let queue = next.entry(point.to_string()).or_default();
+        if queue.is_empty() { Fault::None } else { queue.remove(0) }
+    }
+}
+
+struct Hub {
+    script: Arc<Script>,
+    running: Option<Running>,
+    runtime: tokio::runtime::Runtime,
+    dir: tempfile::TempDir,
+}
+
+impl Hub {
+    fn start() -> Hub {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (script, dir) = (Arc::new(Script::default()), tempfile::tempdir().unwrap());
+        let options = Options { token: Some(TOKEN.into()), faults: Some(script.clone()), ..Options::default() };
+        let running = runtime.block_on(EmbeddedHub::start(dir.path(), options)).unwrap();
+        Hub { script, running: Some(running), runtime, dir }
+    }
+    fn url(&self) -> &str {
+        self.running.as_ref().unwrap().url()
+    }
+    fn will(&self, point: &str, faults: &[Fault]) {
+        self.script.next.lock().unwrap().insert(point.into(), faults.to_vec());
+    }
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.script.asked.lock().unwrap())
+    }
+    fn publish(&self, project: &Project, args: &[&str]) -> Run {
+        run(project.command(args).args(["--endpoint", self.url()]).env("HF_TOKEN", TOKEN))
+    }
+    /// Commits beside the hub's own first one.
+    fn commits(&self) -> usize {
+        let folder = self.dir.path().join("repos/models").join(REPO).join("commits");
+        std::fs::read_dir(folder).map_or(0, |d| d.count().saturating_sub(1))
+    }
+    /// A colleague's commit, by the client library.
+    fn colleague(&self, path: &str, content: &[u8]) {
+        use hfbuild::hub::client::{CommitOutcome, CommitRequest, Operation};
+        use hfbuild::hub::{HubClient, RepoId, RepoKind, Token};
+        let client = HubClient::new(self.url(), Token::new(TOKEN)).unwrap();
+        let repo = RepoId::new(RepoKind::Model, REPO).unwrap();
+        self.runtime.block_on(async {
+            let parent = client.head(&repo, "main").await.unwrap().unwrap().sha;
+            let operations = vec![Operation::AddRegular { path: path.into(), bytes: content.to_vec() }];
+            let request =
+                CommitRequest { summary: "from the web".into(), description: String::new(), parent, operations };
+            let outcome = client.commit(&repo, "main", &request).await.unwrap();
+            assert!(matches!(outcome, CommitOutcome::Landed { .. }), "{outcome:?}");
+        });
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            self.runtime.block_on(running.stop());
+        }
+    }
+}
+
+/// A project that publishes quickly: a card and two files.
+fn light() -> Project {
+    let project = Project::with(
+        r##"
+[project]
+name = "light"
+version = "1.0.0"
+license = "apache-2.0"
+[hub]
+repo = "d-oit/tinydit-cats"
+tag = "v{project.version}"
+[artifact.data]
+kind = "files"
+paths = ["data.bin"]
+[artifact.card]
+kind = "card"
+template = "card.md.hbs"
+facts = ["data"]
+[artifact.publish]
+kind = "upload"
+files = { "README.md" = "card", "data.bin" = "data" }
+"##,
+    );
+    project.write(
+        "card.md.hbs",
+        "---\nlicense: {{project.license}}\n---\n# {{project.name}}\n\n[data](data.bin) has {{data.bytes}} bytes.\n",
+    );
+    project.write("data.bin", "one");
+    project
+}
+
+#[test]
+fn an_unchanged_publish_is_one_request() {
+    let (hub, project) = (Hub::start(), light());
+    hub.publish(&project, &[]).code(0);
+    let first = hub.asked();
+    assert!(first.iter().any(|p| p == "whoami"), "{first:?}");
+    let again = hub.publish(&project, &[]).code(0);
+    assert!(again.summary().contains("ran 0 stages"), "{}", again.summary());
+    assert_eq!(hub.asked(), ["revision"]);
+    assert_eq!(hub.commits(), 1);
+}
+
+#[test]
+fn a_lost_answer_after_a_landed_commit_makes_no_second_commit() {
+    let (hub, project) = (Hub::start(), light());
+    hub.will("commit.after", &[Fault::DropConnection]);
+    hub.publish(&project, &[]).code(0).says("the answer to the commit was lost").says("it had landed already");
+    assert_eq!(hub.commits(), 1);
+    hub.publish(&project, &[]).code(0).says("remote unchanged");
+    assert_eq!(hub.commits(), 1);
+}
+
+#[test]
+fn a_throttled_commit_waits_as_it_is_told_and_lands_once() {
+    let (hub, project) = (Hub::start(), light());
+    hub.will("commit.before", &[Fault::Throttle { retry_after: 1 }]);
+    let begun = std::time::Instant::now();
+    hub.publish(&project, &[]).code(0);
+    assert!(begun.elapsed().as_secs() >= 1);
+    assert_eq!(hub.commits(), 1);
+}
+
+#[test]
+fn a_colleagues_edit_of_a_published_file_is_drift_and_is_not_overwritten() {
+    let (hub, project) = (Hub::start(), light());
+    hub.publish(&project, &[]).code(0);
+    hub.colleague("README.md", b"---\nlicense: mit\n---\nbetter words\n");
+    project.write("data.bin", "two");
+    hub.publish(&project, &["plan"]).code(0).prints("Drift").prints("README.md: changed");
+    hub.publish(&project, &[])
+        .code(5)
+        .says("is not what the last publish left")
+        .says("`README.md` (changed there)")
+        .says("--overwrite");
+    assert_eq!(hub.commits(), 2);
+    hub.publish(&project, &["--overwrite"]).code(0).says("publishing over changes on the remote");
+    assert_eq!(hub.commits(), 3);
+    hub.publish(&project, &[]).code(0).says("remote unchanged");
+}
+
+#[test]
+fn a_colleagues_own_file_is_no_drift_and_stays() {
+    let (hub, project) = (Hub::start(), light());
+    hub.publish(&project, &[]).code(0);
+    hub.colleague("notes.md", b"mine\n");
+    hub.publish(&project, &[]).code(0).says("remote unchanged");
+    assert_eq!(hub.commits(), 2);
+    project.write("data.bin", "two");
+    hub.publish(&project, &[]).code(0);
+    let list = format!("{}/api/models/{REPO}/tree/main", hub.url());
+    let listed = hub.runtime.block_on(async { reqwest::get(list).await.unwrap().text().await.unwrap() });
+    assert!(listed.contains("notes.md") && listed.contains("data.bin"), "{listed}");
+}
+
+#[test]
+fn a_second_laptop_knows_from_the_repo_itself_what_was_published() {
+    let (hub, project) = (Hub::start(), light());
+    hub.publish(&project, &[]).code(0);
+    let laptop = light();
+    let run = hub.publish(&laptop, &[]).code(0);
+    assert!(run.summary().contains("remote unchanged"), "{}", run.summary());
+    assert_eq!(hub.commits(), 1);
+    // it publishes a change, and a file that is no longer named is deleted
+    laptop.write(
+        "publish.toml",
+        &laptop.read("publish.toml").replace(", \"data.bin\" = \"data\"", ", \"other.bin\" = \"data\""),
+    );
+    laptop.write("card.md.hbs", &laptop.read("card.md.hbs").replace("(data.bin)", "(other.bin)"));
+    hub.publish(&laptop, &["plan"]).code(0).prints("- data.bin");
+    hub.publish(&laptop, &[]).code(0);
+    assert!(!laptop.path("dist/data.bin").exists() && laptop.path("dist/other.bin").exists());
+    // and the first one sees that it was another publish, not drift
+    let old = hub.publish(&project, &["plan"]).code(0);
+    assert!(!old.stdout.contains("Drift"), "{}", old.stdout);
+}
+
+#[test]
+fn a_refused_or_missing_token_is_said_before_any_stage_runs() {
+    let (hub, project) = (Hub::start(), light());
+    let wrong = "hf_anotherTokenThatMustNeverBeSeen12345";
+    let refused = run(project.command(&["--endpoint", hub.url()]).env("HF_TOKEN", wrong))
+        .code(4)
+        .never_says("Running")
+        .never_says(wrong);
+    assert!(refused.stderr.contains("token"), "{}", refused.stderr);
+    let missing = run(&mut project.command(&["--endpoint", "https://hub.invalid"])).code(4).never_says("Running");
+    assert!(
+        missing.stderr.contains("there is no token for") && missing.stderr.contains("HF_TOKEN"),
+        "{}",
+        missing.stderr
+    );
+    for (name, bytes) in project.tree("cache") {
+        assert!(!bytes.windows(wrong.len()).any(|w| w == wrong.as_bytes()), "{name} holds the token");
+    }
+}
+
+#[test]
+fn the_token_is_written_nowhere() {
+    let (hub, project) = (Hub::start(), light());
+    hub.publish(&project, &["-v"]).code(0).never_says(TOKEN);
+    for folder in ["cache", "dist"] {
+        for (name, bytes) in project.tree(folder) {
+            assert!(!bytes.windows(TOKEN.len()).any(|w| w == TOKEN.as_bytes()), "{folder}/{name} holds the token");
+        }
+    }
+}
+
+#[test]
+fn passing_failures_of_the_server_are_ridden_out() {
+    let (hub, project) = (Hub::start(), light());
+    hub.will("revision", &[Fault::Status(503), Fault::DropConnection]);
+    hub.will("preupload", &[Fault::Throttle { retry_after: 1 }]);
+    hub.will("tree", &[Fault::Status(500)]);
+    hub.publish(&project, &[]).code(0);
+    assert_eq!(hub.commits(), 1);
+}
+
+#[test]
+fn the_plan_sends_what_it_says() {
+    let (hub, project) = (Hub::start(), light());
+    hub.publish(&project, &[]).code(0);
+    project.write("data.bin", "four");
+    hub.publish(&project, &["build", "data", "card"]).code(0);
+    let plan = hub.publish(&project, &["plan"]).code(0).prints("~ data.bin  4 B").prints("3 of 3 files changed");
+    assert!(plan.stdout.contains("~ README.md"), "{}", plan.stdout);
+    hub.publish(&project, &[]).code(0).says("3 of 3 files changed");
+}
