@@ -222,8 +222,9 @@ impl<'a> Driver<'a> {
             match decision.verdict.clone() {
                 Verdict::UpToDate if decision.receipt.is_some() => self.hit(id, &decision),
                 Verdict::Restore { places } if !self.spared.contains(&id) => {
-                    if !self.restore(id, &decision, &places)? {
-                        self.ready.insert(entry); // a blob was lost meanwhile: decide again, now it has to run
+                    let placed = self.restore(id, &decision, &places)?;
+                    if !placed {
+                        self.ready.insert(entry); // a blob was lost meanwhile: decide again, now the stage has to run
                     }
                 }
                 Verdict::Run { reasons } if decision.action.is_some() => {
@@ -241,13 +242,11 @@ impl<'a> Driver<'a> {
                 }
                 _ if decision.outcome.is_some() => self.judge(id, decision),
                 _ if decision.upload.is_some() => {
-                    if self.running.is_empty() && kept_back.is_empty() && !self.stopping {
-                        self.publish(id, decision).await?;
-                    } else if !self.stopping {
-                        kept_back.push(entry);
-                        if self.ready.is_empty() || self.ready.iter().all(|e| kept_back.contains(e)) {
-                            break;
-                        }
+                    // a publish takes its turn when nothing runs: what it sends does not change under it
+                    match self.running.is_empty() && kept_back.is_empty() {
+                        true if self.stopping => {}
+                        true => self.publish(id, decision).await?,
+                        false => kept_back.push(entry),
                     }
                 }
                 _ => {}

@@ -374,8 +374,7 @@ pub fn tag_name(template: &str, world: &World) -> Result<String> {
 fn nonce() -> String {
     let mut seed = [0u8; 16];
     let random = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut seed));
-    let salt = if random.is_ok() { hex::encode(seed) } else { format!("{}-{}", std::process::id(), now_ms()) };
-    salt
+    if random.is_ok() { hex::encode(seed) } else { format!("{}-{}", std::process::id(), now_ms()) }
 }
 
 fn first_bytes(path: &std::path::Path) -> Result<Vec<u8>> {

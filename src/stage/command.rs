@@ -231,6 +231,11 @@ fn spawn_and_wait(line: &[&str], action: &Action, workspace: &Workspace, work: &
     command.env("HFBUILD", "1").env("PYTHONHASHSEED", "0").env("PYTHONDONTWRITEBYTECODE", "1");
     command.envs(action.env.iter().filter_map(|(k, v)| Some((k, v.as_ref()?))));
     command.envs(&workspace.secrets);
+    // SAFETY: between fork and exec only one async-signal-safe system call is made. It ties the program's life to this
+    // thread's, which waits for it: if hfbuild is killed, its program does not go on writing.
+    unsafe {
+        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+    }
     let mut child = command.spawn().map_err(|e| {
         Error::stage(format!("cannot start `{}`", line[0]))
             .cause(e.to_string())

@@ -168,8 +168,12 @@ fn parameter(p: &Parameter, names: &mut BTreeSet<Vec<String>>) {
                 _ => None,
             });
             let named: Vec<String> = named.filter(|n| n != "@root").collect();
-            if !named.is_empty() && !(named.len() == 1 && HELPERS.contains(&named[0].as_str())) {
-                names.insert(named);
+            match &named[..] {
+                [] => {}
+                [helper] if HELPERS.contains(&helper.as_str()) => {}
+                _ => {
+                    names.insert(named);
+                }
             }
         }
         Parameter::Subexpression(sub) => {

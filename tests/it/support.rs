@@ -60,7 +60,7 @@ impl Run {
     }
     /// The last line of stderr that sums up.
     pub fn summary(&self) -> &str {
-        self.stderr.lines().filter(|l| l.starts_with("hfbuild: ")).next_back().unwrap_or_default()
+        self.stderr.lines().rfind(|l| l.starts_with("hfbuild: ")).unwrap_or_default()
     }
 }
 
