@@ -68,6 +68,12 @@ pub fn brief(value: &Value) -> String {
     let text = match value {
         Value::Null => "nothing".to_string(),
         Value::Text(t) => format!("\"{}\"", t.escape_debug()),
+        // six significant digits say enough; what is compared is the exact number
+        Value::Float(x) if *x != 0.0 && (1e-3..1e6).contains(&x.abs()) => {
+            let decimals = (5 - x.abs().log10().floor() as i32).clamp(0, 9) as usize;
+            let text = format!("{x:.decimals$}");
+            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
+        }
         other => other.to_string(),
     };
     match text.char_indices().nth(60) {

@@ -4,6 +4,7 @@ mod support;
 
 mod commands;
 mod crash;
+mod laws;
 mod publish;
 mod python;
 mod story;
