@@ -116,7 +116,14 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
     let summary = runtime()?.block_on(async move {
         let cancel = Cancel::default();
         let guard = listen(cancel.clone());
-        let result = run(global, project, store, asked, forced, args, sink, cancel, run_dir).await;
+        let prepared = tokio::select! {
+            prepared = prepare(global, project, store, asked, forced, args, sink, cancel.clone(), run_dir) => prepared,
+            stopped = drive::stopped(&cancel) => Err(stopped),
+        };
+        let result = match prepared {
+            Ok(start) => Driver::new(start)?.run().await,
+            Err(error) => Err(error),
+        };
         guard.abort();
         result
     });
@@ -133,18 +140,19 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
     if errors.is_empty() { Ok(()) } else { Err(Failure::Many(errors)) }
 }
 
+/// Everything before the first stage: what is remembered, what is there, whether it could be published.
 #[allow(clippy::too_many_arguments)]
-async fn run(
+async fn prepare<'a>(
     global: &Global,
-    project: &Project,
-    store: &Store,
+    project: &'a Project,
+    store: &'a Store,
     asked: Asked,
     forced: BTreeSet<NodeId>,
     args: &BuildArgs,
     sink: Sink,
     cancel: Cancel,
     run_dir: std::path::PathBuf,
-) -> Result<crate::core::event::Summary> {
+) -> Result<Start<'a>> {
     let mut loaded = records::load(store)?;
     if loaded.damaged > 0 {
         sink(Event::Warning {
@@ -173,7 +181,7 @@ async fn run(
     }
     let options = Options { jobs: args.jobs, keep_going: args.keep_going };
     let (wanted, targets) = (asked.wanted, asked.targets);
-    let start = Start {
+    Ok(Start {
         project,
         store,
         loaded,
@@ -187,8 +195,7 @@ async fn run(
         targets,
         run_dir,
         recovered,
-    };
-    Driver::new(start)?.run().await
+    })
 }
 
 /// Where to look at what was published.

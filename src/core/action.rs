@@ -114,8 +114,8 @@ pub struct Declaration {
     pub tools: Vec<String>,
     /// Tokens of pools.
     pub resources: BTreeMap<String, usize>,
-    /// Seconds after which the stage is stopped.
-    pub timeout: Option<u64>,
+    /// Milliseconds after which the stage is stopped.
+    pub timeout_ms: Option<u64>,
     /// How often a failed stage is tried again.
     pub retries: u32,
     /// Problems that need the content of a file (a template) are found when the stage's files are read.
@@ -138,7 +138,7 @@ impl Declaration {
             pass_env: vec![],
             tools: vec![],
             resources: BTreeMap::new(),
-            timeout: None,
+            timeout_ms: None,
             retries: 0,
             line: vec![],
         }

@@ -359,12 +359,38 @@ impl Graph {
                 );
             }
         }
+        self.overwrites(&exact, source, problems);
         for (path, id) in &exact {
             let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
             for (parent, other) in parents.filter_map(|p| exact.get_key_value(p)) {
                 let (node, outer) = (self.node(*id), self.node(*other));
                 let message = format!("`{}` makes `{path}` inside `{parent}`, which `{}` makes", node.name, outer.name);
                 problems.push(source.error(node.span.clone(), message).hint("give them places side by side"));
+            }
+        }
+    }
+
+    /// Outputs that would stand where the project keeps what is not made: its manifest, the store, git, a source.
+    fn overwrites(&self, exact: &BTreeMap<&str, NodeId>, source: &Source, problems: &mut Vec<Error>) {
+        let kept = |path: &str| KEPT.iter().any(|k| path == *k || path.starts_with(&format!("{k}/")));
+        for (path, id) in exact.iter().filter(|(path, _)| kept(path)) {
+            let node = self.node(*id);
+            let message = format!("`{}` would make `{path}`, which is not for stages to write", node.name.artifact);
+            problems.push(source.error(node.span.clone(), message).hint("give it another place"));
+        }
+        for id in self.ids() {
+            for input in self.stage(id).map(|d| d.inputs.as_slice()).unwrap_or_default() {
+                let InputFrom::File(path) = &input.from else { continue };
+                let path = path.as_str();
+                let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
+                let Some((place, maker)) = parents.chain([path]).find_map(|p| exact.get_key_value(p)) else { continue };
+                let (maker, reader) = (&self.node(*maker).name.artifact, &self.node(id).name.artifact);
+                let message =
+                    format!("artifact `{reader}` reads the file `{path}`, and artifact `{maker}` makes `{place}`");
+                problems.push(source.error(input.span.clone(), message).hint(match maker == reader {
+                    true => "a stage cannot make what it reads: give the output another name".to_string(),
+                    false => format!("name the artifact, `{maker}`, in place of the file"),
+                }));
             }
         }
     }
@@ -412,6 +438,9 @@ impl Graph {
             .hint("an artifact cannot depend on itself: take one of these edges out")
     }
 }
+
+/// What stages never write.
+const KEPT: [&str; 3] = ["publish.toml", "cache", ".git"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {

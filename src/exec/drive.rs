@@ -450,7 +450,13 @@ impl<'a> Driver<'a> {
         let Some((tree, record, verdict)) = decision.upload else { return Ok(()) };
         let Some(remote) = self.remote.take() else { return Err(Error::bug("a publish without a hub")) };
         let verdict: Option<UploadVerdict> = verdict;
-        let result = Publisher { driver: self, remote: &remote, upload: id }.publish(tree, record, verdict).await;
+        let cancel = self.cancel.clone();
+        // a publish may be dropped at any await: what it had begun is found again by its intent
+        let mut publisher = Publisher { driver: self, remote: &remote, upload: id };
+        let result = tokio::select! {
+            result = publisher.publish(tree, record, verdict) => result,
+            interrupted = stopped(&cancel) => Err(interrupted),
+        };
         self.remote = Some(remote);
         match result {
             Ok(()) => self.settle(id, Settled::Published),
@@ -586,6 +592,16 @@ fn lose(digest: &Digest, blobs: &crate::store::blobs::Blobs, world: &mut World, 
     sink(Event::Warning {
         text: format!("`{path}` of `{node}` is {how} in the cache ({}), so it is made again", digest.short()),
     });
+}
+
+/// Ends when the build is interrupted, with the error for it.
+pub async fn stopped(cancel: &Cancel) -> Error {
+    loop {
+        if let Some(kind) = cancel.stopped() {
+            return Error::new(kind, "interrupted: what was finished is kept, run hfbuild again to go on");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    }
 }
 
 /// Milliseconds since 1970.

@@ -21,6 +21,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Duration;
 
+/// Larger texts are not searched for secrets: nobody types them.
+const SCANNED: u64 = 32 << 20;
 /// How often a publish is planned anew after somebody moved the branch.
 const REPLANS: usize = 5;
 
@@ -226,11 +228,12 @@ impl Publisher<'_, '_> {
                 return Err(Error::stage(format!("`{}` is gone from the cache, or damaged", file.path))
                     .hint("run hfbuild again: it is made again"));
             }
-            asked.push(Preupload {
-                path: file.path.clone(),
-                size: file.size,
-                sample: first_bytes(&blobs.path(digest))?,
-            });
+            let sample = first_bytes(&blobs.path(digest))?;
+            if file.size <= SCANNED && !sample.contains(&0) {
+                let bytes = std::fs::read(blobs.path(digest)).on("read", blobs.path(digest))?;
+                stage::scan_text(&file.path, &bytes)?;
+            }
+            asked.push(Preupload { path: file.path.clone(), size: file.size, sample });
         }
         let remote = self.remote;
         let verdicts = remote.client.preupload(&remote.repo, &remote.target.revision, &asked).await?;

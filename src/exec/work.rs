@@ -10,13 +10,17 @@ use crate::core::graph::{Graph, NodeId};
 use crate::core::name::ArtifactName;
 use crate::core::plan::{Settled, fact_set};
 use crate::core::receipt::Output;
-use crate::stage::workspace::{Cancel, CommandSpec, InputFile};
+use crate::stage::workspace::{Cancel, InputFile};
 use crate::stage::{self, Workspace};
 use crate::store::blobs::Blobs;
 use crate::store::hash;
 use crate::store::memo::Signature;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// All that a stage's thread needs.
 pub struct Job {
@@ -65,6 +69,7 @@ pub fn workspace(
     log: PathBuf,
 ) -> Result<Workspace> {
     let mut inputs = BTreeMap::new();
+    let mut directories = BTreeSet::new();
     for input in &declaration.inputs {
         let files = match &input.from {
             InputFrom::File(path) => {
@@ -72,7 +77,13 @@ pub fn workspace(
                 let digest = digest.ok_or_else(|| Error::bug(format!("source `{path}` was not observed")))?;
                 vec![InputFile { path: path.to_string(), file: root.join(path.as_str()), digest }]
             }
-            InputFrom::Artifact(artifact) => made_files(graph, artifact, settled, blobs),
+            InputFrom::Artifact(artifact) => {
+                let files = made_files(graph, artifact, settled, blobs);
+                if !is_one_file(graph, artifact, &files) {
+                    directories.insert(input.role.clone());
+                }
+                files
+            }
         };
         inputs.insert(input.role.clone(), files);
     }
@@ -94,12 +105,23 @@ pub fn workspace(
         proven,
         facts,
         secrets,
-        command: CommandSpec { timeout: declaration.timeout, project: root.into() },
+        directories,
+        timeout_ms: declaration.timeout_ms,
         log,
         progress: Box::new(|_, _| {}),
         cancel: Cancel::default(),
         device: None,
     })
+}
+
+/// Whether an artifact declares one file and made just that: then it is a file to its consumers, else a directory.
+fn is_one_file(graph: &Graph, artifact: &ArtifactName, files: &[InputFile]) -> bool {
+    let declared = graph.of(artifact).first().and_then(|id| graph.stage(*id)).map(|d| &d.shape);
+    match (declared, files) {
+        (Some(Shape::File(_)), [_]) => true,
+        (Some(Shape::Paths(paths)), [one]) => paths.len() == 1 && paths[0] == one.path,
+        _ => false,
+    }
 }
 
 fn made_files(graph: &Graph, artifact: &ArtifactName, settled: &[Option<Settled>], blobs: &Blobs) -> Vec<InputFile> {
@@ -113,7 +135,7 @@ fn made_files(graph: &Graph, artifact: &ArtifactName, settled: &[Option<Settled>
 
 /// Runs the stage, again where it fails and has retries left. Its work directory is gone afterwards.
 pub fn run(mut job: Job) -> (NodeId, Action, Digest, Result<Done>) {
-    let mut pause = std::time::Duration::from_millis(500);
+    let mut pause = Duration::from_millis(500);
     let result = loop {
         let result = attempt(&mut job);
         let _ = std::fs::remove_dir_all(&job.workspace.dir); // what cannot be removed now is cleared by the next run
@@ -121,8 +143,8 @@ pub fn run(mut job: Job) -> (NodeId, Action, Digest, Result<Done>) {
             Err(e) if e.kind() == ErrorKind::Stage && job.retries > 0 && job.workspace.cancel.stopped().is_none() => {
                 job.retries -= 1;
                 let _ = job.workspace.say(&format!("failed, {} retries left: {e}", job.retries));
-                std::thread::sleep(pause);
-                pause *= 2;
+                wait(pause, &job.workspace.cancel);
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             _ => break result,
         }
@@ -130,8 +152,17 @@ pub fn run(mut job: Job) -> (NodeId, Action, Digest, Result<Done>) {
     (job.id, job.action, job.digest, result)
 }
 
+/// Waits, unless the build is interrupted.
+fn wait(pause: Duration, cancel: &Cancel) {
+    let begun = Instant::now();
+    while begun.elapsed() < pause && cancel.stopped().is_none() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn attempt(job: &mut Job) -> Result<Done> {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
+    let before = blob_inputs(job)?;
     let out = job.workspace.out();
     std::fs::create_dir_all(&out).on("create", &out)?;
     let kind = stage::kind(&job.action.kind)?;
@@ -143,9 +174,24 @@ fn attempt(job: &mut Job) -> Result<Done> {
                 .hint("run hfbuild again when the file is complete"));
         }
     }
+    for ((name, path, digest), signature) in before {
+        if Signature::of(&path)? != signature {
+            job.blobs.discard(&digest);
+            return Err(Error::stage(format!("the stage wrote to its input `{name}`, so neither is kept"))
+                .hint("inputs are for reading: copy what has to be changed"));
+        }
+    }
     let outputs = ingest(&out, job)?;
     check_shape(&outputs, &job.shape)?;
     Ok(Done { outputs, facts, device: job.workspace.device.clone(), seconds: begun.elapsed().as_secs_f64() })
+}
+
+/// Inputs that are blobs of the store, with their stat: to see whether a program (run as root, say) wrote to one.
+#[allow(clippy::type_complexity)]
+fn blob_inputs(job: &Job) -> Result<Vec<((String, PathBuf, Digest), Option<Signature>)>> {
+    let files = job.workspace.inputs.values().flatten();
+    let blobs = files.filter(|f| f.file == job.blobs.path(&f.digest));
+    blobs.map(|f| Ok(((f.path.clone(), f.file.clone(), f.digest), Signature::of(&f.file)?))).collect()
 }
 
 /// Digests every output in one read and takes it into the store.

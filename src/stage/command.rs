@@ -4,7 +4,7 @@
 //! Environment that is handed through without being declared: `PATH`, `HOME`, `USER`, `LANG`, `LC_ALL`, `TMPDIR`,
 //! `VIRTUAL_ENV`, `LD_LIBRARY_PATH`. Set: `HFBUILD=1`, `PYTHONHASHSEED=0`, `PYTHONDONTWRITEBYTECODE=1`.
 
-use super::{Declare, Kind, Workspace, param};
+use super::{Declare, Kind, Workspace, param, process};
 use crate::core::action::{Action, Declaration, Input, InputFrom, Shape};
 use crate::core::error::{Error, OnPath, Result};
 use crate::core::facts::Facts;
@@ -13,21 +13,11 @@ use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::{RelPath, nearest};
 use crate::core::value::Value;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 /// See the module.
 pub struct Command;
 
-/// Undeclared environment that a program gets.
-const HANDED_THROUGH: [&str; 8] =
-    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"];
-/// How long a program may take to end after SIGTERM.
-const GRACE: Duration = Duration::from_secs(5);
 /// The folder in the work directory for outputs of other artifacts.
 const IN: &str = "in";
 
@@ -91,7 +81,7 @@ impl Kind for Command {
         declaration.env = names(cx, "env")?;
         declaration.pass_env = cx.spec.texts("pass_env").into_iter().map(|(t, _)| t).collect();
         declaration.tools = cx.spec.texts("tools").into_iter().map(|(t, _)| t).collect();
-        declaration.timeout = timeout(cx)?;
+        declaration.timeout_ms = timeout(cx)?;
         declaration.retries = cx.int("retries").unwrap_or(0) as u32;
         Ok(declaration)
     }
@@ -107,9 +97,9 @@ impl Kind for Command {
         }
         let line: Vec<&str> =
             param(action, "run")?.as_list().unwrap_or_default().iter().filter_map(Value::as_text).collect();
-        let status = spawn_and_wait(&line, action, workspace, &work)?;
+        let status = process::run(&program(line[0], action, &work), &line[1..], action, workspace, &work)?;
         if !status.success() {
-            return Err(failed(&line, status, workspace));
+            return Err(process::failed(line[0], status, workspace));
         }
         for output in &action.outputs {
             collect(&work.join(output), &workspace.output(output)?, output)?;
@@ -167,8 +157,15 @@ fn command_line(cx: &Declare<'_>, inputs: &[Input], outputs: &[String]) -> Resul
             }
         })?);
     }
-    if line.is_empty() {
-        return Err(cx.error("run", "`run` is empty"));
+    let Some(program) = line.first() else { return Err(cx.error("run", "`run` is empty")) };
+    let path = program.strip_prefix("./").unwrap_or(program);
+    if path.contains('/') || program != path {
+        let declared = path.starts_with('/') || inputs.iter().any(|i| i.path.as_deref() == Some(path));
+        if !declared {
+            return Err(cx
+                .error("run", format!("`{program}` is a program of the project that `inputs` does not declare"))
+                .hint("name it under `inputs`, so that a change of it reruns the stage, and use it as {in.ROLE}"));
+        }
     }
     Ok(line)
 }
@@ -193,11 +190,21 @@ fn names(cx: &Declare<'_>, key: &str) -> Result<Vec<String>> {
     Ok(out)
 }
 
+/// A program that is one of the declared inputs stands in the work directory; any other is found on the PATH.
+fn program(name: &str, action: &Action, work: &Path) -> PathBuf {
+    let path = name.strip_prefix("./").unwrap_or(name);
+    match action.inputs.values().any(|i| i.path.as_deref() == Some(path)) {
+        true => work.join(path),
+        false => PathBuf::from(name),
+    }
+}
+
+/// Milliseconds.
 fn timeout(cx: &Declare<'_>) -> Result<Option<u64>> {
     let Some(text) = cx.spec.text("timeout") else { return Ok(None) };
     let parsed: Option<jiff::SignedDuration> = text.parse().ok();
-    match parsed.map(|d| d.as_secs()) {
-        Some(seconds) if seconds > 0 => Ok(Some(seconds as u64)),
+    match parsed.and_then(|d| u64::try_from(d.as_millis()).ok()) {
+        Some(ms) if ms > 0 => Ok(Some(ms)),
         _ => Err(cx
             .error("timeout", format!("`timeout` is `{text}`, which is no duration"))
             .hint("write `90s`, `30m` or `2h`")),
@@ -211,127 +218,18 @@ fn link_inputs(action: &Action, workspace: &Workspace, work: &Path) -> Result<()
         let files = workspace.inputs.get(role).map(Vec::as_slice).unwrap_or_default();
         let base = work.join(path);
         for file in files {
-            // a source and a single file stand at the path itself, a directory's files below it
-            let target: PathBuf = if files.len() == 1 { base.clone() } else { base.join(&file.path) };
+            let whole = !workspace.directories.contains(role);
+            let target: PathBuf = if whole { base.clone() } else { base.join(&file.path) };
             if let Some(dir) = target.parent() {
                 std::fs::create_dir_all(dir).on("create", dir)?;
+            }
+            if target.is_symlink() {
+                continue; // two roles may name one source
             }
             std::os::unix::fs::symlink(&file.file, &target).on("link", &target)?;
         }
     }
     Ok(())
-}
-
-fn spawn_and_wait(line: &[&str], action: &Action, workspace: &Workspace, work: &Path) -> Result<ExitStatus> {
-    let log = output_to(workspace)?;
-    let mut command = std::process::Command::new(program(line[0], workspace));
-    command.args(&line[1..]).current_dir(work).env_clear().stdin(Stdio::null()).process_group(0);
-    command.stdout(log.try_clone().on("open", &workspace.log)?).stderr(log);
-    command.envs(HANDED_THROUGH.iter().filter_map(|n| Some((*n, std::env::var_os(n)?))));
-    command.env("HFBUILD", "1").env("PYTHONHASHSEED", "0").env("PYTHONDONTWRITEBYTECODE", "1");
-    command.envs(action.env.iter().filter_map(|(k, v)| Some((k, v.as_ref()?))));
-    command.envs(&workspace.secrets);
-    // SAFETY: between fork and exec only one async-signal-safe system call is made. It ties the program's life to this
-    // thread's, which waits for it: if hfbuild is killed, its program does not go on writing.
-    unsafe {
-        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
-    }
-    let mut child = command.spawn().map_err(|e| {
-        Error::stage(format!("cannot start `{}`", line[0]))
-            .cause(e.to_string())
-            .hint("is it on the PATH, or declared as an input?")
-    })?;
-    let begun = Instant::now();
-    loop {
-        if let Some(status) =
-            child.try_wait().map_err(|e| Error::stage("cannot wait for the program").cause(e.to_string()))?
-        {
-            return Ok(status);
-        }
-        if workspace.cancel.stopped().is_some() {
-            stop(&mut child);
-            workspace.cancel.check()?;
-        }
-        if let Some(limit) = workspace.command.timeout.filter(|s| begun.elapsed().as_secs() >= *s) {
-            stop(&mut child);
-            return Err(Error::stage(format!(
-                "`{}` took longer than its `timeout` of {limit} s and was stopped",
-                line[0]
-            )));
-        }
-        std::thread::sleep(Duration::from_millis(if begun.elapsed().as_millis() < 200 { 1 } else { 20 }));
-    }
-}
-
-/// Where the program's output goes: the log, through a filter where values were handed through that no log may hold.
-fn output_to(workspace: &Workspace) -> Result<std::fs::File> {
-    let mut log =
-        std::fs::OpenOptions::new().create(true).append(true).open(&workspace.log).on("open", &workspace.log)?;
-    if workspace.secrets.is_empty() {
-        return Ok(log);
-    }
-    let (reader, writer) = std::io::pipe().on("open a pipe for", &workspace.log)?;
-    let secrets = workspace.secrets.clone();
-    std::thread::spawn(move || {
-        let mut reader = std::io::BufReader::new(reader);
-        let mut line = Vec::new();
-        while std::io::BufRead::read_until(&mut reader, b'\n', &mut line).is_ok_and(|n| n > 0) {
-            let text = String::from_utf8_lossy(&line).into_owned();
-            let _ = std::io::Write::write_all(&mut log, mask(&text, &secrets).as_bytes()); // a full disk must not hang the program
-            line.clear();
-        }
-    });
-    Ok(std::os::fd::OwnedFd::from(writer).into())
-}
-
-/// A program named with a slash is one of the declared inputs (in the work directory) or a file of the project's tools.
-fn program(name: &str, workspace: &Workspace) -> PathBuf {
-    let in_project = workspace.command.project.join(name);
-    if name.contains('/') && !name.starts_with('/') && in_project.exists() { in_project } else { PathBuf::from(name) }
-}
-
-/// TERM to the process group, a grace, then KILL.
-fn stop(child: &mut Child) {
-    let group = Pid::from_raw(child.id() as i32);
-    let _ = killpg(group, Signal::SIGTERM); // it may have ended by itself
-    let begun = Instant::now();
-    while begun.elapsed() < GRACE {
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let _ = killpg(group, Signal::SIGKILL); // what is left of the group
-    let _ = child.wait();
-}
-
-fn failed(line: &[&str], status: ExitStatus, workspace: &Workspace) -> Error {
-    let how = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (_, Some(signal)) => format!("signal {signal}"),
-        _ => "no exit code".into(),
-    };
-    let mut error = Error::stage(format!("`{}` failed with {how}", line[0]));
-    let log = std::fs::read(&workspace.log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&log);
-    let tail: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(8).collect();
-    for line in tail.into_iter().rev() {
-        error = error.cause(mask(line, &workspace.secrets));
-    }
-    if text.contains("No such file or directory")
-        || text.contains("FileNotFoundError")
-        || text.contains("ModuleNotFoundError")
-    {
-        return error
-            .hint("a stage sees only its declared inputs: name the file under `inputs`, and use it as {in.ROLE}");
-    }
-    error
-}
-
-/// The line without the values that were handed through.
-fn mask(line: &str, secrets: &std::collections::BTreeMap<String, String>) -> String {
-    let secrets = secrets.values().filter(|v| v.len() >= 4);
-    secrets.fold(line.to_string(), |line, secret| line.replace(secret.as_str(), "***"))
 }
 
 /// Moves an output out of the work directory; a directory's files are moved one by one. Symbolic links are refused:
@@ -348,6 +246,9 @@ fn collect(from: &Path, to: &Path, name: &str) -> Result<()> {
     }
     if meta.is_file() {
         return std::fs::rename(from, to).on("move", from);
+    }
+    if !meta.is_dir() {
+        return Err(Error::stage(format!("output `{name}` is no regular file and no directory")));
     }
     let entries: Vec<_> = std::fs::read_dir(from).on("list", from)?.collect::<std::io::Result<_>>().on("list", from)?;
     if entries.is_empty() {
@@ -378,16 +279,25 @@ fn read_facts(file: &str, action: &Action, workspace: &Workspace) -> Result<Fact
     });
     let names: Vec<_> = action.inputs.values().map(|i| i.name.clone()).collect();
     let of = facts.subject(&names.join(", "), subject.finish());
-    flatten("", object, of, &mut facts);
+    flatten("", object, of, &mut facts)
+        .map_err(|name| Error::stage(format!("`{file}` gives the fact `{name}` twice")))?;
     Ok(facts)
 }
 
-fn flatten(prefix: &str, object: &serde_json::Map<String, serde_json::Value>, of: usize, facts: &mut Facts) {
+/// Groups become dotted names; a name that comes twice is the error.
+fn flatten(
+    prefix: &str,
+    object: &serde_json::Map<String, serde_json::Value>,
+    of: usize,
+    facts: &mut Facts,
+) -> Result<(), String> {
     for (name, value) in object {
         let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match value {
-            serde_json::Value::Object(inner) => flatten(&name, inner, of, facts),
+            serde_json::Value::Object(inner) => flatten(&name, inner, of, facts)?,
+            _ if facts.values.contains_key(&name) => return Err(name),
             other => facts.set(&name, Value::from_json(other), of),
         }
     }
+    Ok(())
 }

@@ -3,14 +3,17 @@
 
 use super::{Declare, Kind, Workspace};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
-use crate::core::error::{OnPath, Result};
+use crate::core::error::{Error, OnPath, Result};
 use crate::core::facts::Facts;
 use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::RelPath;
-use crate::model::checkpoint::Checkpoint;
+use crate::model::checkpoint::zip::Archive;
+use crate::model::checkpoint::{Checkpoint, globals};
 use crate::model::magic::{self, Magic};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
 
 /// See the module.
 pub struct Files;
@@ -86,9 +89,7 @@ pub fn check(path: &str, file: &std::path::Path) -> Result<()> {
     let size = std::fs::metadata(file).on("stat", file)?.len();
     if size > 0 {
         let found = magic::sniff(file)?; // a Git LFS pointer is an error here
-        if is_checkpoint(path) && matches!(found, Magic::Zip | Magic::TorchLegacy) {
-            Checkpoint::open(file)?;
-        }
+        check_pickle(path, file, found)?;
     }
     if size <= SCAN_LIMIT {
         let bytes = std::fs::read(file).on("read", file)?;
@@ -97,6 +98,32 @@ pub fn check(path: &str, file: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
-fn is_checkpoint(path: &str) -> bool {
-    [".pt", ".pth", ".ckpt", ".bin"].iter().any(|e| path.ends_with(e))
+/// Refuses a pickle that would run code, whatever the file is called, and a file that is called a checkpoint and cannot
+/// be read as one: nobody could say what it would do.
+fn check_pickle(path: &str, file: &std::path::Path, found: Magic) -> Result<()> {
+    let named = PICKLE_NAMES.iter().any(|e| path.to_lowercase().ends_with(e));
+    let torch_zip = || Archive::open(file).is_ok_and(|a| a.entries.iter().any(|e| e.name.ends_with("data.pkl")));
+    match found {
+        Magic::TorchLegacy => Checkpoint::open(file).map(drop),
+        Magic::Zip if named || torch_zip() => Checkpoint::open(file).map(drop),
+        Magic::Unknown if starts_like_pickle(file)? => {
+            let mut reader = BufReader::new(File::open(file).on("open", file)?);
+            globals::scan(&mut reader, path)
+        }
+        Magic::Unknown if named && !path.to_lowercase().ends_with(".bin") => {
+            Err(Error::stage(format!("`{path}` is called a checkpoint and is none that hfbuild can read"))
+                .hint("whoever loads it may run whatever it holds: publish it under another name if it is no pickle"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names that loaders unpickle.
+const PICKLE_NAMES: [&str; 8] = [".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".dill"];
+
+/// Whether a file opens as a pickle of protocol 2 to 5 does.
+fn starts_like_pickle(file: &std::path::Path) -> Result<bool> {
+    let mut head = [0; 2];
+    let read = File::open(file).on("open", file)?.read_exact(&mut head);
+    Ok(read.is_ok() && head[0] == 0x80 && (2..=5).contains(&head[1]))
 }

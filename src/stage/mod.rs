@@ -14,6 +14,7 @@ mod files;
 mod metadata;
 mod onnx;
 mod pages;
+mod process;
 mod safetensors;
 mod samples;
 mod secrets;

@@ -7,7 +7,7 @@ use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::FactSet;
 use crate::core::name::ArtifactName;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,8 +62,10 @@ pub struct Workspace {
     pub facts: BTreeMap<ArtifactName, FactSet>,
     /// Environment values that are handed through unkeyed and unlogged.
     pub secrets: BTreeMap<String, String>,
-    /// The command line, of a command stage.
-    pub command: CommandSpec,
+    /// Roles whose input is a directory, however many files it holds.
+    pub directories: BTreeSet<String>,
+    /// Milliseconds until a command is stopped.
+    pub timeout_ms: Option<u64>,
     /// Where the stage's log goes.
     pub log: PathBuf,
     /// Says how far the stage is: done, total.
@@ -72,15 +74,6 @@ pub struct Workspace {
     pub cancel: Cancel,
     /// Runtime and device that made the output, set by the stage.
     pub device: Option<String>,
-}
-
-/// What a command stage needs beside its action.
-#[derive(Debug, Clone, Default)]
-pub struct CommandSpec {
-    /// Seconds until it is stopped.
-    pub timeout: Option<u64>,
-    /// The project's root: for finding declared programs given by a relative path.
-    pub project: PathBuf,
 }
 
 impl Workspace {

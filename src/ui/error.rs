@@ -15,7 +15,8 @@ pub fn render(error: &Error, colour: bool) -> String {
 
 fn one(error: &Error, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-    let title = Level::ERROR.primary_title(error.message());
+    let message = clean(error.message());
+    let title = Level::ERROR.primary_title(message.as_str());
     let mut out = match error.place() {
         Some(place) => {
             let (excerpt, first_line, offset) = excerpt(&place.source, place.start, place.end);
@@ -30,13 +31,18 @@ fn one(error: &Error, colour: bool) -> String {
         None => renderer.render(&[annotate_snippets::Group::with_title(title)]),
     };
     for cause in error.causes() {
-        out.push_str(&format!("\n  caused by: {cause}"));
+        out.push_str(&format!("\n  caused by: {}", clean(cause)));
     }
     if let Some(hint) = error.hint_text().filter(|h| !h.is_empty()) {
         out.push_str(&format!("\n\nhint: {hint}"));
     }
     out.push('\n');
     out
+}
+
+/// A text without control characters: what a program or a file says must not steer the terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
 /// The lines of a place, three at most and 300 bytes of each side, so that a manifest of a gigabyte on one line is not

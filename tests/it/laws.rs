@@ -239,8 +239,8 @@ impl Case {
         let whole = Digest::of(format!("{seen:?}").as_bytes());
         let bytes = seen.inputs.iter().flatten().map(|(_, d)| u32::from(d.bytes()[0]));
         let texts = seen.facts.iter().flat_map(|f| f.bytes()).map(u32::from);
-        let small = seen.files.iter().chain(&[seen.param]).chain(&seen.env).chain(&seen.tool).map(|b| u32::from(*b));
-        let parity = bytes.chain(texts).chain(small).sum::<u32>() & 1;
+        let small = seen.files.iter().chain(&seen.env).chain(&seen.tool).map(|b| u32::from(*b));
+        let parity = (bytes.chain(texts).chain(small).sum::<u32>() + u32::from(seen.param)) & 1;
         let content = match spec.nature {
             Nature::Exact => whole,
             Nature::Parity => Digest::of(format!("parity {parity}").as_bytes()),
@@ -563,9 +563,13 @@ impl Engine {
                             let receipt = decision.receipt.expect("a receipt");
                             let missing = self.missing(&receipt);
                             if !places.is_empty() && !missing.is_empty() {
-                                world.lost.extend(missing);
-                                ready.push(id);
-                                continue;
+                                if missing.iter().any(|d| world.lost.insert(*d)) {
+                                    ready.push(id);
+                                    continue;
+                                }
+                                // only a broken engine restores what it knows to be lost
+                                report.starts.push(Start { node, needless: false, useless: false, starved: true });
+                                return report;
                             }
                             self.place(&graph, id, &receipt.outputs);
                             self.history.make_current(&graph.node(id).name, receipt.action_digest);
@@ -895,7 +899,8 @@ fn law_a_refused_gate_stops_the_publish_and_what_only_it_needs(case: &Case, deci
         for id in graph.ids() {
             let verdict = plan.decisions[id.index()].as_ref().map(|d| &d.verdict);
             let spends = matches!(verdict, Some(Verdict::Run { .. } | Verdict::Pending { .. }));
-            if plan.settled[id.index()].is_none() && spends != leads_somewhere(&graph, id, &plan.settled, &sinks(&graph))
+            if plan.settled[id.index()].is_none()
+                && spends != leads_somewhere(&graph, id, &plan.settled, &sinks(&graph))
             {
                 return Err(format!("{} is planned as {verdict:?}", graph.node(id).name));
             }

@@ -2,9 +2,11 @@
 
 mod support;
 
+mod bad_input;
 mod commands;
 mod crash;
 mod laws;
 mod publish;
 mod python;
 mod story;
+mod tidy;

@@ -25,6 +25,9 @@ pub struct Retry {
     pub cap: Duration,
 }
 
+/// How often a connection is tried that nobody takes.
+const CONNECTS: u32 = 3;
+
 impl Default for Retry {
     /// Five further tries from half a second on; the cap is a little above the Hub's window of five minutes.
     fn default() -> Self {
@@ -239,6 +242,9 @@ impl Http {
                 Err(failure) => failure,
             };
             nth += 1;
+            if matches!(failure, Failure::Lost { sent: false, .. }) && nth >= CONNECTS {
+                return Err(failure); // nobody is there: more patience would only look like a hang
+            }
             match self.retry.pause(nth, failure.wait()) {
                 Some(pause) if failure.passes() => tokio::time::sleep(pause).await,
                 _ => return Err(failure),

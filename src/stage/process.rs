@@ -1,0 +1,158 @@
+//! Running a program: in a process group of its own, with a cleared environment, its output in the stage's log, stopped
+//! with everything that it started.
+//!
+//! Knows processes; does not know what the program is for.
+
+use super::Workspace;
+use crate::core::action::Action;
+use crate::core::error::{Error, OnPath, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// Undeclared environment that a program gets.
+const HANDED_THROUGH: [&str; 8] =
+    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"];
+/// How long a program may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long the log's filter may take after the program's end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs a program to its end. Nothing that it started outlives it.
+///
+/// # Errors
+/// It cannot be started, it took longer than its `timeout`, or the build was interrupted.
+pub fn run(program: &Path, args: &[&str], action: &Action, workspace: &Workspace, work: &Path) -> Result<ExitStatus> {
+    let (mut child, drained) = spawn(program, args, action, workspace, work)?;
+    let ended = wait(&mut child, program, workspace);
+    let _ = killpg(group(&child), Signal::SIGKILL); // what it left in the background
+    if let Some(drained) = drained {
+        let _ = drained.recv_timeout(DRAIN); // a program that hides from its group may hold the pipe: not for ever
+    }
+    ended
+}
+
+fn spawn(
+    program: &Path,
+    args: &[&str],
+    action: &Action,
+    workspace: &Workspace,
+    work: &Path,
+) -> Result<(Child, Option<Receiver<()>>)> {
+    let (log, drained) = output_to(workspace)?;
+    let mut command = Command::new(program);
+    command.args(args).current_dir(work).env_clear().stdin(Stdio::null()).process_group(0);
+    command.stdout(log.try_clone().on("open", &workspace.log)?).stderr(log);
+    command.envs(HANDED_THROUGH.iter().filter_map(|n| Some((*n, std::env::var_os(n)?))));
+    command.env("HFBUILD", "1").env("PYTHONHASHSEED", "0").env("PYTHONDONTWRITEBYTECODE", "1");
+    command.envs(action.env.iter().filter_map(|(k, v)| Some((k, v.as_ref()?))));
+    command.envs(&workspace.secrets);
+    // SAFETY: between fork and exec only one async-signal-safe system call is made. It ties the program's life to this
+    // thread's, which waits for it: if hfbuild is killed, its program does not go on writing.
+    unsafe {
+        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+    }
+    let child = command.spawn().map_err(|e| {
+        Error::stage(format!("cannot start `{}`", program.display()))
+            .cause(e.to_string())
+            .hint("is it on the PATH, or executable where it is declared as an input?")
+    })?;
+    Ok((child, drained))
+}
+
+fn group(child: &Child) -> Pid {
+    Pid::from_raw(child.id() as i32)
+}
+
+fn wait(child: &mut Child, program: &Path, workspace: &Workspace) -> Result<ExitStatus> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) =
+            child.try_wait().map_err(|e| Error::stage("cannot wait for the program").cause(e.to_string()))?
+        {
+            return Ok(status);
+        }
+        if workspace.cancel.stopped().is_some() {
+            stop(child);
+            workspace.cancel.check()?;
+        }
+        if let Some(limit) = workspace.timeout_ms.filter(|ms| begun.elapsed().as_millis() >= u128::from(*ms)) {
+            stop(child);
+            let (name, limit) = (program.display(), Duration::from_millis(limit));
+            return Err(Error::stage(format!("`{name}` took longer than its `timeout` of {limit:?} and was stopped")));
+        }
+        std::thread::sleep(Duration::from_millis(if begun.elapsed().as_millis() < 200 { 1 } else { 20 }));
+    }
+}
+
+/// TERM to the process group, a grace, then KILL.
+fn stop(child: &mut Child) {
+    let _ = killpg(group(child), Signal::SIGTERM); // it may have ended by itself
+    let begun = Instant::now();
+    while begun.elapsed() < GRACE {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = killpg(group(child), Signal::SIGKILL); // what is left of the group
+    let _ = child.wait();
+}
+
+/// Where the program's output goes: the log, through a filter where values were handed through that no log may hold. The
+/// filter says when it is done.
+fn output_to(workspace: &Workspace) -> Result<(File, Option<Receiver<()>>)> {
+    let mut log =
+        std::fs::OpenOptions::new().create(true).append(true).open(&workspace.log).on("open", &workspace.log)?;
+    if workspace.secrets.is_empty() {
+        return Ok((log, None));
+    }
+    let (reader, writer) = std::io::pipe().on("open a pipe for", &workspace.log)?;
+    let (done, drained) = channel();
+    let secrets = workspace.secrets.clone();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            let _ = log.write_all(mask(&text, &secrets).as_bytes()); // a full disk must not hang the program
+            line.clear();
+        }
+        let _ = done.send(()); // nobody waits any more
+    });
+    Ok((std::os::fd::OwnedFd::from(writer).into(), Some(drained)))
+}
+
+/// The failure of a program, with the end of its log.
+pub fn failed(name: &str, status: ExitStatus, workspace: &Workspace) -> Error {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (_, Some(signal)) => format!("signal {signal}"),
+        _ => "no exit code".into(),
+    };
+    let mut error = Error::stage(format!("`{name}` failed with {how}"));
+    let log = std::fs::read(&workspace.log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&log);
+    let tail: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(8).collect();
+    for line in tail.into_iter().rev() {
+        error = error.cause(mask(line, &workspace.secrets));
+    }
+    if ["No such file or directory", "FileNotFoundError", "ModuleNotFoundError"].iter().any(|w| text.contains(w)) {
+        return error
+            .hint("a stage sees only its declared inputs: name the file under `inputs`, and use it as {in.ROLE}");
+    }
+    error
+}
+
+/// The line without the values that were handed through, nor any line of one. Values below four bytes are no secrets.
+fn mask(line: &str, secrets: &BTreeMap<String, String>) -> String {
+    let parts = secrets.values().flat_map(|v| std::iter::once(v.as_str()).chain(v.lines()));
+    parts.filter(|part| part.len() >= 4).fold(line.to_string(), |line, part| line.replace(part, "***"))
+}
