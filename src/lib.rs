@@ -18,7 +18,7 @@
 //! - A gate that cannot be evaluated is refused.
 //!
 //! # Who may use whom
-//! main -> cli -> exec, ui, store, hub; exec -> stage, store, hub, core; stage -> model, core; store, hub, ui, model ->
+//! main -> cli -> exec, ui, store, hub, model; exec -> stage, store, hub, core; stage -> model, core; store, hub, ui, model ->
 //! core; core -> nothing of ours. The test `tidy` holds these arrows.
 //!
 //! # How to add a kind

@@ -2,17 +2,18 @@
 
 use super::{BuildArgs, Failure, Global};
 use crate::core::error::{Error, ErrorKind, Result};
+use crate::core::estimate::estimate;
 use crate::core::event::Event;
 use crate::core::graph::{NodeId, Work};
 use crate::core::manifest::OnDrift;
 use crate::core::plan::World;
 use crate::core::publish;
-use crate::exec::drive::{self, Driver, Options, Sink, Start};
+use crate::exec::drive::{self, Cancel, Driver, Options, Sink, Start};
 use crate::exec::observe;
+use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
 use crate::exec::publish::{drift_error, settle_intents};
 use crate::exec::remote::{self, Access, Remote};
-use crate::stage::workspace::Cancel;
 use crate::store::memo::Memo;
 use crate::store::records::{self, Loaded, Recorder};
 use crate::store::{Store, lock};
@@ -168,8 +169,7 @@ async fn prepare<'a>(
     if let Some(remote) = &remote {
         recovered = settle_intents(remote, &mut loaded, Some(&mut Recorder::open(store)?)).await?;
         observe_remote(project, remote, &loaded, &asked.wanted, &mut world).await?;
-        let plan =
-            drive::plan_whole(project, store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
+        let plan = plan_whole(project, store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
         if shown::totals(&project.graph, &plan).commits > 0 {
             let exists = world.remotes.values().any(|o| o.head.is_some());
             remote.preflight(exists).await?;
@@ -276,14 +276,12 @@ pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, che
     let progress = Arc::new(Progress::new(verbosity(global)));
     let shower = progress.clone();
     let sink: Sink = Arc::new(move |event| shower.show(&event));
-    let plan =
-        drive::plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
+    let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     let graph = &project.graph;
     let uploads = graph.ids().filter(|id| asked.wanted[id.index()] && matches!(graph.node(*id).work, Work::Upload(_)));
     let last = target.as_ref().and_then(|t| loaded.publishes.last(t));
-    let sends: Vec<_> = uploads
-        .map(|id| (id, shown::estimate(graph, &plan, id, last, world.remotes.get(&id), world.overwrite)))
-        .collect();
+    let sends: Vec<_> =
+        uploads.map(|id| (id, estimate(graph, &plan, id, last, world.remotes.get(&id), world.overwrite))).collect();
     let repo = target.map_or(String::new(), |t| t.repo);
     let totals = shown::totals(graph, &plan);
     let mut out = std::io::stdout().lock();
@@ -308,8 +306,7 @@ pub fn clean(global: &Global) -> Result<(), Failure> {
         .project
         .canonicalize()
         .map_err(|e| Error::io("open", &global.project, &e).with_kind(ErrorKind::Usage))?;
-    let cache = project.join("cache/VERSION");
-    if !cache.exists() {
+    if !Store::at(&project).exists() {
         let _ = writeln!(std::io::stderr(), "hfbuild: there is no cache here");
         return Ok(());
     }

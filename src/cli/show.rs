@@ -3,12 +3,12 @@
 use super::{Failure, Global, build};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::{Graph, NodeId, Work};
-use crate::core::manifest;
 use crate::core::plan::Settled;
 use crate::core::value::human_bytes;
 use crate::core::verdict::Verdict;
-use crate::exec::drive::{self, Sink};
+use crate::exec::drive::Sink;
 use crate::exec::observe;
+use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
 use crate::exec::remote::{self, Access};
 use crate::model::inspect as model;
@@ -39,8 +39,7 @@ pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
     let sink: Sink = Arc::new(|_| {});
-    let plan =
-        drive::plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
+    let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     let mut out = String::new();
     for id in ids {
         let Some(decision) = &plan.decisions[id.index()] else { continue };
@@ -135,8 +134,7 @@ pub fn status(global: &Global) -> Result<(), Failure> {
         Ok::<_, Error>(())
     })?;
     let sink: Sink = Arc::new(|_| {});
-    let plan =
-        drive::plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
+    let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     let mut rows: Vec<(String, Json)> = Vec::new();
     for (artifact, ids) in &project.graph.artifacts {
         rows.push((artifact.to_string(), state(&project.graph, &plan, ids).into()));
@@ -238,7 +236,7 @@ pub fn inspect(file: &Path, json: bool) -> Result<(), Failure> {
 
 /// `hfbuild schema`
 pub fn schema() -> Result<(), Failure> {
-    let schema = manifest::schema(&crate::stage::infos());
+    let schema = crate::exec::project::schema();
     print(&format!("{}\n", serde_json::to_string_pretty(&schema).unwrap_or_default()));
     Ok(())
 }

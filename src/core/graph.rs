@@ -326,8 +326,7 @@ impl Graph {
         let Some(d) = self.stage(id) else { return Err("only a stage's output can be published".into()) };
         let name = &self.node(id).name.artifact;
         let place = match &d.shape {
-            Shape::File(file) if path.ends_with('/') => format!("{path}{file}"),
-            Shape::File(_) => path.to_string(),
+            shape @ Shape::File(_) => repo_place(shape, path),
             Shape::Paths(paths) if paths.len() == 1 && !paths[0].ends_with('/') && !path.ends_with('/') => {
                 path.to_string()
             }
@@ -455,5 +454,14 @@ pub fn placed_path(place: &str, path: &str) -> String {
         "" => path.to_string(),
         dir if dir.ends_with('/') => format!("{dir}{path}"),
         file => file.to_string(),
+    }
+}
+
+/// Where an artifact's output stands in a repo that names it under `path`: a single file published under a directory
+/// keeps its name.
+pub fn repo_place(shape: &Shape, path: &str) -> String {
+    match shape {
+        Shape::File(name) if path.ends_with('/') => format!("{path}{name}"),
+        _ => path.to_string(),
     }
 }

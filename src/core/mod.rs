@@ -5,6 +5,7 @@
 pub mod action;
 pub mod digest;
 pub mod error;
+pub mod estimate;
 pub mod event;
 pub mod facts;
 pub mod fill;

@@ -7,7 +7,7 @@ use crate::core::action::{Action, ActionInput, Declaration, InputFrom, Shape};
 use crate::core::digest::{Digest, HubDigests};
 use crate::core::facts::FactSet;
 use crate::core::gate::{self, Outcome};
-use crate::core::graph::{Graph, NodeId, Upload, Work, placed_path};
+use crate::core::graph::{Graph, NodeId, Upload, Work, placed_path, repo_place};
 use crate::core::name::ArtifactName;
 use crate::core::publish::{Observed, Tree, TreeFile, UploadVerdict, decide_upload};
 use crate::core::receipt::{History, Receipt};
@@ -251,10 +251,7 @@ fn decide_publish(graph: &Graph, id: NodeId, upload: &Upload, settled: &[Option<
     for (path, _, artifact, _) in &upload.files {
         for dep in graph.of(artifact) {
             let (Some(Settled::Made(receipt)), Some(d)) = (&settled[dep.index()], graph.stage(*dep)) else { continue };
-            let place = match &d.shape {
-                Shape::File(name) if path.ends_with('/') => format!("{path}{name}"),
-                _ => path.clone(),
-            };
+            let place = repo_place(&d.shape, path);
             for output in &receipt.outputs {
                 let hub = output.hub.clone().or_else(|| world.hub_digests.get(&output.digest).cloned());
                 let hub = hub.unwrap_or(HubDigests { sha256: String::new(), git_sha1: None });

@@ -1,10 +1,11 @@
 //! Effects around the pure core: a project is opened, the world is observed, stages run, the tree is published.
 //!
-//! The way of a run: [`project`] -> [`observe`] and [`remote`] -> `core::plan` -> [`drive`] (with [`work`] for one stage
+//! The way of a run: [`project`] -> [`observe`] and [`remote`] -> [`planning`] -> [`drive`] (with [`work`] for one stage
 //! and [`publish`] for the commit) -> the store's records. Reports events; prints nothing.
 
 pub mod drive;
 pub mod observe;
+pub mod planning;
 pub mod pools;
 pub mod project;
 pub mod publish;

@@ -42,6 +42,11 @@ impl Project {
     }
 }
 
+/// The JSON Schema of the manifest.
+pub fn schema() -> serde_json::Value {
+    manifest::schema(&stage::infos())
+}
+
 fn read_manifest(root: &Path) -> Result<String> {
     let path = root.join(MANIFEST);
     let wrong = |message: String| Error::new(ErrorKind::Manifest, message);

@@ -57,6 +57,10 @@ impl Store {
         Store { root: project.join("cache") }
     }
 
+    /// Whether there is one.
+    pub fn exists(&self) -> bool {
+        self.root.join("VERSION").exists()
+    }
     /// `cache/blobs`
     pub fn blobs(&self) -> blobs::Blobs {
         blobs::Blobs::new(self.root.join("blobs"), self.root.join("tmp"))

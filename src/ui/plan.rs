@@ -1,9 +1,10 @@
 //! A plan, for people and as JSON.
 
+use crate::core::estimate::SendEstimate;
 use crate::core::event::verdict_word;
-use crate::core::graph::{Graph, NodeId, Work, placed_path};
-use crate::core::plan::{Plan, Settled};
-use crate::core::publish::{Drifted, Observed, Published, Sized, UploadVerdict, early_drift};
+use crate::core::graph::{Graph, NodeId, Work};
+use crate::core::plan::Plan;
+use crate::core::publish::{Drifted, Sized, UploadVerdict};
 use crate::core::value::human_bytes;
 use crate::core::verdict::Verdict;
 use crate::ui::{count, explain, short};
@@ -94,7 +95,7 @@ pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate]
         out.push_str(&format!("{:>9} {} by {by}\n", "Blocked", crate::ui::progress::fold(&nodes)));
     }
     for send in publishes {
-        out.push_str(&send.lines(repo, all));
+        out.push_str(&send_lines(send, repo, all));
     }
     out
 }
@@ -123,69 +124,53 @@ fn node_line(graph: &Graph, id: NodeId, plan: &Plan) -> Option<(&'static str, St
     })
 }
 
-/// What a publish would send: known files, and files that are not made yet.
-#[derive(Debug, Clone, Default)]
-pub struct SendEstimate {
-    /// The verdict, where the tree is known.
-    pub verdict: Option<UploadVerdict>,
-    /// The publish's own refusal.
-    pub blocked: bool,
-    /// Files of stages that are pending or will run, by path, with the size of what was last published there.
-    pub maybe: Vec<(String, Option<u64>)>,
-    /// Files that are known to differ.
-    pub certain: Vec<(String, u64)>,
-    /// Files that an earlier publish put there and the manifest no longer names.
-    pub delete: Vec<String>,
-}
-
-impl SendEstimate {
-    fn lines(&self, repo: &str, all: bool) -> String {
-        if self.blocked {
-            return String::new();
-        }
-        let mut out = String::new();
-        match &self.verdict {
-            Some(UploadVerdict::UpToDate { .. }) => return out,
-            Some(UploadVerdict::Drift { files }) => {
-                out.push_str(&format!("{:>9} {repo}: the remote was changed since\n", "Drift"));
-                for file in files {
-                    let (word, path) = match file {
-                        Drifted::Changed { path } => ("changed", path),
-                        Drifted::Deleted { path } => ("deleted", path),
-                        Drifted::Foreign { path } => ("not of ours", path),
-                    };
-                    out.push_str(&format!("{:>9}   {path}: {word}\n", ""));
-                }
-                return out;
-            }
-            Some(UploadVerdict::Send { changes, .. }) => {
-                out.push_str(&format!("{:>9} {repo}: {}\n", "Send", crate::ui::changes_line(changes)));
-                let sized = |f: &Sized| (f.path.clone(), Some(f.size));
-                out.push_str(&file_lines("+", "", changes.add.iter().map(sized).collect(), all));
-                out.push_str(&file_lines("~", "", changes.change.iter().map(sized).collect(), all));
-                changes.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
-                return out;
-            }
-            None => {}
-        }
-        let bytes: u64 = self.certain.iter().map(|f| f.1).chain(self.maybe.iter().filter_map(|f| f.1)).sum();
-        let about = if self.maybe.is_empty() { "" } else { "up to " };
-        let unknown = self.maybe.iter().filter(|f| f.1.is_none()).count();
-        let files = count(self.certain.len() + self.maybe.len(), "file");
-        let size = match unknown {
-            0 => format!("{about}{files}, about {}", human_bytes(bytes)),
-            _ => format!(
-                "{}, {unknown} of them not made yet",
-                count(self.certain.len() + self.maybe.len(), "entry").replace("entrys", "entries")
-            ),
-        };
-        out.push_str(&format!("{:>9} {repo}: {size}\n", "Send"));
-        let certain = self.certain.iter().map(|(path, size)| (path.clone(), Some(*size))).collect();
-        out.push_str(&file_lines("+", "", certain, all));
-        out.push_str(&file_lines("?", "~", self.maybe.clone(), all));
-        self.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
-        out
+/// What a publish would send, as lines.
+fn send_lines(this: &SendEstimate, repo: &str, all: bool) -> String {
+    if this.blocked {
+        return String::new();
     }
+    let mut out = String::new();
+    match &this.verdict {
+        Some(UploadVerdict::UpToDate { .. }) => return out,
+        Some(UploadVerdict::Drift { files }) => {
+            out.push_str(&format!("{:>9} {repo}: the remote was changed since\n", "Drift"));
+            for file in files {
+                let (word, path) = match file {
+                    Drifted::Changed { path } => ("changed", path),
+                    Drifted::Deleted { path } => ("deleted", path),
+                    Drifted::Foreign { path } => ("not of ours", path),
+                };
+                out.push_str(&format!("{:>9}   {path}: {word}\n", ""));
+            }
+            return out;
+        }
+        Some(UploadVerdict::Send { changes, .. }) => {
+            out.push_str(&format!("{:>9} {repo}: {}\n", "Send", crate::ui::changes_line(changes)));
+            let sized = |f: &Sized| (f.path.clone(), Some(f.size));
+            out.push_str(&file_lines("+", "", changes.add.iter().map(sized).collect(), all));
+            out.push_str(&file_lines("~", "", changes.change.iter().map(sized).collect(), all));
+            changes.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
+            return out;
+        }
+        None => {}
+    }
+    let bytes: u64 = this.certain.iter().map(|f| f.1).chain(this.maybe.iter().filter_map(|f| f.1)).sum();
+    let about = if this.maybe.is_empty() { "" } else { "up to " };
+    let unknown = this.maybe.iter().filter(|f| f.1.is_none()).count();
+    let files = count(this.certain.len() + this.maybe.len(), "file");
+    let size = match unknown {
+        0 => format!("{about}{files}, about {}", human_bytes(bytes)),
+        _ => format!(
+            "{}, {unknown} of them not made yet",
+            count(this.certain.len() + this.maybe.len(), "entry").replace("entrys", "entries")
+        ),
+    };
+    out.push_str(&format!("{:>9} {repo}: {size}\n", "Send"));
+    let certain = this.certain.iter().map(|(path, size)| (path.clone(), Some(*size))).collect();
+    out.push_str(&file_lines("+", "", certain, all));
+    out.push_str(&file_lines("?", "~", this.maybe.clone(), all));
+    this.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
+    out
 }
 
 /// A directory of more files than this is one line.
@@ -219,81 +204,6 @@ fn file_lines(sign: &str, about: &str, files: Vec<(String, Option<u64>)>, all: b
         let many = if label.ends_with('/') { format!("{}, ", count(n, "file")) } else { String::new() };
         out + &format!("{:>9}   {sign} {label}  {many}{size}\n", "")
     })
-}
-
-/// Estimates what an upload would send.
-pub fn estimate(
-    graph: &Graph,
-    plan: &Plan,
-    id: NodeId,
-    last: Option<&Published>,
-    observed: Option<&Observed>,
-    overwrite: bool,
-) -> SendEstimate {
-    let Some(decision) = &plan.decisions[id.index()] else {
-        return SendEstimate { blocked: true, ..Default::default() };
-    };
-    if let Some((_, _, verdict)) = &decision.upload {
-        return SendEstimate { verdict: verdict.clone(), ..Default::default() };
-    }
-    if matches!(decision.verdict, Verdict::Blocked { .. }) {
-        return SendEstimate { blocked: true, ..Default::default() };
-    }
-    let last = last.map(|p| p.tree.clone()).unwrap_or_default();
-    let mut out = SendEstimate::default();
-    let Work::Upload(upload) = &graph.node(id).work else { return out };
-    if let Some(observed) = observed {
-        let drifted = if overwrite { vec![] } else { early_drift(observed) };
-        if !drifted.is_empty() {
-            return SendEstimate { verdict: Some(UploadVerdict::Drift { files: drifted }), ..out };
-        }
-        let covered = |path: &String| {
-            let named =
-                |(to, ..): &(String, _, _, _)| path == to || (to.ends_with('/') && path.starts_with(to.as_str()));
-            upload.files.iter().any(named) || path == crate::core::plan::RECORD
-        };
-        out.delete = observed.managed.keys().filter(|path| !covered(path)).cloned().collect();
-    }
-    for (path, _, artifact, _) in &upload.files {
-        for dep in graph.of(artifact) {
-            let place = match graph.stage(*dep).map(|d| &d.shape) {
-                Some(crate::core::action::Shape::File(name)) if path.ends_with('/') => format!("{path}{name}"),
-                _ => path.clone(),
-            };
-            match &plan.settled[dep.index()] {
-                Some(Settled::Made(receipt)) => {
-                    for output in &receipt.outputs {
-                        let to = placed_path(&place, &output.path);
-                        if last.get(&to).is_none_or(|f| f.digest != output.digest) {
-                            out.certain.push((to, output.size));
-                        }
-                    }
-                }
-                _ if place.ends_with('/') => {
-                    let slug = graph.node(*dep).name.key.as_deref().map(crate::core::name::slug);
-                    let known: Vec<_> = last
-                        .iter()
-                        .filter(|(p, _)| {
-                            p.strip_prefix(&place).is_some_and(|rest| {
-                                slug.as_deref()
-                                    .is_none_or(|s| rest.strip_prefix(s).is_some_and(|r| r.starts_with(['/', '.'])))
-                            })
-                        })
-                        .map(|(p, f)| (p.clone(), Some(f.size)))
-                        .collect();
-                    match known.is_empty() {
-                        true => out.maybe.push((format!("{place}{}", slug.unwrap_or_default()), None)),
-                        false => out.maybe.extend(known),
-                    }
-                }
-                _ => out.maybe.push((place.clone(), last.get(&place).map(|f| f.size))),
-            }
-        }
-    }
-    let record = crate::core::plan::RECORD;
-    out.maybe.push((record.into(), last.get(record).map(|f| f.size)));
-    out.maybe.dedup();
-    out
 }
 
 /// The last line of a plan.

@@ -109,11 +109,6 @@ fn a_reference_to_nothing_is_refused_with_the_nearest_artifact() {
         "did you mean artifact `abc`?",
     );
     refused(
-        &format!("{}[artifact.t]\nkind = \"template\"\ntemplate = \"t.md\"\nfacts = [«\"abd\"»]", command("abc", "")),
-        "artifact `t` reads `abd`, which nothing makes",
-        "did you mean artifact `abc`?",
-    );
-    refused(
         &format!("{}[artifact.w]\nkind = \"safetensors\"\nfrom = «\"abc\"»", command("abc", "")),
         "artifact `w` takes an artifact of kind `checkpoint`, and `abc` is of kind `command`",
         "",
@@ -178,6 +173,20 @@ fn an_output_outside_the_project_is_refused() {
     }
     let control = "an item of `outputs` is `a\\u{1b}b`: a path holds no control characters and no backslash";
     refused(&outputs("a\\u001bb"), control, "");
+}
+
+#[test]
+fn an_output_that_is_hfbuilds_own_or_a_stages_source_is_refused() {
+    for path in ["publish.toml", "cache/lock", ".git/config"] {
+        let text = format!("[artifact.«a»]\nkind = \"command\"\nrun = [\"true\"]\noutputs = [\"{path}\"]");
+        refused(&text, &format!("`a` would make `{path}`, which is not for stages to write"), "give it another place");
+    }
+    let own = "a stage cannot make what it reads: give the output another name";
+    let text = command("a", "inputs = { s = «\"a.txt\"» }");
+    refused(&text, "artifact `a` reads the file `a.txt`, and artifact `a` makes `a.txt`", own);
+    let text = format!("{}{}", command("a", "inputs = { s = «\"b.txt\"» }"), command("b", ""));
+    let other = "name the artifact, `b`, in place of the file";
+    refused(&text, "artifact `a` reads the file `b.txt`, and artifact `b` makes `b.txt`", other);
 }
 
 #[test]
@@ -369,6 +378,8 @@ fn a_template_is_checked_before_anything_runs() {
         &unknown("declared.loss"),
         "add it to [declared] of the manifest",
     );
+    let run = planned("x", "\"aa\"").code(2).says("error: artifact `t` reads `aa`, which nothing makes\n");
+    run.says("--> publish.toml:15:10\n").says("hint: did you mean artifact `a`?");
     let unlisted = "the template reads facts of `a`, which `facts` does not list";
     refused("hello\n{{«a».x}}\n", "", unlisted, "add `\"a\"` to `facts` of [artifact.t]");
     let run = planned("hello\n  {{a.x\n", "\"a\"").code(2).says("error: the template's syntax is wrong: ");
@@ -419,7 +430,7 @@ fn a_wrong_command_line_is_refused_with_the_nearest_right_one() {
         project.run(args).code(2).says("error: no artifact is called `gem`\n").says("hint: did you mean `gen`?");
     }
     project.run(&["plan", "zzz"]).code(2).says("hint: artifacts: `c`, `gen`, `s`, `w`");
-    project.run(&["plan", "a\n\u{1b}[31mb"]).code(2).says("error: no artifact is called `a\\n\\u{1b}[31mb`\n");
+    project.run(&["plan", "a\n\u{1b}b"]).code(2).says("error: no artifact is called `a\\n\\u{1b}b`\n");
     let run = project.run(&["plan", "s[Nope]"]).code(2).says("error: `s` has no shard `");
     run.says("Nope").says("hint: shards: Siamese, Big Cat");
     project.run(&["plan", "w[Nope]"]).code(2).says("hint: `w` is one node");

@@ -321,7 +321,7 @@ fn a_timeout_stops_the_program_and_its_children() {
         sleep 601 & echo $! > $HOME/sleeper; echo $$ > $HOME/program; touch out.txt; wait";
     let project = project(&shell("a", line, r#"["out.txt"]"#, "timeout = \"1s\""));
     let begun = Instant::now();
-    project.run(&[]).code(1).says("took longer than its `timeout` of 1 s");
+    project.run(&[]).code(1).says("took longer than its `timeout` of 1s");
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert!(!project.path("out.txt").exists());
     for file in ["program", "sleeper", "stubborn"] {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli", "process"]),
     ("process", &[]),
-    ("cli", &["exec", "ui", "store", "hub", "core"]),
+    ("cli", &["exec", "ui", "store", "hub", "model", "core"]),
     ("exec", &["stage", "store", "hub", "core"]),
     ("stage", &["model", "core"]),
     ("store", &["core"]),
@@ -20,16 +20,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("core", &[]),
 ];
 /// Uses that no arrow allows, by file. To be taken out one by one.
-const AGAINST_THE_ARROWS: &[(&str, usize)] = &[("cli/build.rs uses stage", 1), ("cli/show.rs uses model", 1)];
+const AGAINST_THE_ARROWS: &[(&str, usize)] = &[];
 /// Who may write to the screen.
 const PRINTERS: &[&str] = &["main", "process", "cli", "ui"];
 const FILE_LINES: usize = 600;
 const FUNCTION_LINES: usize = 70;
-const LONG_FUNCTIONS: &[(&str, usize)] = &[("ui/plan.rs estimate", 73)];
+const LONG_FUNCTIONS: &[(&str, usize)] = &[];
 /// `.unwrap()` and `.expect(` outside of tests.
 const UNWRAPS: &[(&str, usize)] = &[];
 /// Paths below cache/ that a module beside `store` spells.
-const CACHE_PATHS: &[(&str, usize)] = &[("cli/build.rs", 1)];
+const CACHE_PATHS: &[(&str, usize)] = &[];
 
 /// One file of `src/`.
 struct File {
@@ -127,7 +127,7 @@ fn the_map_in_lib_rs_names_the_same_arrows() {
     let lib = sources().into_iter().find(|f| f.name == "lib.rs").expect("lib.rs").text;
     let map: String = lib.lines().filter_map(|l| l.strip_prefix("//! ")).collect::<Vec<_>>().join(" ");
     for arrows in [
-        "main -> cli -> exec, ui, store, hub;",
+        "main -> cli -> exec, ui, store, hub, model;",
         "exec -> stage, store, hub, core;",
         "stage -> model, core;",
         "store, hub, ui, model -> core;",

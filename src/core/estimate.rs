@@ -1,0 +1,89 @@
+//! What a publish would send, told from a plan: for certain where the tree is known, else by what was published last.
+//!
+//! Pure; knows plans and records of publishes.
+
+use crate::core::graph::{Graph, Node, NodeId, Upload, Work, placed_path, repo_place};
+use crate::core::name::slug;
+use crate::core::plan::{Plan, RECORD, Settled};
+use crate::core::publish::{Observed, Published, Tree, UploadVerdict, early_drift};
+use crate::core::verdict::Verdict;
+
+/// What a publish would send: known files, and files that are not made yet.
+#[derive(Debug, Clone, Default)]
+pub struct SendEstimate {
+    /// The verdict, where the tree is known.
+    pub verdict: Option<UploadVerdict>,
+    /// The publish's own refusal.
+    pub blocked: bool,
+    /// Files of stages that are pending or will run, by path, with the size of what was last published there.
+    pub maybe: Vec<(String, Option<u64>)>,
+    /// Files that are known to differ.
+    pub certain: Vec<(String, u64)>,
+    /// Files that an earlier publish put there and the manifest no longer names.
+    pub delete: Vec<String>,
+}
+
+/// Estimates what an upload would send. `last` is its last publish, `observed` its remote.
+pub fn estimate(
+    graph: &Graph,
+    plan: &Plan,
+    id: NodeId,
+    last: Option<&Published>,
+    observed: Option<&Observed>,
+    overwrite: bool,
+) -> SendEstimate {
+    let blocked = SendEstimate { blocked: true, ..SendEstimate::default() };
+    let (Some(decision), Work::Upload(upload)) = (&plan.decisions[id.index()], &graph.node(id).work) else {
+        return blocked;
+    };
+    if let Some((_, _, verdict)) = &decision.upload {
+        return SendEstimate { verdict: verdict.clone(), ..SendEstimate::default() };
+    }
+    if matches!(decision.verdict, Verdict::Blocked { .. }) {
+        return blocked;
+    }
+    let drifted = observed.filter(|_| !overwrite).map(early_drift).unwrap_or_default();
+    if !drifted.is_empty() {
+        return SendEstimate { verdict: Some(UploadVerdict::Drift { files: drifted }), ..SendEstimate::default() };
+    }
+    let nothing = Tree::new();
+    let last = last.map_or(&nothing, |p| &p.tree);
+    let mut out =
+        SendEstimate { delete: observed.map(|o| unnamed(upload, o)).unwrap_or_default(), ..SendEstimate::default() };
+    for (path, _, artifact, _) in &upload.files {
+        for dep in graph.of(artifact) {
+            let place = graph.stage(*dep).map_or(path.clone(), |d| repo_place(&d.shape, path));
+            match &plan.settled[dep.index()] {
+                Some(Settled::Made(receipt)) => {
+                    let placed = receipt.outputs.iter().map(|o| (placed_path(&place, &o.path), o));
+                    let differs = placed.filter(|(to, o)| last.get(to).is_none_or(|f| f.digest != o.digest));
+                    out.certain.extend(differs.map(|(to, o)| (to, o.size)));
+                }
+                _ => out.maybe.extend(published_before(graph.node(*dep), &place, last)),
+            }
+        }
+    }
+    out.maybe.push((RECORD.into(), last.get(RECORD).map(|f| f.size)));
+    out.maybe.dedup();
+    out
+}
+
+/// Files that an earlier publish put there and that no artifact is named for any more.
+fn unnamed(upload: &Upload, observed: &Observed) -> Vec<String> {
+    let named =
+        |path: &String| upload.files.iter().any(|(to, ..)| path == to || (to.ends_with('/') && path.starts_with(to)));
+    observed.managed.keys().filter(|path| !named(path) && *path != RECORD).cloned().collect()
+}
+
+/// What the last publish had of a node that is not made yet, with sizes; a shard's files begin with its name.
+fn published_before(node: &Node, place: &str, last: &Tree) -> Vec<(String, Option<u64>)> {
+    if !place.ends_with('/') {
+        return vec![(place.to_string(), last.get(place).map(|f| f.size))];
+    }
+    let shard = node.name.key.as_deref().map(slug);
+    let of_shard =
+        |rest: &str| shard.as_deref().is_none_or(|s| rest.strip_prefix(s).is_some_and(|r| r.starts_with(['/', '.'])));
+    let ours = last.iter().filter(|(path, _)| path.strip_prefix(place).is_some_and(of_shard));
+    let known: Vec<_> = ours.map(|(path, f)| (path.clone(), Some(f.size))).collect();
+    if known.is_empty() { vec![(format!("{place}{}", shard.unwrap_or_default()), None)] } else { known }
+}
