@@ -12,7 +12,7 @@ use crate::exec::drive::{self, Cancel, Driver, Options, Sink, Start};
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
-use crate::exec::publish::{drift_error, settle_intents};
+use crate::exec::publish::{check_tag, drift_error, settle_intents};
 use crate::exec::remote::{self, Access, Remote};
 use crate::store::memo::Memo;
 use crate::store::records::{self, Loaded, Recorder};
@@ -106,8 +106,8 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
     let project = Project::open(&global.project)?;
     let asked = asked(&project, words)?;
     let forced = forced(&project, &args.force)?;
-    let store = Store::open(&project.root)?;
     let progress = Arc::new(Progress::new(verbosity(global)));
+    let store = Store::open(&project.root, &|text| progress.show(&Event::Warning { text }))?;
     let tell = |text: String| progress.show(&Event::Note { text });
     let _lock = lock::acquire(&store.lock_path(), !args.no_wait, &tell)?;
     store.clear_tmp()?;
@@ -173,6 +173,9 @@ async fn prepare<'a>(
         if shown::totals(&project.graph, &plan).commits > 0 {
             let exists = world.remotes.values().any(|o| o.head.is_some());
             remote.preflight(exists).await?;
+            if let Some(hub) = project.manifest.hub.as_ref().filter(|_| exists) {
+                check_tag(remote, hub).await?;
+            }
             let drifted = world.remotes.values().find_map(|o| Some(publish::early_drift(o)).filter(|d| !d.is_empty()));
             if let Some(files) = drifted.filter(|_| !world.overwrite) {
                 return Err(drift_error(&files, remote));
@@ -310,7 +313,7 @@ pub fn clean(global: &Global) -> Result<(), Failure> {
         let _ = writeln!(std::io::stderr(), "hfbuild: there is no cache here");
         return Ok(());
     }
-    let store = Store::open(&project)?;
+    let store = Store::open(&project, &|_| {})?;
     let _lock = lock::acquire(&store.lock_path(), true, &|text| {
         let _ = writeln!(std::io::stderr(), "{text}");
     })?;

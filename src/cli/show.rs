@@ -257,7 +257,7 @@ pub fn serve(global: &Global, port: u16) -> Result<(), Failure> {
         let _ = std::io::stdout().flush();
         let _ = writeln!(
             std::io::stderr(),
-            "a staging hub on loopback; for Python: HF_ENDPOINT={} (Ctrl-C ends it)",
+            "a staging hub on loopback; for Python: HF_ENDPOINT={} HF_HUB_DISABLE_XET=1 (Ctrl-C ends it)",
             running.url()
         );
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())

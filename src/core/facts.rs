@@ -96,7 +96,7 @@ pub enum FactSet {
 
 impl FactSet {
     /// The tree for a template: of a family, `shards` (a list, each with its `key`) and, over the numbers that every
-    /// shard has, `mean`, `min`, `max`.
+    /// shard has, `mean`, `min`, `max`; under `common` the facts that are the same in all shards.
     pub fn tree(&self) -> Value {
         let shards = match self {
             FactSet::One(facts) => return facts.tree(),
@@ -115,6 +115,7 @@ impl FactSet {
         for (name, fold) in FOLDS {
             root.insert((*name).into(), Value::Map(self.fold(*fold)));
         }
+        root.insert(COMMON.into(), common(shards));
         Value::Map(root)
     }
 
@@ -136,6 +137,24 @@ impl FactSet {
         }
         out
     }
+}
+
+/// The facts that every shard has with one value.
+fn common(shards: &[(String, Facts)]) -> Value {
+    let Some(((_, first), rest)) = shards.split_first() else { return Value::Map(BTreeMap::new()) };
+    let mut same = first.clone();
+    same.values
+        .retain(|name, fact| rest.iter().all(|(_, f)| f.values.get(name).map(|f| &f.value) == Some(&fact.value)));
+    same.volatile.clear();
+    same.tree()
+}
+
+/// Where a family's tree holds what all shards agree on.
+pub const COMMON: &str = "common";
+
+/// Whether a word under a family is no shard's fact but a view of all shards.
+pub fn is_family_word(word: &str) -> bool {
+    word == "shards" || word == COMMON || FOLDS.iter().any(|(name, _)| *name == word)
 }
 
 type Fold = (&'static str, fn(&[f64]) -> f64);

@@ -6,7 +6,7 @@
 //! A family (`each`) is seen as `samples["Siamese"].x` (one shard), `samples.mean.x` / `.min.x` / `.max.x` (folds), and
 //! `samples.all(s, s.x > c)` (macros over the shards). A bare `samples.x` must hold for every shard.
 
-use crate::core::facts::{FOLDS, FactSet};
+use crate::core::facts::{FactSet, is_family_word};
 use crate::core::name::ArtifactName;
 use crate::core::value::Value;
 use cel::common::ast::{Expr, IdedExpr};
@@ -22,6 +22,10 @@ pub struct Clause {
     pub text: String,
     /// Root names that it mentions: artifacts, `params`, `declared`.
     pub roots: BTreeSet<String>,
+    /// Every dotted name that it spells, e.g. `["checkpoint", "config", "depth"]`.
+    pub names: BTreeSet<Vec<String>>,
+    /// Names that it asks for with `has(..)`: these may be missing.
+    tested: BTreeSet<String>,
     expr: IdedExpr,
 }
 
@@ -63,14 +67,21 @@ pub fn parse(text: &str) -> Result<Clause, String> {
         return Err("a clause is at most 10000 bytes".into());
     }
     let program = Program::compile(text).map_err(|e| {
-        let all: Vec<_> = e.errors.iter().map(|e| format!("{} (column {})", e.msg, e.pos.1)).collect();
-        all.join(", ")
+        // the first one is the cause, and what the grammar would have liked instead helps nobody
+        let first =
+            e.errors.first().map(|e| (e.msg.split(" expecting ").next().unwrap_or_default().to_string(), e.pos.1));
+        first.map_or_else(
+            || "it cannot be read".into(),
+            |(msg, at)| format!("{} (column {})", msg.to_lowercase(), at + 1),
+        )
     })?;
-    let mut roots = BTreeSet::new();
+    let (mut names, mut tested) = (BTreeSet::new(), BTreeSet::new());
     walk(program.expression(), &mut vec![], &mut |path| {
-        roots.insert(path[0].to_string());
+        names.insert(path.iter().map(ToString::to_string).collect::<Vec<_>>());
     });
-    Ok(Clause { text: text.to_string(), roots, expr: program.expression().clone() })
+    tests(program.expression(), &mut tested);
+    let roots = names.iter().map(|path| path[0].clone()).collect();
+    Ok(Clause { text: text.to_string(), roots, names, tested, expr: program.expression().clone() })
 }
 
 /// Evaluates a clause over the facts of artifacts. Facts of an artifact that the clause mentions and `facts` lacks make
@@ -95,7 +106,7 @@ pub fn evaluate(
     roots.insert("params".into(), Value::Map(params.clone()));
     roots.insert("declared".into(), Value::Map(declared.clone()));
     let Some((family, FactSet::Family(shards))) = bare_family(&expr, &families) else {
-        return judge(&expr, &roots, None);
+        return judge(&expr, &roots, None, &clause.tested);
     };
     if shards.is_empty() {
         return Outcome::Unmeasured { shard: None, why: format!("`{family}` has no shard") };
@@ -113,7 +124,7 @@ pub fn evaluate(
             }
         }
         roots.insert(family.to_string(), Value::Map(tree));
-        match judge(&expr, &roots, Some(key)) {
+        match judge(&expr, &roots, Some(key), &clause.tested) {
             passed @ Outcome::Passed { .. } => last = Some(passed),
             other => return other,
         }
@@ -121,24 +132,29 @@ pub fn evaluate(
     last.unwrap_or(Outcome::Unmeasured { shard: None, why: "nothing was evaluated".into() })
 }
 
-fn judge(expr: &IdedExpr, roots: &BTreeMap<String, Value>, shard: Option<&String>) -> Outcome {
+/// Judges one expression. A fact that it names and that is missing or was not measured makes it unmeasured, also where
+/// `||` would let it pass: only what it asks for with `has(..)` may be missing.
+fn judge(
+    expr: &IdedExpr,
+    roots: &BTreeMap<String, Value>,
+    shard: Option<&String>,
+    tested: &BTreeSet<String>,
+) -> Outcome {
     let mut context = Context::default();
     for (name, value) in roots {
         context.add_variable_from_value(name.clone(), to_cel(value));
     }
     let shard = shard.cloned();
     let values = mentioned(expr, roots);
+    let missing = |(name, value): &&(String, Value)| *value == Value::Null && !tested.contains(name);
+    if let Some((name, _)) = values.iter().find(missing) {
+        return Outcome::Unmeasured { shard, why: format!("`{name}` was not measured") };
+    }
     match cel::Value::resolve(expr, &context) {
         Ok(cel::Value::Bool(true)) => Outcome::Passed { values },
         Ok(cel::Value::Bool(false)) => Outcome::Refused { shard, values },
         Ok(_) => Outcome::Unmeasured { shard, why: "the clause is no condition: it must be true or false".into() },
-        Err(e) => {
-            let why = match values.iter().find(|(_, v)| *v == Value::Null) {
-                Some((name, _)) => format!("`{name}` was not measured"),
-                None => e.to_string().to_lowercase(),
-            };
-            Outcome::Unmeasured { shard, why }
-        }
+        Err(e) => Outcome::Unmeasured { shard, why: e.to_string().to_lowercase() },
     }
 }
 
@@ -166,11 +182,7 @@ fn mentioned(expr: &IdedExpr, roots: &BTreeMap<String, Value>) -> Vec<(String, V
     out
 }
 
-fn is_family_word(word: &str) -> bool {
-    word == "shards" || FOLDS.iter().any(|(name, _)| *name == word)
-}
-
-/// Of a family: its shards by key, and beside them `shards`, `mean`, `min`, `max`.
+/// Of a family: its shards by key, and beside them `shards`, `common`, `mean`, `min`, `max`.
 fn family_tree(set: &FactSet) -> Value {
     let (Value::Map(mut tree), FactSet::Family(shards)) = (set.tree(), set) else { return set.tree() };
     for (key, facts) in shards {
@@ -229,6 +241,25 @@ fn walk<'e>(expr: &'e IdedExpr, bound: &mut Vec<&'e str>, visit: &mut dyn FnMut(
                 walk(&e.value, bound, visit);
             }
         }),
+        _ => {}
+    }
+}
+
+/// Collects the names under `has(..)`.
+fn tests(expr: &IdedExpr, out: &mut BTreeSet<String>) {
+    match &expr.expr {
+        Expr::Select(select) if select.test => out.extend(spelled(&expr.expr).map(|path| path.join("."))),
+        Expr::Select(select) => tests(&select.operand, out),
+        Expr::Call(call) => {
+            call.target.iter().for_each(|t| tests(t, out));
+            call.args.iter().for_each(|a| tests(a, out));
+        }
+        Expr::Comprehension(c) => {
+            [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
+                .into_iter()
+                .for_each(|e| tests(e, out));
+        }
+        Expr::List(list) => list.elements.iter().for_each(|e| tests(e, out)),
         _ => {}
     }
 }
@@ -336,6 +367,12 @@ mod tests {
         {
             assert!(matches!(ask(clause), Outcome::Unmeasured { .. }), "{clause}: {:?}", ask(clause));
         }
+    }
+
+    #[test]
+    fn what_a_clause_asks_for_with_has_may_be_missing() {
+        assert!(ask("!has(checkpoint.nothing) || checkpoint.nothing > 1").passed());
+        assert!(!ask("has(checkpoint.nothing)").passed());
     }
 
     #[test]

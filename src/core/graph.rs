@@ -163,7 +163,7 @@ impl Graph {
             format!("artifacts: {}", names.join(", "))
         };
         let artifact = word.split('[').next().unwrap_or(word);
-        let Some((name, ids)) = self.artifacts.iter().find(|(k, _)| k.as_str() == artifact) else {
+        let Some((name, ids)) = self.artifacts.get_key_value(artifact) else {
             let error = Error::new(
                 crate::core::error::ErrorKind::Usage,
                 format!("no artifact is called `{}`", artifact.escape_debug()),
@@ -178,10 +178,11 @@ impl Graph {
         }
         let hit: Vec<_> = ids.iter().copied().filter(|id| self.node(*id).name.to_string() == word).collect();
         if hit.is_empty() {
+            let asked = word[artifact.len()..].trim_start_matches('[').trim_end_matches(']');
             let keys: Vec<_> = ids.iter().filter_map(|id| self.node(*id).name.key.clone()).collect();
             let error = Error::new(
                 crate::core::error::ErrorKind::Usage,
-                format!("`{name}` has no shard `{}`", word.escape_debug()),
+                format!("`{name}` has no shard `{}`", asked.escape_debug()),
             );
             return Err(error.hint(if keys.is_empty() {
                 format!("`{name}` is one node")
@@ -209,8 +210,8 @@ impl Graph {
         let mut edges = Vec::new();
         for id in self.ids() {
             for (word, span, role) in self.mentions(id, after) {
-                match self.artifacts.iter().find(|(k, _)| k.as_str() == word) {
-                    Some((_, ids)) => match self.refusal(id, &word, role) {
+                match self.artifacts.get(word.as_str()) {
+                    Some(ids) => match self.refusal(id, &word, role) {
                         Some(why) => problems.push(source.error(span, why)),
                         None => edges.extend(ids.iter().map(|dep| (*dep, id))),
                     },
@@ -219,6 +220,7 @@ impl Graph {
             }
         }
         if !problems.is_empty() {
+            problems.dedup();
             return Err(join(problems));
         }
         edges.sort_unstable();
@@ -262,7 +264,7 @@ impl Graph {
 
     /// Why `id` may not take `word` for `role`, if it may not.
     fn refusal(&self, id: NodeId, word: &str, role: Role) -> Option<String> {
-        let maker = self.artifacts.iter().find(|(k, _)| k.as_str() == word).and_then(|(_, ids)| ids.first())?;
+        let maker = self.artifacts.get(word).and_then(|ids| ids.first())?;
         let what = match (&self.node(*maker).work, role) {
             (Work::Gate(_), Role::Data | Role::Facts) => "is a `check`, which has a verdict and no output: use `after`",
             (Work::Upload(_), Role::Data | Role::Facts) => "is an `upload`, which has no output: use `after`",
@@ -377,10 +379,26 @@ impl Graph {
             let message = format!("`{}` would make `{path}`, which is not for stages to write", node.name.artifact);
             problems.push(source.error(node.span.clone(), message).hint("give it another place"));
         }
+        let dists: Vec<&RelPath> = self
+            .nodes
+            .iter()
+            .filter_map(|n| if let Work::Upload(u) = &n.work { Some(&u.dist) } else { None })
+            .collect();
         for id in self.ids() {
             for input in self.stage(id).map(|d| d.inputs.as_slice()).unwrap_or_default() {
-                let InputFrom::File(path) = &input.from else { continue };
-                let path = path.as_str();
+                let InputFrom::File(file) = &input.from else { continue };
+                if let Some(dist) = dists.iter().find(|dist| file.is_within(dist.as_str())) {
+                    let reader = &self.node(id).name.artifact;
+                    let message =
+                        format!("artifact `{reader}` reads `{file}`, and the published tree is laid out in `{dist}`");
+                    problems.push(
+                        source
+                            .error(input.span.clone(), message)
+                            .hint("keep sources elsewhere, or set another `dist` in the upload"),
+                    );
+                    continue;
+                }
+                let path = file.as_str();
                 let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
                 let Some((place, maker)) = parents.chain([path]).find_map(|p| exact.get_key_value(p)) else { continue };
                 let (maker, reader) = (&self.node(*maker).name.artifact, &self.node(id).name.artifact);

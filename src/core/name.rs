@@ -26,6 +26,11 @@ macro_rules! text_newtype {
                 s.parse()
             }
         }
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
         impl From<$name> for String {
             fn from(n: $name) -> String {
                 n.0
@@ -157,8 +162,7 @@ impl From<NodeName> for String {
 
 /// A text as a file name: letters, digits, `.`, `_`, `-` stay, anything else becomes `_`. Labels become folders so.
 pub fn slug(text: &str) -> String {
-    let slug: String =
-        text.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
+    let slug: String = text.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
     match slug.as_str() {
         "" | "." | ".." => format!("_{slug}"),
         _ => slug,

@@ -148,6 +148,8 @@ pub enum Drifted {
         /// Path in the repo.
         path: String,
     },
+    /// The repo or its branch is no longer there.
+    Gone,
     /// There, though no publish of ours put it there, and the desired tree has other content for it.
     Foreign {
         /// Path in the repo.
@@ -194,7 +196,10 @@ pub fn decide_upload(desired: &Tree, observed: &Observed, overwrite: bool) -> Up
     if let (true, Some(head)) = (changes.is_empty(), &observed.head) {
         return UploadVerdict::UpToDate { commit: head.clone(), adopt: !same_head };
     }
-    let drifted = drift(desired, remote, &observed.managed);
+    let drifted = match early_drift(observed) {
+        gone if gone == [Drifted::Gone] => gone,
+        _ => drift(desired, remote, &observed.managed),
+    };
     if drifted.is_empty() || overwrite {
         return UploadVerdict::Send { changes, over: drifted };
     }
@@ -239,6 +244,9 @@ fn changes(desired: &Tree, remote: &BTreeMap<String, RemoteFile>, managed: &BTre
 
 /// What can be said of drift before the desired tree is known: managed files that were changed or deleted there.
 pub fn early_drift(observed: &Observed) -> Vec<Drifted> {
+    if observed.head.is_none() && observed.last_commit.is_some() {
+        return vec![Drifted::Gone];
+    }
     let Some(remote) = &observed.files else { return vec![] };
     let moved = |(path, recorded): (&String, &HubDigests)| match remote.get(path) {
         None => Some(Drifted::Deleted { path: path.clone() }),

@@ -19,9 +19,9 @@ const BUILD_TYPE: &str = "urn:hfbuild:publish:1";
 /// Renders the record of an upload over `tree` (which does not hold the record itself).
 pub fn render(graph: &Graph, upload: NodeId, tree: &Tree, settled: &[Option<Settled>], world: &World) -> Vec<u8> {
     let closure = graph.closure(&[upload]);
-    let mut artifacts = Map::new();
+    let mut artifacts: BTreeMap<String, Json> = BTreeMap::new();
     let mut sources: BTreeMap<String, String> = BTreeMap::new();
-    let mut gates = Vec::new();
+    let mut gates: BTreeMap<String, Json> = BTreeMap::new();
     for id in graph.ids().filter(|id| closure[id.index()]) {
         let node = graph.node(id);
         match (&node.work, &settled[id.index()]) {
@@ -32,7 +32,7 @@ pub fn render(graph: &Graph, upload: NodeId, tree: &Tree, settled: &[Option<Sett
                 artifacts.insert(node.name.to_string(), artifact(receipt));
             }
             (Work::Gate(clause), Some(Settled::Judged(outcome))) => {
-                gates.push(json!({"require": clause.text, "outcome": outcome}));
+                gates.insert(clause.text.clone(), json!({"require": clause.text, "outcome": outcome}));
             }
             _ => {}
         }
@@ -61,7 +61,7 @@ pub fn render(graph: &Graph, upload: NodeId, tree: &Tree, settled: &[Option<Sett
                 "resolvedDependencies": dependencies,
             },
             "runDetails": {"builder": {"id": "urn:hfbuild"}},
-            "hfbuild": {"managed": managed, "artifacts": artifacts, "gates": gates},
+            "hfbuild": {"managed": managed, "artifacts": artifacts, "gates": gates.into_values().collect::<Vec<_>>()},
         },
     });
     let mut text = serde_json::to_vec_pretty(&record).unwrap_or_default();

@@ -22,7 +22,7 @@ pub use crate::stage::workspace::Cancel;
 use crate::store::Store;
 use crate::store::memo::{Memo, Signature};
 use crate::store::records::{Loaded, Recorder};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -61,6 +61,8 @@ pub struct Driver<'a> {
     ready: BTreeSet<(u8, usize, NodeId)>,
     spared: BTreeSet<NodeId>,
     surprised: BTreeSet<NodeId>,
+    /// Blobs that this run made or found whole.
+    verified: HashSet<Digest>,
     running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
     held: HashMap<NodeId, crate::exec::pools::Held>,
     pools: Pools,
@@ -123,6 +125,7 @@ impl<'a> Driver<'a> {
             ready: BTreeSet::new(),
             spared: BTreeSet::new(),
             surprised: BTreeSet::new(),
+            verified: HashSet::new(),
             running: JoinSet::new(),
             held: HashMap::new(),
             run_dir: start.run_dir,
@@ -221,7 +224,13 @@ impl<'a> Driver<'a> {
             }
             let decision = decide(&self.project.graph, id, &self.settled, &self.loaded.history, &self.world);
             match decision.verdict.clone() {
-                Verdict::UpToDate if decision.receipt.is_some() => self.hit(id, &decision),
+                Verdict::UpToDate if decision.receipt.is_some() => {
+                    if self.has_blobs(id, &decision)? {
+                        self.hit(id, &decision);
+                    } else {
+                        self.ready.insert(entry);
+                    }
+                }
                 Verdict::Restore { places } if !self.spared.contains(&id) => {
                     let placed = self.restore(id, &decision, &places)?;
                     if !placed {
@@ -257,6 +266,28 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
+    /// Whether the blobs of a hit that the plan could not foresee are there, where something may take them as input. What
+    /// the plan foresaw, it looked for itself. `false`: one is lost, and the world knows now.
+    fn has_blobs(&mut self, id: NodeId, decision: &Decision) -> Result<bool> {
+        let Some(receipt) = decision.receipt.as_ref().filter(|_| self.surprised.contains(&id)) else { return Ok(true) };
+        if self.project.graph.node(id).consumers.is_empty() {
+            return Ok(true);
+        }
+        self.are_whole(&receipt.outputs, &receipt.node.to_string())
+    }
+
+    fn are_whole(&mut self, outputs: &[Output], node: &str) -> Result<bool> {
+        let blobs = self.store.blobs();
+        for output in outputs {
+            if !self.verified.contains(&output.digest) && !blobs.is_whole(&output.digest, &mut self.memo)? {
+                lose(&output.digest, &blobs, &mut self.world, &self.sink, node, &output.path);
+                return Ok(false);
+            }
+            self.verified.insert(output.digest);
+        }
+        Ok(true)
+    }
+
     fn hit(&mut self, id: NodeId, decision: &Decision) {
         if let Some(receipt) = &decision.receipt {
             if self.surprised.contains(&id) {
@@ -270,12 +301,9 @@ impl<'a> Driver<'a> {
     /// Puts a receipt's outputs in place. `false`: a blob was lost; the world knows now.
     fn restore(&mut self, id: NodeId, decision: &Decision, places: &[String]) -> Result<bool> {
         let Some(receipt) = decision.receipt.clone() else { return Ok(true) };
-        let blobs = self.store.blobs();
-        for output in receipt.outputs.iter().filter(|_| !places.is_empty()) {
-            if !blobs.is_whole(&output.digest, &mut self.memo)? {
-                lose(&output.digest, &blobs, &mut self.world, &self.sink, &receipt.node.to_string(), &output.path);
-                return Ok(false);
-            }
+        let needed = !places.is_empty() || self.surprised.contains(&id);
+        if needed && !self.are_whole(&receipt.outputs, &receipt.node.to_string())? {
+            return Ok(false);
         }
         let node = &self.project.graph.node(id).name;
         self.place(id, &receipt.outputs)?;
@@ -325,6 +353,15 @@ impl<'a> Driver<'a> {
             dir,
             log,
         )?;
+        for (role, file) in workspace.inputs.iter().flat_map(|(role, files)| files.iter().map(move |f| (role, f))) {
+            let blobs = self.store.blobs();
+            let is_blob = file.file == blobs.path(&file.digest) && !self.verified.contains(&file.digest);
+            if is_blob && !blobs.is_whole(&file.digest, &mut self.memo)? {
+                let error =
+                    Error::stage(format!("input `{role}` was lost from the cache meanwhile")).hint("run hfbuild again");
+                return self.finish(id, action, digest, Err(error));
+            }
+        }
         workspace.cancel = self.cancel.clone();
         let (sink, node) = (self.sink.clone(), name.clone());
         workspace.progress = Box::new(move |done, total| sink(Event::Progress { node: node.clone(), done, total }));
@@ -387,6 +424,7 @@ impl<'a> Driver<'a> {
             host: host(),
             device: done.device,
         });
+        self.verified.extend(receipt.outputs.iter().map(|o| o.digest));
         self.place(id, &receipt.outputs)?;
         self.recorder.receipt(&receipt)?;
         self.emit(Event::Finished {

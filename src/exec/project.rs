@@ -6,6 +6,7 @@ use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::graph::{self, Graph};
 use crate::core::manifest::dom::Source;
 use crate::core::manifest::{self, Manifest};
+use crate::hub::{RepoId, RepoKind};
 use crate::stage::{self, Texts};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,7 @@ impl Project {
         let root = dir.canonicalize().map_err(|e| Error::io("open", dir, &e).with_kind(ErrorKind::Usage))?;
         let source = Source { file: MANIFEST.into(), text: read_manifest(&root)?.into() };
         let manifest = manifest::read(source, &stage::infos())?;
+        check_repo(&manifest)?;
         let texts: Texts = stage::texts_wanted(&manifest)
             .into_iter()
             .map(|p| (p.to_string(), read_template(&root, p.as_str())))
@@ -40,6 +42,14 @@ impl Project {
         let graph = graph::build(stage::parts(&manifest, &texts)?, &manifest.source)?;
         Ok(Project { root, manifest, graph })
     }
+}
+
+/// The repo's name by the Hub's own rules.
+fn check_repo(manifest: &Manifest) -> Result<()> {
+    let Some(hub) = &manifest.hub else { return Ok(()) };
+    let Some(kind) = RepoKind::from_word(&hub.kind) else { return Ok(()) };
+    let place = || manifest.source.place(hub.repo_span.clone());
+    RepoId::new(kind, &hub.repo).map(drop).map_err(|e| e.with_kind(ErrorKind::Manifest).at(place()))
 }
 
 /// The JSON Schema of the manifest.

@@ -4,11 +4,12 @@
 //! The steps stand in the order of [`Publisher::send`]. A kill between any two of them leaves either nothing on the
 //! remote or a commit that the next run finds by its nonce; blobs that were uploaded are not sent again.
 
+use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::Event;
 use crate::core::graph::{NodeId, Work};
 use crate::core::manifest::{Hub, OnTag};
-use crate::core::plan::{RECORD, World};
+use crate::core::plan::RECORD;
 use crate::core::publish::{
     self, Changes, Drifted, Intent, Observed, Published, Tree, UploadVerdict, decide_upload, is_same,
 };
@@ -79,21 +80,46 @@ impl Publisher<'_, '_> {
         let blobs = self.driver.store.blobs();
         let digest = blobs.put(record)?;
         self.driver.place_one(&format!("{dist}/{RECORD}"), &digest, &blobs)?;
+        self.clear_old(tree, &dist)?;
         let root = self.driver.project.root.clone();
         for entry in walkdir::WalkDir::new(root.join(&dist)).into_iter().flatten().filter(|e| e.file_type().is_file()) {
-            let Some(place) = entry.path().strip_prefix(&root).ok().and_then(|p| p.to_str()).map(String::from) else {
+            let Some(path) = entry.path().strip_prefix(root.join(&dist)).ok().and_then(|p| p.to_str()) else {
                 continue;
             };
-            let wanted = place.strip_prefix(&format!("{dist}/")).is_some_and(|path| tree.contains_key(path));
-            if wanted {
+            if !tree.contains_key(path) {
+                self.driver.emit(Event::Warning {
+                    text: format!("`{dist}/{path}` is not part of the tree and is not published"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what an earlier publish laid out and this tree does not have: only files at the very paths of a
+    /// recorded tree, with the very content that was recorded. Anything else is somebody's.
+    fn clear_old(&mut self, tree: &Tree, dist: &str) -> Result<()> {
+        let root = self.driver.project.root.clone();
+        let trees = self.driver.loaded.publishes.landed.iter().map(|p| &p.tree);
+        let old: BTreeMap<String, Vec<Digest>> = trees.flatten().filter(|(path, _)| !tree.contains_key(*path)).fold(
+            BTreeMap::new(),
+            |mut old, (path, file)| {
+                old.entry(path.clone()).or_insert_with(Vec::new).push(file.digest);
+                old
+            },
+        );
+        for (path, digests) in old {
+            let place = format!("{dist}/{path}");
+            let there = self.driver.memo.digest(&root, &place)?;
+            if !there.is_some_and(|d| digests.contains(&d)) {
                 continue;
             }
-            let ours = self.driver.memo.digest(&root, &place)?.is_some_and(|d| blobs.path(&d).exists());
-            if ours {
-                std::fs::remove_file(entry.path()).on("remove", entry.path())?;
-            } else {
-                self.driver
-                    .emit(Event::Warning { text: format!("`{place}` is not part of the tree and is not published") });
+            let full = root.join(&place);
+            std::fs::remove_file(&full).on("remove", &full)?;
+            self.driver.world.placed.remove(&place);
+            for parent in full.ancestors().skip(1).take_while(|p| *p != root.join(dist) && p.starts_with(&root)) {
+                if std::fs::remove_dir(parent).is_err() {
+                    break; // it holds something else
+                }
             }
         }
         Ok(())
@@ -319,24 +345,17 @@ impl Publisher<'_, '_> {
     }
 
     async fn tag(&mut self, commit: &str) -> Result<()> {
-        let hub = self.hub()?.clone();
-        let Some(template) = &hub.tag else { return Ok(()) };
-        let name = tag_name(template, &self.driver.world)?;
+        let Some(name) = self.hub()?.tag.clone() else { return Ok(()) };
         let tags = self.remote.client.tags(&self.remote.repo).await?;
-        match (tags.get(&name), hub.on_tag) {
-            (Some(at), _) if at == commit => Ok(()),
-            (Some(_), OnTag::Skip) => {
-                self.driver.emit(Event::Note {
-                    text: format!(
-                        "tag `{name}` is there already and stays where it is (raise `version` for a new one)"
-                    ),
-                });
+        match tags.get(&name) {
+            Some(at) if at == commit => Ok(()),
+            Some(_) => {
+                let text =
+                    format!("tag `{name}` is there already and stays where it is (raise `version` for a new one)");
+                self.driver.emit(Event::Note { text });
                 Ok(())
             }
-            (Some(_), OnTag::Fail) => {
-                Err(Error::hub(format!("tag `{name}` is there already")).hint("raise `version` in [project]"))
-            }
-            (None, _) => self.remote.client.create_tag(&self.remote.repo, &name, commit).await,
+            None => self.remote.client.create_tag(&self.remote.repo, &name, commit).await,
         }
     }
 
@@ -364,13 +383,14 @@ fn describe(changes: &Changes) -> String {
     lines.join("\n")
 }
 
-/// The name of the tag, from its template in the manifest.
-pub fn tag_name(template: &str, world: &World) -> Result<String> {
-    let lookup = |name: &str| world.project.get(name.strip_prefix("project.")?).map(ToString::to_string);
-    crate::core::fill::fill(template, &lookup).map_err(|name| {
-        Error::new(ErrorKind::Manifest, format!("`{{{name}}}` in `tag` stands for nothing"))
-            .hint("known: {project.name}, {project.version}")
-    })
+/// Refuses, before any stage runs, a publish whose tag is there already where the manifest says `on_tag = "fail"`.
+pub async fn check_tag(remote: &Remote, hub: &Hub) -> Result<()> {
+    let Some(name) = hub.tag.as_ref().filter(|_| hub.on_tag == OnTag::Fail) else { return Ok(()) };
+    match remote.client.tags(&remote.repo).await?.contains_key(name) {
+        false => Ok(()),
+        true => Err(Error::hub(format!("tag `{name}` is there already, and `on_tag` is \"fail\""))
+            .hint("raise `version` in [project]")),
+    }
 }
 
 /// 128 bits that no other publish has: only its being unlike any other matters, and it is nobody's secret.
@@ -392,6 +412,7 @@ fn drifted_path(drifted: &Drifted) -> String {
         Drifted::Changed { path } => format!("`{path}` (changed there)"),
         Drifted::Deleted { path } => format!("`{path}` (deleted there)"),
         Drifted::Foreign { path } => format!("`{path}` (not of ours)"),
+        Drifted::Gone => "the repo or its branch is gone".into(),
     }
 }
 
@@ -400,10 +421,13 @@ pub fn drift_error(files: &[Drifted], remote: &Remote) -> Error {
     let mut error = Error::new(
         ErrorKind::Drift,
         format!(
-            "`{}` is not what the last publish left: {} {} differ",
+            "`{}` is not what the last publish left: {}",
             remote.target.repo,
-            files.len(),
-            if files.len() == 1 { "file" } else { "files" }
+            match files {
+                [Drifted::Gone] => "it is gone".to_string(),
+                [_] => "1 file differs".to_string(),
+                many => format!("{} files differ", many.len()),
+            }
         ),
     );
     for file in files.iter().take(10) {

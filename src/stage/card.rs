@@ -19,7 +19,12 @@ const PIPELINE_TAGS: &str = include_str!("pipeline_tags.txt");
 
 impl Kind for Card {
     fn info(&self) -> KindInfo {
-        KindInfo { name: "card", doc: "the model card, its front matter and links checked", fields: template::FIELDS }
+        KindInfo {
+            name: "card",
+            doc: "the model card, its front matter and links checked",
+            fields: template::FIELDS,
+            facts: &["bytes", "links"],
+        }
     }
 
     fn version(&self) -> u32 {

@@ -33,6 +33,22 @@ impl Kind for Checkpoint {
                     "what the file does not say, e.g. { num_heads = 6 }",
                 ),
             ],
+            facts: &[
+                "container",
+                "layout",
+                "ema_present",
+                "step",
+                "epoch",
+                "loss",
+                "ema_step",
+                "val_acc",
+                "weights",
+                "tensors",
+                "parameters",
+                "freshly_initialised",
+                "network",
+                "config.*",
+            ],
         };
         INFO
     }

@@ -53,6 +53,7 @@ impl Kind for Command {
                 Field::optional("timeout", FieldType::Text, "e.g. `90s`, `2h`"),
                 Field::optional("retries", FieldType::Int(0, 100), "how often a failure is tried again"),
             ],
+            facts: &[],
         };
         INFO
     }
@@ -65,6 +66,9 @@ impl Kind for Command {
         let outputs: Vec<String> = cx.spec.texts("outputs").into_iter().map(|(t, _)| t).collect();
         if outputs.is_empty() {
             return Err(cx.error("outputs", "`outputs` is empty: a stage that makes nothing proves nothing"));
+        }
+        if let Some(twice) = outputs.iter().enumerate().find_map(|(i, o)| outputs[..i].contains(o).then_some(o)) {
+            return Err(cx.error("outputs", format!("`{twice}` is there twice")).hint("name each output once"));
         }
         let mut declaration = Declaration::new("command", self.version(), Shape::Paths(outputs.clone()));
         for input in inputs(cx)? {

@@ -2,7 +2,7 @@
 //!
 //! Pure but for the texts that it is handed.
 
-use super::{CHECK, Declare, UPLOAD, kind};
+use super::{CHECK, Declare, UPLOAD, check_fact, kind, pages};
 use crate::core::error::{Error, Result};
 use crate::core::gate;
 use crate::core::graph::{Body, Part, Upload};
@@ -131,6 +131,7 @@ fn gates(manifest: &Manifest, spec: &Spec) -> Result<Body> {
                 return Err(manifest.source.error(span, format!("`{root}` in this condition: {why}")));
             }
         }
+        check_names(manifest, &clause, &span)?;
         if !seen.insert(text.clone()) {
             return Err(manifest.source.error(span, "this condition is there twice"));
         }
@@ -142,6 +143,36 @@ fn gates(manifest: &Manifest, spec: &Spec) -> Result<Body> {
             .error(spec.place("require"), "`require` is empty: a check without conditions proves nothing"));
     }
     Ok(Body::Gates(clauses))
+}
+
+/// Names in a clause that can never be measured or are not there are mistakes of the manifest, not refusals.
+fn check_names(manifest: &Manifest, clause: &gate::Clause, span: &std::ops::Range<usize>) -> Result<()> {
+    for name in &clause.names {
+        let (root, rest) = (name[0].as_str(), &name[1..]);
+        let (known, near) = match (root, rest.first()) {
+            ("params", Some(first)) => {
+                (manifest.params.contains_key(first), nearest(first, manifest.params.keys().map(String::as_str)))
+            }
+            ("declared", Some(first)) => {
+                (manifest.declared.contains_key(first), nearest(first, manifest.declared.keys().map(String::as_str)))
+            }
+            _ => match pages::fact_name(manifest, root, rest).map(|fact| check_fact(manifest, root, &fact)) {
+                Some(Err(near)) => (false, near),
+                _ => (true, None),
+            },
+        };
+        if !known {
+            let error = manifest.source.error(
+                span.clone(),
+                format!("`{}` in this condition is nothing that is measured or set", name.join(".")),
+            );
+            return Err(match near {
+                Some(near) => error.hint(format!("did you mean `{root}.{near}`?")),
+                None => error.hint(format!("`hfbuild explain {root}` lists what it has")),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn upload(manifest: &Manifest, spec: &Spec) -> Result<Body> {

@@ -27,6 +27,7 @@ impl Kind for Files {
             name: "files",
             doc: "files of the project as they are, checked for LFS pointers, secrets and hostile pickles",
             fields: &[Field::required("paths", FieldType::List(&FieldType::Path), "the files")],
+            facts: &["bytes", "bytes.*"],
         };
         INFO
     }
@@ -87,6 +88,12 @@ impl Kind for Files {
 /// Refuses what must not be published.
 pub fn check(path: &str, file: &std::path::Path) -> Result<()> {
     let size = std::fs::metadata(file).on("stat", file)?.len();
+    let model = PICKLE_NAMES.iter().chain(&[".safetensors", ".onnx"]).any(|e| path.to_lowercase().ends_with(e));
+    if size == 0 && model {
+        return Err(
+            Error::stage(format!("`{path}` is empty, and is called a model")).hint("was it written to its end?")
+        );
+    }
     if size > 0 {
         let found = magic::sniff(file)?; // a Git LFS pointer is an error here
         check_pickle(path, file, found)?;

@@ -25,6 +25,7 @@ impl Kind for Metadata {
                     "names of the labels, by index",
                 ),
             ],
+            facts: &["bytes"],
         };
         INFO
     }

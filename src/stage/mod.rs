@@ -15,6 +15,7 @@ mod metadata;
 mod onnx;
 mod pages;
 mod process;
+mod reads;
 mod safetensors;
 mod samples;
 mod secrets;
@@ -69,6 +70,7 @@ pub const CHECK: KindInfo = KindInfo {
         FieldType::List(&FieldType::Text),
         "conditions in CEL, e.g. `checkpoint.step >= 1000`",
     )],
+    facts: &[],
 };
 
 /// `upload`: a publish.
@@ -83,6 +85,7 @@ pub const UPLOAD: KindInfo = KindInfo {
         ),
         Field::optional("dist", FieldType::Path, "where the tree is laid out in the project, `dist` by default"),
     ],
+    facts: &[],
 };
 
 /// The table of kinds for the manifest's reader and its schema.
@@ -93,6 +96,15 @@ pub fn infos() -> Vec<KindInfo> {
 /// The kind of this name.
 pub fn kind(name: &str) -> Result<&'static dyn Kind> {
     KINDS.iter().copied().find(|k| k.info().name == name).ok_or_else(|| Error::bug(format!("no kind `{name}`")))
+}
+
+/// Whether an artifact can have a fact of this name; where it cannot, the nearest that it can have.
+pub fn check_fact(manifest: &Manifest, artifact: &str, name: &str) -> Result<(), Option<&'static str>> {
+    let Some(spec) = manifest.artifact(artifact) else { return Ok(()) };
+    match infos().into_iter().find(|info| info.name == spec.kind) {
+        Some(info) if !info.has_fact(name) => Err(crate::core::name::nearest(name, info.facts.iter().copied())),
+        _ => Ok(()),
+    }
 }
 
 /// What a kind sees when it declares.

@@ -41,6 +41,20 @@ impl Kind for Onnx {
                 ),
                 Field::optional("verify", FieldType::Table(VERIFY), "bounds of the verification"),
             ],
+            facts: &[
+                "opset",
+                "bytes",
+                "nodes",
+                "max_abs_diff",
+                "null_label",
+                "image_size",
+                "guidance",
+                "runtime",
+                "inputs",
+                "outputs",
+                "weights_equal",
+                "weights_differing",
+            ],
         };
         INFO
     }

@@ -4,14 +4,14 @@
 //! Which names a template reads is told from its syntax tree, before it is rendered, so that only those enter the key.
 //! Does not know whose template it is.
 
-use super::Declare;
+use super::reads::{HELPERS, Reads};
+use super::{Declare, check_fact};
 use crate::core::action::{Action, Declaration, FactRead};
 use crate::core::error::{Error, ErrorKind, Place, Result};
-use crate::core::facts::{FOLDS, FactSet};
+use crate::core::facts::{FactSet, is_family_word};
 use crate::core::name::{ArtifactName, nearest, slug};
 use crate::core::value::Value;
-use handlebars::template::{HelperTemplate, Parameter, TemplateElement};
-use handlebars::{Handlebars, Path as HbPath, PathSeg, RenderErrorReason, Template};
+use handlebars::{Handlebars, RenderErrorReason, Template};
 use serde_json::{Map, Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,13 +26,27 @@ pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<D
         _ => return Ok(declaration), // that the file is missing is reported where inputs are observed
     };
     let template = Template::compile(text).map_err(|e| syntax_error(path.as_str(), text, &e))?;
-    let mut names = BTreeSet::new();
-    walk(&template, &mut names);
+    let found = Reads::of(&template);
+    check_helpers(&found, path.as_str(), text)?;
+    let names = found.names;
     let listed = cx.spec.texts("facts");
     let mut reads: BTreeMap<String, Option<BTreeSet<String>>> = BTreeMap::new();
     for name in &names {
         let (root, rest) = (name[0].as_str(), &name[1..]);
         if listed.iter().any(|(artifact, _)| artifact == root) {
+            let fact = fact_name(cx.manifest, root, rest);
+            if let Some(Err(near)) = fact.as_ref().map(|fact| check_fact(cx.manifest, root, fact)) {
+                let fact = fact.unwrap_or_default();
+                let message = format!(
+                    "the template names `{root}.{fact}`, which kind `{}` does not measure",
+                    cx.manifest.artifact(root).map_or("", |s| s.kind)
+                );
+                let error = at_word(path.as_str(), text, rest.last().map_or(root, String::as_str), message);
+                return Err(match near {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error.hint("a figure that nothing measured cannot be on a card: measure it, declare it with its source, or take it out"),
+                });
+            }
             note_read(reads.entry(root.into()).or_insert_with(|| Some(BTreeSet::new())), rest);
         } else if let Some((key, value)) = setting(cx, root, rest, path.as_str(), text)? {
             declaration.params.insert(key, value);
@@ -44,6 +58,20 @@ pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<D
                 format!("the template reads facts of `{root}`, which `facts` does not list"),
             )
             .hint(format!("add `\"{root}\"` to `facts` of [artifact.{}]", cx.spec.name)));
+        } else if found.free.contains(root) {
+            let word = name.join(".");
+            let error = at_word(
+                path.as_str(),
+                text,
+                root,
+                format!("the template names `{word}`, which is no artifact and no setting"),
+            );
+            let known =
+                cx.manifest.artifacts.iter().map(|a| a.name.as_str()).chain(["params", "declared", "project", "hub"]);
+            return Err(match nearest(root, known) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error.hint("known: the artifacts under `facts`, `params`, `declared`, `project`, `hub`"),
+            });
         }
     }
     for (artifact, span) in listed {
@@ -58,13 +86,35 @@ pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<D
     Ok(declaration)
 }
 
+/// Refuses a helper that there is not.
+fn check_helpers(found: &Reads, file: &str, text: &str) -> Result<()> {
+    if let Some(helper) = found.helpers.iter().find(|h| !HELPERS.contains(&h.as_str())) {
+        let error = at_word(file, text, helper, format!("the template calls `{helper}`, which is no helper"));
+        return Err(match nearest(helper, HELPERS) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint(format!("helpers: {}", HELPERS.join(", "))),
+        });
+    }
+    Ok(())
+}
+
+/// The fact that `artifact.rest` names, a family's views set aside; `None` where it names no single fact.
+pub fn fact_name(manifest: &crate::core::manifest::Manifest, artifact: &str, rest: &[String]) -> Option<String> {
+    let family = manifest.artifact(artifact)?.node("each").is_some();
+    match rest {
+        [first, ..] if family && first == "shards" => None,
+        [first, inner @ ..] if family && is_family_word(first) => (!inner.is_empty()).then(|| inner.join(".")),
+        [] => None,
+        all => Some(all.join(".")),
+    }
+}
+
 /// Adds what `a.rest` reads to the set of an artifact; `None` is everything.
 fn note_read(reads: &mut Option<BTreeSet<String>>, rest: &[String]) {
-    let is_fold = |word: &str| FOLDS.iter().any(|(name, _)| *name == word);
     let name = match rest {
         [] => None,
         [first, ..] if first == "shards" => None,
-        [first, inner @ ..] if is_fold(first) => (!inner.is_empty()).then(|| inner.join(".")),
+        [first, inner @ ..] if is_family_word(first) => (!inner.is_empty()).then(|| inner.join(".")),
         all => Some(all.join(".")),
     };
     match (name, reads.as_mut()) {
@@ -107,12 +157,9 @@ fn setting(cx: &Declare<'_>, root: &str, rest: &[String], file: &str, text: &str
     match known.get(first) {
         Some(value) => Ok(Some((format!("{root}.{first}"), value.clone()))),
         None => {
-            let error = at_word(
-                file,
-                text,
-                &format!("{root}.{first}"),
-                format!("the template names `{root}.{first}`, which is not there"),
-            );
+            let spelled = format!("{root}.{first}");
+            let word = if text.contains(&spelled) { spelled } else { first.clone() };
+            let error = at_word(file, text, &word, format!("the template names `{root}.{first}`, which is not there"));
             Err(match nearest(first, known.keys().map(String::as_str)) {
                 Some(near) => error.hint(format!("did you mean `{root}.{near}`?")),
                 None => error.hint(format!("add it to [{root}] of the manifest")),
@@ -127,81 +174,6 @@ fn project(cx: &Declare<'_>) -> BTreeMap<String, Value> {
         .map(|(k, v)| (k.to_string(), v.as_str().into()))
         .into()
 }
-
-/// Collects every dotted name in a template.
-fn walk(template: &Template, names: &mut BTreeSet<Vec<String>>) {
-    for element in &template.elements {
-        match element {
-            TemplateElement::HtmlExpression(h) | TemplateElement::Expression(h) | TemplateElement::HelperBlock(h) => {
-                helper(h, names);
-            }
-            TemplateElement::DecoratorExpression(d)
-            | TemplateElement::DecoratorBlock(d)
-            | TemplateElement::PartialExpression(d)
-            | TemplateElement::PartialBlock(d) => {
-                d.params.iter().for_each(|p| parameter(p, names));
-                d.template.iter().for_each(|t| walk(t, names));
-            }
-            _ => {} // text and comments
-        }
-    }
-}
-
-fn helper(h: &HelperTemplate, names: &mut BTreeSet<Vec<String>>) {
-    parameter(&h.name, names);
-    let called = match &h.name {
-        Parameter::Name(name) | Parameter::Path(HbPath::Relative((_, name))) => name.as_str(),
-        _ => "",
-    };
-    if let ("declared", Some(Parameter::Literal(Json::String(word)))) = (called, h.params.first()) {
-        names.insert(vec!["declared".into(), word.clone()]);
-    }
-    h.params.iter().chain(h.hash.values()).for_each(|p| parameter(p, names));
-    h.template.iter().chain(&h.inverse).for_each(|t| walk(t, names));
-}
-
-fn parameter(p: &Parameter, names: &mut BTreeSet<Vec<String>>) {
-    match p {
-        Parameter::Path(HbPath::Relative((segments, _))) => {
-            let named = segments.iter().filter_map(|s| match s {
-                PathSeg::Named(name) => Some(name.clone()),
-                _ => None,
-            });
-            let named: Vec<String> = named.filter(|n| n != "@root").collect();
-            match &named[..] {
-                [] => {}
-                [helper] if HELPERS.contains(&helper.as_str()) => {}
-                _ => {
-                    names.insert(named);
-                }
-            }
-        }
-        Parameter::Subexpression(sub) => {
-            if let TemplateElement::Expression(h) | TemplateElement::HtmlExpression(h) = sub.element.as_ref() {
-                helper(h, names);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Names that are helpers, not values.
-const HELPERS: [&str; 14] = [
-    "bytes",
-    "thousands",
-    "round",
-    "sci",
-    "percent",
-    "slug",
-    "yaml",
-    "declared",
-    "each",
-    "if",
-    "unless",
-    "with",
-    "lookup",
-    "eq",
-];
 
 /// Renders the template file under the role `template` of an action.
 pub fn render(action: &Action, text: &str, facts: &BTreeMap<ArtifactName, FactSet>) -> Result<String> {
@@ -263,11 +235,19 @@ fn syntax_error(file: &str, text: &str, e: &handlebars::TemplateError) -> Error 
     })
 }
 
+/// A manifest error at the first place where `word` stands in an expression of the template.
 fn at_word(file: &str, text: &str, word: &str, message: String) -> Error {
-    let start = text.find(word).unwrap_or(0);
-    let place =
-        Place { file: file.into(), source: text.into(), start, end: start + word.len().min(text.len() - start) };
-    Error::new(ErrorKind::Manifest, message).at(place)
+    let is_name = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let in_braces = |at: &usize| {
+        let (before, after) = (&text[..*at], &text[at + word.len()..]);
+        before.rfind("{{") > before.rfind("}}")
+            && !is_name(before.chars().next_back())
+            && !is_name(after.chars().next())
+    };
+    let found = text.match_indices(word).map(|(at, _)| at).find(in_braces).or_else(|| text.find(word));
+    let start = found.unwrap_or(0);
+    let end = if found.is_some() { start + word.len() } else { start };
+    Error::new(ErrorKind::Manifest, message).at(Place { file: file.into(), source: text.into(), start, end })
 }
 
 fn offset(text: &str, line: usize, column: usize) -> usize {

@@ -25,6 +25,7 @@ impl Kind for Safetensors {
             name: "safetensors",
             doc: "the checkpoint's weights as model.safetensors",
             fields: &[Field::required("from", FieldType::Artifact, "the checkpoint")],
+            facts: &["tensors", "parameters", "bytes", "dtypes"],
         };
         INFO
     }

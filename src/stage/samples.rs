@@ -47,6 +47,20 @@ impl Kind for Samples {
                 ),
                 Field::optional("device", FieldType::Choice(&["auto", "cpu"]), "where to run"),
             ],
+            facts: &[
+                "count",
+                "saturated",
+                "neighbour_correlation",
+                "standard_deviation",
+                "pair_difference",
+                "label",
+                "steps",
+                "seed",
+                "guidance",
+                "seconds",
+                "pictures_per_second",
+                "runtime",
+            ],
         };
         INFO
     }
@@ -190,5 +204,10 @@ fn write(
     facts.set("label", int_param(action, "label")?, of);
     facts.set("steps", int_param(action, "steps")?, of);
     facts.set("seed", int_param(action, "seed")?, of);
+    let guidance = match param(action, "guidance")? {
+        Value::Null => Value::from("as the graph has it"),
+        scale => scale.clone(),
+    };
+    facts.set("guidance", guidance, of);
     Ok(facts)
 }

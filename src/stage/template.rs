@@ -19,7 +19,12 @@ pub const FIELDS: &[Field] = &[
 
 impl Kind for TextTemplate {
     fn info(&self) -> KindInfo {
-        KindInfo { name: "template", doc: "a text file from facts, params and declared values", fields: FIELDS }
+        KindInfo {
+            name: "template",
+            doc: "a text file from facts, params and declared values",
+            fields: FIELDS,
+            facts: &["bytes"],
+        }
     }
 
     fn version(&self) -> u32 {

@@ -76,15 +76,15 @@ impl Blobs {
     /// What a user may have put there by hand is kept: the caller moves it aside first.
     pub fn place(&self, digest: &Digest, root: &Path, path: &str) -> Result<()> {
         let target = root.join(path);
-        let dir = target.parent().unwrap_or(root).to_path_buf();
-        std::fs::create_dir_all(&dir).on("create", &dir)?;
-        let real = dir.canonicalize().on("resolve", &dir)?;
+        let dir = target.parent().unwrap_or(root);
+        std::fs::create_dir_all(dir).on("create", dir)?;
+        let real = dir.canonicalize().on("resolve", dir)?;
         if !real.starts_with(root.canonicalize().on("resolve", root)?) {
             return Err(Error::new(ErrorKind::Io, format!("`{path}` leaves the project by a symbolic link"))
                 .hint("hfbuild writes inside the project only: replace the link by a folder"));
         }
-        let tmp = dir.join(format!(".hfbuild-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        let placed = self.copy_out(digest, &tmp).and_then(|()| std::fs::rename(&tmp, &target).on("rename to", &target));
+        let tmp = self.scratch()?;
+        let placed = self.copy_out(digest, &tmp).and_then(|()| rename_over(&tmp, &target));
         if placed.is_err() {
             let _ = std::fs::remove_file(&tmp); // the first error says more
         }
@@ -110,5 +110,18 @@ impl Blobs {
     /// All digests of a blob, in one read.
     pub fn hash_all(&self, digest: &Digest) -> Result<hash::Read1> {
         hash::all_of(&self.path(digest))
+    }
+}
+
+/// Renames over the target; where the store stands on another file system, through a copy beside the target.
+fn rename_over(from: &Path, to: &Path) -> Result<()> {
+    match std::fs::rename(from, to) {
+        Err(e) if e.kind() == std::io::ErrorKind::CrossesDevices => {
+            let beside = to.with_extension(format!("hfbuild-{}", std::process::id()));
+            std::fs::copy(from, &beside).on("copy to", &beside)?;
+            std::fs::rename(&beside, to).on("rename to", to)?;
+            std::fs::remove_file(from).on("remove", from)
+        }
+        other => other.on("rename to", to),
     }
 }

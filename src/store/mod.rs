@@ -32,29 +32,41 @@ const VERSION: &str = "1\n";
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    /// Where blobs, receipts and memo are read: for a store of another version a folder that is not there.
+    data: PathBuf,
 }
 
 impl Store {
-    /// Opens the store of a project, and makes it where it is not there. A store of another layout version is renamed to
-    /// `cache.old-N` beside it: nothing is lost, and nothing is misread.
-    pub fn open(project: &Path) -> Result<Store> {
+    /// Opens the store of a project, and makes it where it is not there. What a store of another layout version holds is
+    /// moved to `cache/old-N` and `tell` is told: nothing is lost, and nothing is misread. The embedded hub and the
+    /// record of publishes stay.
+    pub fn open(project: &Path, tell: &dyn Fn(String)) -> Result<Store> {
         let root = project.join("cache");
         let version = root.join("VERSION");
         match std::fs::read_to_string(&version) {
             Ok(found) if found == VERSION => {}
             Ok(_) => {
-                set_aside(project, &root)?;
+                let aside = set_aside(&root)?;
+                tell(format!(
+                    "the cache is of another version: it is kept as `cache/{aside}`, and everything is made again"
+                ));
                 create(&root)?;
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => create(&root)?,
-            Err(e) => return Err(Error::io("read", &version, &e)),
+            Err(e) => {
+                return Err(Error::io("read", &version, &e)
+                    .hint("`cache` in the project's root is hfbuild's folder: is something else there?"));
+            }
         }
-        Ok(Store { root })
+        Ok(Store { data: root.clone(), root })
     }
 
-    /// The store of a project, for commands that only read; nothing is made.
+    /// The store of a project, for commands that only read; nothing is made. A store of another version reads as empty.
     pub fn at(project: &Path) -> Store {
-        Store { root: project.join("cache") }
+        let root = project.join("cache");
+        let ours = std::fs::read_to_string(root.join("VERSION")).is_ok_and(|v| v == VERSION);
+        let data = if ours { root.clone() } else { root.join("none") };
+        Store { root, data }
     }
 
     /// Whether there is one.
@@ -63,7 +75,7 @@ impl Store {
     }
     /// `cache/blobs`
     pub fn blobs(&self) -> blobs::Blobs {
-        blobs::Blobs::new(self.root.join("blobs"), self.root.join("tmp"))
+        blobs::Blobs::new(self.data.join("blobs"), self.root.join("tmp"))
     }
     /// `cache/lock`
     pub fn lock_path(&self) -> PathBuf {
@@ -71,7 +83,7 @@ impl Store {
     }
     /// `cache/actions/log`
     pub fn actions_log(&self) -> PathBuf {
-        self.root.join("actions/log")
+        self.data.join("actions/log")
     }
     /// `cache/publishes/log`
     pub fn publishes_log(&self) -> PathBuf {
@@ -79,7 +91,7 @@ impl Store {
     }
     /// `cache/memo/log`
     pub fn memo_log(&self) -> PathBuf {
-        self.root.join("memo/log")
+        self.data.join("memo/log")
     }
     /// `cache/tmp`
     pub fn tmp(&self) -> PathBuf {
@@ -147,13 +159,20 @@ fn create(root: &Path) -> Result<()> {
     std::fs::write(&version, VERSION).on("write", &version)
 }
 
-fn set_aside(project: &Path, root: &Path) -> Result<()> {
-    for n in 1..1000 {
-        let aside = project.join(format!("cache.old-{n}"));
-        if !aside.exists() {
-            return std::fs::rename(root, &aside).on("set aside", root);
+/// Moves what the layout's version is about into a folder of its own; its name.
+fn set_aside(root: &Path) -> Result<String> {
+    let name = (1..1000).map(|n| format!("old-{n}")).find(|n| !root.join(n).exists());
+    let name = name.ok_or_else(|| {
+        Error::new(ErrorKind::Io, "cache/ has another layout version, and 999 older ones are in it")
+            .hint("remove the cache/old-* folders")
+    })?;
+    let aside = root.join(&name);
+    std::fs::create_dir(&aside).on("create", &aside)?;
+    for part in ["VERSION", "blobs", "actions", "memo", "runs"] {
+        let path = root.join(part);
+        if path.exists() {
+            std::fs::rename(&path, aside.join(part)).on("set aside", &path)?;
         }
     }
-    Err(Error::new(ErrorKind::Io, "cache/ has another layout version, and 999 older ones stand beside it")
-        .hint("remove the cache.old-* folders"))
+    Ok(name)
 }

@@ -84,6 +84,14 @@ pub fn load(store: &Store) -> Result<Loaded> {
     Ok(Loaded { history, publishes, damaged: actions.damaged + publishing.damaged })
 }
 
+/// Writes both logs anew without their damaged lines, so that they are told once. Call with the lock held.
+pub fn mend(store: &Store) -> Result<()> {
+    let actions = log::read::<ActionRecord>(&store.actions_log())?;
+    log::rewrite(&store.actions_log(), &actions.records)?;
+    let publishes = log::read::<PublishRecord>(&store.publishes_log())?;
+    log::rewrite(&store.publishes_log(), &publishes.records)
+}
+
 /// Appends to both logs.
 pub struct Recorder {
     actions: Writer,

@@ -136,9 +136,10 @@ fn send_lines(this: &SendEstimate, repo: &str, all: bool) -> String {
             out.push_str(&format!("{:>9} {repo}: the remote was changed since\n", "Drift"));
             for file in files {
                 let (word, path) = match file {
-                    Drifted::Changed { path } => ("changed", path),
-                    Drifted::Deleted { path } => ("deleted", path),
-                    Drifted::Foreign { path } => ("not of ours", path),
+                    Drifted::Changed { path } => ("changed", path.as_str()),
+                    Drifted::Deleted { path } => ("deleted", path.as_str()),
+                    Drifted::Foreign { path } => ("not of ours", path.as_str()),
+                    Drifted::Gone => ("gone", "the repo or its branch"),
                 };
                 out.push_str(&format!("{:>9}   {path}: {word}\n", ""));
             }

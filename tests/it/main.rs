@@ -8,5 +8,6 @@ mod crash;
 mod laws;
 mod publish;
 mod python;
+mod regressions;
 mod story;
 mod tidy;

@@ -7,11 +7,12 @@ pub mod dom;
 pub mod fields;
 
 use crate::core::error::{Error, Result};
+use crate::core::fill::fill;
 use crate::core::name::{ArtifactName, nearest};
 use crate::core::value::Value;
 use dom::{Data, Node, Source, Table, join};
 use fields::{Check, Field, FieldType, check_table, schema_of};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 /// What the manifest needs to know of a kind.
@@ -23,6 +24,19 @@ pub struct KindInfo {
     pub doc: &'static str,
     /// Its keys, beside [`COMMON`].
     pub fields: &'static [Field],
+    /// The facts that it may measure; `config.*` is a group. Empty: only its run can tell (a command), or it has none.
+    pub facts: &'static [&'static str],
+}
+
+impl KindInfo {
+    /// Whether a fact of this name can be measured. A group's name alone stands for the group.
+    pub fn has_fact(&self, name: &str) -> bool {
+        self.facts.is_empty()
+            || self.facts.iter().any(|fact| match fact.strip_suffix(".*") {
+                Some(group) => name == group || name.strip_prefix(group).is_some_and(|rest| rest.starts_with('.')),
+                None => *fact == name,
+            })
+    }
 }
 
 /// The whole manifest.
@@ -42,6 +56,7 @@ pub struct Manifest {
     pub pools: BTreeMap<String, Pool>,
     /// The artifacts in the order of the file.
     pub artifacts: Vec<Spec>,
+    by_name: HashMap<String, usize>,
 }
 
 /// `[project]`
@@ -70,7 +85,7 @@ pub struct Hub {
     pub endpoint: Option<String>,
     /// The branch.
     pub revision: String,
-    /// A tag to set at each publish of a new version.
+    /// The tag to set at each publish of a new version, its placeholders filled.
     pub tag: Option<String>,
     /// What to do where the tag is there already.
     pub on_tag: OnTag,
@@ -171,6 +186,7 @@ pub fn read(source: Source, kinds: &[KindInfo]) -> Result<Manifest> {
     check_table(&top, 0..0, TOP, "the manifest", &check, &mut problems);
     let artifacts = artifacts(&top, kinds, &check, &mut problems);
     problems.sort_by_key(|e| e.place().map_or(0, |p| p.start));
+    check_hub(&top, &source, &mut problems);
     if !problems.is_empty() {
         return Err(join(problems));
     }
@@ -178,8 +194,12 @@ pub fn read(source: Source, kinds: &[KindInfo]) -> Result<Manifest> {
         table_at(&top, "declared").entries.iter().map(|(name, _, node)| (name.clone(), declared(node))).collect();
     let pools = table_at(&top, "pools").entries.iter().map(|(name, _, node)| (name.clone(), pool(node))).collect();
     let project = project(&table_at(&top, "project"));
-    let hub = top.get("hub").and_then(Node::as_table).map(hub);
-    Ok(Manifest { project, hub, params, declared, pools, artifacts, source })
+    let hub = top
+        .get("hub")
+        .and_then(Node::as_table)
+        .map(|table| Hub { tag: tag(table, &project).ok().flatten(), ..hub(table) });
+    let by_name = artifacts.iter().enumerate().map(|(at, spec)| (spec.name.to_string(), at)).collect();
+    Ok(Manifest { project, hub, params, declared, pools, artifacts, by_name, source })
 }
 
 /// The JSON Schema of the manifest, out of the same tables that check it.
@@ -231,6 +251,46 @@ fn hub(table: &Table) -> Hub {
         tag: text("tag"),
         on_tag: if text("on_tag").as_deref() == Some("fail") { OnTag::Fail } else { OnTag::Skip },
         on_drift: if text("on_drift").as_deref() == Some("overwrite") { OnDrift::Overwrite } else { OnDrift::Fail },
+    }
+}
+
+/// The tag's name, its placeholders filled; the error is its message and hint.
+fn tag(table: &Table, project: &Project) -> Result<Option<String>, (String, &'static str)> {
+    let Some(template) = text_of(table, "tag") else { return Ok(None) };
+    let known = [("name", &project.name), ("version", &project.version), ("license", &project.license)];
+    let lookup = |name: &str| {
+        let name = name.strip_prefix("project.")?;
+        known.iter().find(|(k, _)| *k == name).map(|(_, v)| (*v).clone())
+    };
+    let name = fill(&template, &lookup).map_err(|name| {
+        (format!("`{{{name}}}` in `tag` stands for nothing"), "known: {project.name}, {project.version}")
+    })?;
+    // git-check-ref-format(1)
+    let bad = |c: char| c.is_control() || c == ' ' || "~^:?*[\\".contains(c);
+    let part = |p: &str| !p.is_empty() && !p.starts_with('.') && !p.ends_with(".lock");
+    let fits = !name.contains(bad)
+        && !name.contains("..")
+        && !name.contains("@{")
+        && !name.ends_with('.')
+        && !name.starts_with('-');
+    match fits && name.split('/').all(part) {
+        true => Ok(Some(name)),
+        false => {
+            Err((format!("`{}` cannot be the name of a tag", name.escape_debug()), "for example `v{project.version}`"))
+        }
+    }
+}
+
+fn check_hub(top: &Table, source: &Source, problems: &mut Vec<Error>) {
+    let Some(table) = top.get("hub").and_then(Node::as_table) else { return };
+    let place = |key: &str| table.get(key).map_or(0..0, |n| n.span.clone());
+    if let Err((why, hint)) = tag(table, &project(&table_at(top, "project"))) {
+        problems.push(source.error(place("tag"), why).hint(hint));
+    }
+    let endpoint = text_of(table, "endpoint").unwrap_or_else(|| "embedded".into());
+    if endpoint != "embedded" && !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+        let error = source.error(place("endpoint"), format!("`{}` is no hub's address", endpoint.escape_debug()));
+        problems.push(error.hint("write `embedded`, or a URL such as `https://huggingface.co`"));
     }
 }
 
@@ -296,7 +356,7 @@ fn artifact(
 impl Manifest {
     /// The artifact of this name.
     pub fn artifact(&self, name: &str) -> Option<&Spec> {
-        self.artifacts.iter().find(|spec| spec.name.as_str() == name)
+        self.by_name.get(name).map(|at| &self.artifacts[*at])
     }
 
     /// The value under `key` of `spec`, with `params.NAME` replaced by the parameter.
