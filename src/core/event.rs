@@ -46,6 +46,8 @@ pub enum Event {
         bytes: u64,
         /// Whether the output is the same as before, so that the wave stops here.
         same: bool,
+        /// Shards of the same artifact that are still to come.
+        left: usize,
     },
     /// What was pending turned out unchanged.
     Cutoff {

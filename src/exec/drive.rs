@@ -432,11 +432,18 @@ impl<'a> Driver<'a> {
             seconds: receipt.seconds,
             bytes: receipt.outputs.iter().map(|o| o.size).sum(),
             same: before == Some((receipt.content(), receipt.facts.values.clone())),
+            left: self.left(id),
         });
         self.loaded.history.add(receipt.clone());
         self.summary.ran += 1;
         self.settle(id, Settled::Made(receipt));
         Ok(())
+    }
+
+    /// How many shards beside this one have not ended.
+    fn left(&self, id: NodeId) -> usize {
+        let shards = self.project.graph.of(&self.project.graph.node(id).name.artifact);
+        shards.iter().filter(|s| **s != id && self.wanted[s.index()] && self.settled[s.index()].is_none()).count()
     }
 
     /// Puts outputs at their places and takes away what an earlier receipt of the same node put there and this one does

@@ -88,6 +88,7 @@ pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate]
     }
     for (label, line, shards) in groups {
         let label = if shards > 0 { format!("{label} ({})", count(shards, "shard")) } else { label };
+        let line = if shards > 1 { line.replace("from the cache", "each from the cache") } else { line };
         out.push_str(&line.replacen("{}", &label, 1));
         out.push('\n');
     }

@@ -2,12 +2,14 @@
 
 use crate::core::event::Event;
 use crate::core::value::human_bytes;
+use crate::core::verdict::Reason;
 use crate::ui::{changes_line, count, explain, seconds, short};
 use anstyle::{AnsiColor, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
+use std::time::Instant;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +32,19 @@ pub struct Progress {
 #[derive(Default)]
 struct State {
     families: BTreeSet<String>,
+    /// Families whose shards run: how many have ended, and since when.
+    under_way: BTreeMap<String, (usize, Instant)>,
     bars: BTreeMap<String, ProgressBar>,
     multi: Option<MultiProgress>,
     passed: usize,
 }
+
+/// Colour, verb, text, and whether it is said in quiet mode too.
+type Line = (AnsiColor, &'static str, String, bool);
+
+/// Seconds from which on the end of a stage, or of a shard, is worth a line.
+const LONG_STAGE: f64 = 1.0;
+const LONG_SHARD: f64 = 30.0;
 
 const GOOD: AnsiColor = AnsiColor::Green;
 const BUSY: AnsiColor = AnsiColor::Cyan;
@@ -114,50 +125,56 @@ impl Progress {
         }
     }
 
+    /// The node's name, of a shard its family's at the first time and then nothing more.
+    fn once<'n>(&self, state: &mut State, what: &str, node: &'n str) -> Option<&'n str> {
+        match family(node).filter(|_| self.verbosity != Verbosity::Verbose) {
+            Some(family) => state.families.insert(format!("{what} {family}")).then_some(family),
+            None => Some(node),
+        }
+    }
+
+    fn running(&self, state: &mut State, node: &str, reasons: &[Reason]) -> Option<Line> {
+        if let Some(family) = family(node) {
+            state.under_way.entry(family.to_string()).or_insert_with(|| (0, Instant::now()));
+        }
+        let name = self.once(state, "running", node)?;
+        let why = match self.verbosity {
+            Verbosity::Verbose => reasons.iter().map(explain::reason).collect::<Vec<_>>().join(", "),
+            _ => explain::reasons(reasons),
+        };
+        Some((BUSY, "Running", format!("{name}: {why}"), false))
+    }
+
+    /// A stage's end is told where it took a while, shards together when the last of them ends.
+    fn finished(&self, state: &mut State, node: &str, took: f64, left: usize, line: String) -> Option<String> {
+        let shards = family(node).and_then(|family| Some((family, state.under_way.get_mut(family)?)));
+        let all = shards.map(|(family, (ended, begun))| {
+            *ended += 1;
+            format!("{family}: {} in {}", count(*ended, "shard"), seconds(begun.elapsed().as_secs_f64()))
+        });
+        let long = if all.is_some() { LONG_SHARD } else { LONG_STAGE };
+        match self.verbosity == Verbosity::Verbose || took >= long {
+            true => Some(line),
+            false => all.filter(|_| left == 0),
+        }
+    }
+
     /// Colour, verb, text, and whether it is said in quiet mode too.
-    fn line(&self, state: &mut State, event: &Event) -> Option<(AnsiColor, &'static str, String, bool)> {
+    fn line(&self, state: &mut State, event: &Event) -> Option<Line> {
         let verbose = self.verbosity == Verbosity::Verbose;
         Some(match event {
             Event::Fresh { nodes } => (GOOD, "Fresh", fold(nodes), false),
-            Event::Running { node, reasons } => {
-                let family = family(node);
-                if let Some(family) = family.filter(|_| !verbose) {
-                    if !state.families.insert(family.to_string()) {
-                        return None;
-                    }
-                    return Some((BUSY, "Running", format!("{family}: {}", explain::reasons(reasons)), false));
-                }
-                let why = if verbose {
-                    reasons.iter().map(explain::reason).collect::<Vec<_>>().join(", ")
-                } else {
-                    explain::reasons(reasons)
-                };
-                (BUSY, "Running", format!("{node}: {why}"), false)
-            }
-            Event::Finished { node, seconds: s, bytes, same } => {
-                if !verbose && *s < 1.0 {
-                    return None;
-                }
+            Event::Running { node, reasons } => return self.running(state, node, reasons),
+            Event::Finished { node, seconds, bytes, same, left } => {
                 let same = if *same { ", the same as before" } else { "" };
-                (GOOD, "Finished", format!("{node} in {} ({}{same})", seconds(*s), human_bytes(*bytes)), false)
+                let line = format!("{node} in {} ({}{same})", crate::ui::seconds(*seconds), human_bytes(*bytes));
+                (GOOD, "Finished", self.finished(state, node, *seconds, *left, line)?, false)
             }
             Event::Cutoff { node } => {
-                if let Some(family) = family(node).filter(|_| !verbose) {
-                    if !state.families.insert(format!("cutoff {family}")) {
-                        return None;
-                    }
-                    return Some((GOOD, "Cutoff", format!("{family}: inputs unchanged"), false));
-                }
-                (GOOD, "Cutoff", format!("{node}: inputs unchanged"), false)
+                (GOOD, "Cutoff", format!("{}: inputs unchanged", self.once(state, "cutoff", node)?), false)
             }
             Event::Restored { node, .. } => {
-                if let Some(family) = family(node).filter(|_| !verbose) {
-                    if !state.families.insert(format!("restored {family}")) {
-                        return None;
-                    }
-                    return Some((GOOD, "Restored", format!("{family} from the cache"), false));
-                }
-                (GOOD, "Restored", format!("{node} from the cache"), false)
+                (GOOD, "Restored", format!("{} from the cache", self.once(state, "restored", node)?), false)
             }
             Event::Gate { node, outcome } if outcome.passed() => {
                 state.passed += 1;

@@ -8,6 +8,7 @@ mod crash;
 mod laws;
 mod publish;
 mod python;
+mod readme;
 mod regressions;
 mod story;
 mod tidy;
