@@ -3,7 +3,7 @@
 //! The only place that decides what a file is; stages and the `inspect` command show the same facts. It measures, and
 //! judges nothing.
 
-use super::checkpoint::{Checkpoint, Container};
+use super::checkpoint::{Checkpoint, Container, Scalar};
 use super::magic::{self, Magic};
 use super::onnx::import::{GraphInfo, OnnxFile};
 use super::tensor::StateDict;
@@ -120,7 +120,14 @@ pub fn weights_facts(dict: &StateDict, settings: &super::checkpoint::Settings) -
 
 fn safetensors_facts(path: &Path) -> Result<Facts> {
     let file = safetensors_out::open(path)?;
-    let mut facts = weights_facts(&file.tensors, &super::checkpoint::Settings::new())?;
+    // what hfbuild wrote says its own configuration, which no tensor's shape can
+    let config = file.metadata.get(tinydit::CONFIG_KEY).and_then(|json| serde_json::from_str::<Config>(json).ok());
+    let settings = config.map_or_else(Default::default, |c| {
+        [("num_heads", c.num_heads), ("image_size", c.image_size)]
+            .map(|(k, v)| (k.to_string(), Scalar::Int(v as i64)))
+            .into()
+    });
+    let mut facts = weights_facts(&file.tensors, &settings)?;
     facts.extend(file.metadata.iter().map(|(key, value)| (format!("metadata.{key}"), json!(value))));
     Ok(facts)
 }

@@ -32,6 +32,9 @@ impl NetworkLayout {
     }
 }
 
+/// The key of a safetensors header's metadata that holds a [`Config`] as JSON.
+pub const CONFIG_KEY: &str = "hfbuild.config";
+
 /// The network's sizes. Pictures are square.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {

@@ -1,7 +1,6 @@
 //! `onnx`: the network as an ONNX graph, written by hfbuild itself, and verified by running it against a plain forward in
 //! Rust that shares no code with the emitter.
 
-use super::safetensors::CONFIG_KEY;
 use super::{Declare, Kind, Workspace, int_param, param};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::error::{Error, Result};
@@ -15,7 +14,7 @@ use crate::model::onnx::emit::{self, EmitOptions, Guidance};
 use crate::model::onnx::import::OnnxFile;
 use crate::model::runtime::{Data, Input, Rten, Runtime};
 use crate::model::safetensors_out;
-use crate::model::tinydit::Config;
+use crate::model::tinydit::{CONFIG_KEY, Config};
 use std::path::Path;
 
 /// See the module.

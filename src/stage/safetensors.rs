@@ -10,14 +10,11 @@ use crate::core::manifest::fields::{Field, FieldType};
 use crate::model::checkpoint::{Checkpoint, Scalar, WeightsChoice};
 use crate::model::safetensors_out;
 use crate::model::table::TensorTable;
-use crate::model::tinydit::{self, Config};
+use crate::model::tinydit::{self, CONFIG_KEY, Config};
 use std::collections::BTreeMap;
 
 /// See the module.
 pub struct Safetensors;
-
-/// The key of the header's metadata that holds the network's configuration as JSON.
-pub const CONFIG_KEY: &str = "hfbuild.config";
 
 impl Kind for Safetensors {
     fn info(&self) -> KindInfo {

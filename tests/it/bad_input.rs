@@ -61,16 +61,16 @@ fn a_wrong_type_is_told_with_what_is_expected_and_what_is_there() {
     refused(
         "[artifact.a]\nkind = \"command\"\nrun = «\"true\"»\noutputs = [\"a.txt\"]",
         "`run` takes an array, each item a string, not the string `true`",
-        "",
+        "for example `[\"text\"]`",
     );
-    refused("[hub]\nrepo = «3»", "`repo` takes a string, not 3", "");
+    refused("[hub]\nrepo = «3»", "`repo` takes a string, not 3", "for example `\"text\"`");
     refused(
         "[hub]\nrepo = \"a/b\"\ntype = «\"modle\"»",
         "`type` takes one of `model`, `dataset`, `space`, not `modle`",
         "did you mean `model`?",
     );
-    refused("[params]\nday = «2020-01-01»", "`params`.`day` takes a value, not a date", "");
-    refused(&command("a", "retries = «-1»"), "`retries` takes an integer from 0 to 100, not -1", "");
+    refused("[params]\nday = «2020-01-01»", "`params`.`day` takes a value, not a date", "for example `1`");
+    refused(&command("a", "retries = «-1»"), "`retries` takes an integer from 0 to 100, not -1", "for example `1`");
     refused(
         &command("a", "timeout = «\"soon\"»"),
         "`timeout` is `soon`, which is no duration",
@@ -169,10 +169,10 @@ fn an_output_outside_the_project_is_refused() {
         ("a//b", "a path has no empty component and no slash at its end"),
         ("", "a path may not be empty"),
     ] {
-        refused(&outputs(path), &format!("an item of `outputs` is `{path}`: {why}"), "");
+        refused(&outputs(path), &format!("an item of `outputs` is `{path}`: {why}"), "paths are relative to the project's root");
     }
     let control = "an item of `outputs` is `a\\u{1b}b`: a path holds no control characters and no backslash";
-    refused(&outputs("a\\u001bb"), control, "");
+    refused(&outputs("a\\u001bb"), control, "paths are relative to the project's root");
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn a_template_is_checked_before_anything_runs() {
 
 #[test]
 fn what_is_no_toml_is_refused_at_its_place() {
-    refused("[params]\na = 1\n«a» = 2", "this is not TOML: duplicate key", "");
+    refused("[params]\na = 1\n«a» = 2", "this is not TOML: duplicate key", "a key stands once in its table");
     let noise: String = (0..10_000).map(|i| format!("= ] [ {i} }}\n")).collect();
     let run =
         Project::with(&noise).run(&["plan"]).code(2).says("error: this is not TOML: ").says("--> publish.toml:1:");

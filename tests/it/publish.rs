@@ -1,6 +1,6 @@
 //! Publishing over HTTP to a hub with faults: the binary speaks to it as it does to the live Hub, with a token.
 
-use crate::support::{Project, Run, run};
+use crate::support::{Project, Run, history, run};
 use hfbuild::hub::embedded::{EmbeddedHub, Fault, Faults, Options, Running};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -53,8 +53,7 @@ impl Hub {
     }
     /// Commits beside the hub's own first one.
     fn commits(&self) -> usize {
-        let folder = self.dir.path().join("repos/models").join(REPO).join("commits");
-        std::fs::read_dir(folder).map_or(0, |d| d.count().saturating_sub(1))
+        history(self.dir.path(), REPO)
     }
     /// A colleague's commit, by the client library.
     fn colleague(&self, path: &str, content: &[u8]) {

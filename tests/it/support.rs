@@ -128,12 +128,9 @@ impl Project {
         run(&mut self.command(args))
     }
 
-    /// Commits of the embedded hub's repo, newest first, without the hub's own first one.
+    /// Commits in the history of the embedded hub's repo, without the hub's own first one.
     pub fn commits(&self, repo: &str) -> usize {
-        let folder = self.path(&format!("cache/hub/repos/models/{repo}/commits"));
-        std::fs::read_dir(folder).map_or(0, |d| {
-            d.flatten().filter(|e| e.path().extension().is_some_and(|x| x == "json")).count().saturating_sub(1)
-        })
+        history(&self.path("cache/hub"), repo)
     }
 
     /// Every file below a folder with its content, for comparing.
@@ -147,6 +144,22 @@ impl Project {
             })
             .collect()
     }
+}
+
+/// Commits that `main` of a hub's repo leads back to, without the first one. A commit that was written and never became
+/// the branch's is no commit of the repo.
+pub fn history(hub: &Path, repo: &str) -> usize {
+    let folder = hub.join("repos/models").join(repo);
+    let Ok(mut oid) = std::fs::read_to_string(folder.join("refs/heads/main")) else { return 0 };
+    for n in 0.. {
+        let text = std::fs::read_to_string(folder.join(format!("commits/{}.json", oid.trim()))).expect("a commit");
+        let commit: serde_json::Value = serde_json::from_str(&text).expect("a commit's record");
+        match commit["parents"][0].as_str() {
+            Some(parent) => oid = parent.to_string(),
+            None => return n,
+        }
+    }
+    unreachable!("a history without end")
 }
 
 /// Runs a command to its end.

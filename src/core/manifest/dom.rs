@@ -119,7 +119,12 @@ impl Source {
 pub fn parse(source: &Source) -> Result<Table, Error> {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     let mut errors = errors.into_iter().map(|e| {
-        source.error(e.span().unwrap_or(0..0), format!("this is not TOML: {}", e.message().replace('\n', ", ")))
+        let hint = match e.message().contains("duplicate") {
+            true => "a key stands once in its table: give one of the two another name",
+            false => "strings stand in quotes, tables open with [name], a key and its value are joined by `=`",
+        };
+        let message = format!("this is not TOML: {}", e.message().replace('\n', ", "));
+        source.error(e.span().unwrap_or(0..0), message).hint(hint)
     });
     if let Some(first) = errors.next() {
         return Err(first.also(errors.take(9).collect()));

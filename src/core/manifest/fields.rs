@@ -94,6 +94,28 @@ impl FieldType {
         }
     }
 
+    /// A value that it takes, for hints.
+    pub fn example(&self) -> String {
+        match self {
+            FieldType::Text => "\"text\"".into(),
+            FieldType::Choice(words) => format!("\"{}\"", words.first().unwrap_or(&"")),
+            FieldType::Path => "\"folder/file\"".into(),
+            FieldType::Artifact => "\"checkpoint\"".into(),
+            FieldType::Bool => "true".into(),
+            FieldType::Int(low, _) => low.max(&1).to_string(),
+            FieldType::Number(_) => "1.5".into(),
+            FieldType::List(of) => format!("[{}]", of.example()),
+            FieldType::Map(of) => format!("{{ name = {} }}", of.example()),
+            FieldType::Param(of) | FieldType::Either(of, _) => of.example(),
+            FieldType::Table(fields) => {
+                let keys: Vec<_> =
+                    fields.iter().filter(|f| f.required).map(|f| format!("{} = {}", f.name, f.ty.example())).collect();
+                format!("{{ {} }}", keys.join(", "))
+            }
+            FieldType::Any => "1".into(),
+        }
+    }
+
     /// The JSON Schema of what it takes.
     pub fn schema(&self) -> serde_json::Value {
         match self {
@@ -197,8 +219,11 @@ impl Check<'_> {
                 self.check(node, b, what, &mut second);
                 if !first.is_empty() && !second.is_empty() {
                     // where the value is a table and so is an alternative, its own complaint says more
-                    let told = matches!((a, &node.data), (FieldType::Table(_), Data::Table(_)));
-                    if told { out.append(&mut first) } else { out.push(self.mismatch(node, ty, what)) }
+                    match (a, b, &node.data) {
+                        (FieldType::Table(_), _, Data::Table(_)) => out.append(&mut first),
+                        (_, FieldType::Table(_), Data::Table(_)) => out.append(&mut second),
+                        _ => out.push(self.mismatch(node, ty, what)),
+                    }
                 }
             }
             (FieldType::Any, data) if !matches!(data, Data::Datetime) => {}
@@ -214,7 +239,8 @@ impl Check<'_> {
             Data::Text(t) if t.len() < 40 => format!("the string `{}`", t.escape_debug()),
             _ => node.type_name().to_string(),
         };
-        self.source.error(node.span.clone(), format!("{what} takes {}, not {found}", ty.expected()))
+        let message = format!("{what} takes {}, not {found}", ty.expected());
+        self.source.error(node.span.clone(), message).hint(format!("for example `{}`", ty.example()))
     }
 
     fn choice(&self, node: &Node, words: &[&'static str], text: &str, what: &str, out: &mut Vec<Error>) {
@@ -235,7 +261,8 @@ impl Check<'_> {
 
     fn parsed<T: std::str::FromStr<Err = String>>(&self, node: &Node, text: &str, what: &str, out: &mut Vec<Error>) {
         if let Err(why) = text.parse::<T>() {
-            out.push(self.source.error(node.span.clone(), format!("{what} is `{}`: {why}", text.escape_debug())));
+            let error = self.source.error(node.span.clone(), format!("{what} is `{}`: {why}", text.escape_debug()));
+            out.push(error.hint("paths are relative to the project's root, artifacts are named as in [artifact.NAME]"));
         }
     }
 
