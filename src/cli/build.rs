@@ -167,6 +167,9 @@ async fn prepare<'a>(
     let remote = open_remote(global, project, store, &asked.wanted, Access::Write).await?;
     let mut recovered = None;
     if let Some(remote) = &remote {
+        if loaded.publishes.intent(&remote.target).is_some() {
+            sink(Event::Note { text: "an earlier publish was cut off: looking for its commit".into() });
+        }
         recovered = settle_intents(remote, &mut loaded, Some(&mut Recorder::open(store)?)).await?;
         observe_remote(project, remote, &loaded, &asked.wanted, &mut world).await?;
         let plan = plan_whole(project, store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;

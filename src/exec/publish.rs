@@ -10,9 +10,7 @@ use crate::core::event::Event;
 use crate::core::graph::{NodeId, Work};
 use crate::core::manifest::{Hub, OnTag};
 use crate::core::plan::RECORD;
-use crate::core::publish::{
-    self, Changes, Drifted, Intent, Observed, Published, Tree, UploadVerdict, decide_upload, is_same,
-};
+use crate::core::publish::{self, Changes, Drifted, Intent, Published, Tree, UploadVerdict, decide_upload, is_same};
 use crate::exec::drive::{Driver, now_ms};
 use crate::exec::remote::Remote;
 use crate::hub::RepoKind;
@@ -39,14 +37,17 @@ pub struct Publisher<'d, 'a> {
 
 /// What came of one try.
 enum Sent {
-    Commit(String, bool),
+    Commit { commit: String, parent: String, found: bool },
     Moved,
 }
 
 impl Publisher<'_, '_> {
     /// Brings the remote to `tree`, or finds that it is there already.
     pub async fn publish(&mut self, tree: Tree, record: Vec<u8>, first: Option<UploadVerdict>) -> Result<()> {
-        self.lay_out(&tree, &record)?;
+        let unchanged = matches!(first, Some(UploadVerdict::UpToDate { adopt: false, .. }));
+        if !(unchanged && self.is_laid_out(&record)?) {
+            self.lay_out(&tree, &record)?;
+        }
         let mut verdict = first.ok_or_else(|| Error::bug("a publish whose remote was not observed"))?;
         for _ in 0..REPLANS {
             match verdict {
@@ -60,7 +61,9 @@ impl Publisher<'_, '_> {
                         });
                     }
                     match self.send(&tree, changes).await? {
-                        Sent::Commit(commit, found) => return self.landed(tree, commit, found).await,
+                        Sent::Commit { commit, parent, found } => {
+                            return self.landed(tree, commit, parent, found).await;
+                        }
                         Sent::Moved => {
                             self.driver.emit(Event::Note { text: "the branch moved meanwhile: planning again".into() });
                             verdict = self.look_again(&tree).await?;
@@ -71,6 +74,14 @@ impl Publisher<'_, '_> {
         }
         Err(Error::hub(format!("`{}` moved {REPLANS} times while publishing", self.remote.target.repo))
             .hint("run hfbuild again when it is quieter"))
+    }
+
+    /// Whether this very record stands in `dist/`: then the whole tree was laid out with it.
+    fn is_laid_out(&mut self, record: &[u8]) -> Result<bool> {
+        let Work::Upload(upload) = &self.driver.project.graph.node(self.upload).work else { return Ok(true) };
+        let place = format!("{}/{RECORD}", upload.dist);
+        let there = self.driver.memo.digest(&self.driver.project.root, &place)?;
+        Ok(there == Some(Digest::of(record)))
     }
 
     /// Puts the record beside the other files of the tree, and takes away files of earlier trees that are ours.
@@ -186,11 +197,13 @@ impl Publisher<'_, '_> {
         };
         loop {
             match remote.client.commit(&remote.repo, &remote.target.revision, &request).await? {
-                CommitOutcome::Landed { oid, .. } => return Ok(Sent::Commit(oid, false)),
+                CommitOutcome::Landed { oid, .. } => {
+                    return Ok(Sent::Commit { commit: oid, parent: intent.parent, found: false });
+                }
                 CommitOutcome::ParentMoved => {
                     // our own commit may be what moved it: an answer that was lost on the way, then a second try
                     if let Some(commit) = remote.find_landed(&intent, Duration::ZERO).await? {
-                        return Ok(Sent::Commit(commit, true));
+                        return Ok(Sent::Commit { commit, parent: intent.parent, found: true });
                     }
                     self.driver.recorder.abandoned(&nonce)?;
                     return Ok(Sent::Moved);
@@ -205,7 +218,7 @@ impl Publisher<'_, '_> {
                         text: format!("the answer to the commit was lost ({reason}): looking for it"),
                     });
                     if let Some(commit) = remote.find_landed(&intent, remote.may_still_land()).await? {
-                        return Ok(Sent::Commit(commit, true));
+                        return Ok(Sent::Commit { commit, parent: intent.parent, found: true });
                     }
                     // it carries its parent: should it land after all, the second one is refused
                     self.driver.emit(Event::Note { text: "the commit did not land: sending it again".into() });
@@ -311,13 +324,16 @@ impl Publisher<'_, '_> {
     }
 
     /// After the commit: verify, tag, record. The record comes last, so that a kill before it is found by the intent.
-    async fn landed(&mut self, tree: Tree, commit: String, found: bool) -> Result<()> {
-        let observed: Option<&Observed> = self.driver.world.remotes.get(&self.upload);
-        let parent = observed.and_then(|o| o.head.clone());
+    async fn landed(&mut self, tree: Tree, commit: String, parent: String, found: bool) -> Result<()> {
         self.verify(&tree, &commit).await?;
         self.tag(&commit).await?;
-        let published =
-            Published { target: self.remote.target.clone(), commit: commit.clone(), parent, tree, at_ms: now_ms() };
+        let published = Published {
+            target: self.remote.target.clone(),
+            commit: commit.clone(),
+            parent: Some(parent),
+            tree,
+            at_ms: now_ms(),
+        };
         self.driver.recorder.published(&published)?;
         self.driver.loaded.publishes.landed.push(published);
         self.driver.emit(Event::Published { repo: self.remote.target.repo.clone(), commit: commit.clone(), found });

@@ -169,7 +169,11 @@ fn an_output_outside_the_project_is_refused() {
         ("a//b", "a path has no empty component and no slash at its end"),
         ("", "a path may not be empty"),
     ] {
-        refused(&outputs(path), &format!("an item of `outputs` is `{path}`: {why}"), "paths are relative to the project's root");
+        refused(
+            &outputs(path),
+            &format!("an item of `outputs` is `{path}`: {why}"),
+            "paths are relative to the project's root",
+        );
     }
     let control = "an item of `outputs` is `a\\u{1b}b`: a path holds no control characters and no backslash";
     refused(&outputs("a\\u001bb"), control, "paths are relative to the project's root");
