@@ -176,6 +176,11 @@ async fn prepare<'a>(
         if shown::totals(&project.graph, &plan).commits > 0 {
             let exists = world.remotes.values().any(|o| o.head.is_some());
             remote.preflight(exists).await?;
+            if !exists && remote.target.revision != "main" {
+                let (repo, branch) = (&remote.target.repo, &remote.target.revision);
+                return Err(Error::hub(format!("`{repo}` has no branch `{branch}`"))
+                    .hint("make the branch on the Hub first, or publish to `main`"));
+            }
             if let Some(hub) = project.manifest.hub.as_ref().filter(|_| exists) {
                 check_tag(remote, hub).await?;
             }

@@ -9,7 +9,7 @@
 use crate::core::facts::{FactSet, is_family_word};
 use crate::core::name::ArtifactName;
 use crate::core::value::Value;
-use cel::common::ast::{Expr, IdedExpr};
+use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 use cel::{Context, Program};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,7 +97,7 @@ pub fn evaluate(
         .filter(|(name, set)| matches!(set, FactSet::Family(_)) && clause.roots.contains(name.as_str()))
         .map(|(name, set)| (name.as_str(), set))
         .collect();
-    let expr = over_shards(&clause.expr, &families);
+    let expr = strict(over_shards(&clause.expr, &families));
     let mut roots: BTreeMap<String, Value> = facts
         .iter()
         .filter(|(name, _)| clause.roots.contains(name.as_str()))
@@ -292,29 +292,63 @@ fn over_shards(expr: &IdedExpr, families: &BTreeMap<&str, &FactSet>) -> IdedExpr
 }
 
 fn rewrite(expr: &mut IdedExpr, families: &BTreeMap<&str, &FactSet>) {
+    if let Expr::Comprehension(c) = &mut expr.expr
+        && let Expr::Ident(name) = &c.iter_range.expr
+        && families.contains_key(name.as_str())
+    {
+        let operand = Box::new(c.iter_range.clone());
+        c.iter_range.expr = Expr::Select(SelectExpr { operand, field: "shards".into(), test: false });
+    }
+    each_child(expr, &mut |child| rewrite(child, families));
+}
+
+/// The same expression with `||` and `&&` that do not swallow errors. CEL lets `true || error` pass, and so would let a gate
+/// pass over a fact that is missing; here both sides must be known, but where one asks with `has(..)`:
+/// `a || b` becomes `(a ? 1 : 0) + (b ? 1 : 0) > 0`.
+fn strict(mut expr: IdedExpr) -> IdedExpr {
+    each_child(&mut expr, &mut |child| *child = strict(std::mem::take(child)));
+    let bound = match &expr.expr {
+        Expr::Call(call) if call.args.len() == 2 && call.func_name == operators::LOGICAL_OR => 0,
+        Expr::Call(call) if call.args.len() == 2 && call.func_name == operators::LOGICAL_AND => 1,
+        _ => return expr,
+    };
+    let mut asked = BTreeSet::new();
+    tests(&expr, &mut asked);
+    let Expr::Call(call) = &mut expr.expr else { return expr };
+    if !asked.is_empty() {
+        return expr;
+    }
+    let id = expr.id;
+    let at = |expr: Expr| IdedExpr { id, expr };
+    let number = |n: i64| at(Expr::Literal(LiteralValue::Int(n.into())));
+    let make =
+        |name: &str, args: Vec<IdedExpr>| at(Expr::Call(CallExpr { func_name: name.into(), target: None, args }));
+    let sides = std::mem::take(&mut call.args);
+    let counted =
+        sides.into_iter().map(|side| make(operators::CONDITIONAL, vec![side, number(1), number(0)])).collect();
+    make(operators::GREATER, vec![make(operators::ADD, counted), number(bound)])
+}
+
+/// Calls `visit` for every direct part of an expression.
+fn each_child(expr: &mut IdedExpr, visit: &mut dyn FnMut(&mut IdedExpr)) {
     match &mut expr.expr {
         Expr::Call(call) => {
-            call.target.iter_mut().for_each(|t| rewrite(t, families));
-            call.args.iter_mut().for_each(|a| rewrite(a, families));
+            call.target.iter_mut().for_each(|t| visit(t));
+            call.args.iter_mut().for_each(visit);
         }
         Expr::Comprehension(c) => {
-            if let Expr::Ident(name) = &c.iter_range.expr
-                && families.contains_key(name.as_str())
-            {
-                let operand = Box::new(c.iter_range.clone());
-                c.iter_range.expr =
-                    Expr::Select(cel::common::ast::SelectExpr { operand, field: "shards".into(), test: false });
-            }
             for part in [&mut c.iter_range, &mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result] {
-                rewrite(part, families);
+                visit(part);
             }
         }
-        Expr::List(list) => list.elements.iter_mut().for_each(|e| rewrite(e, families)),
-        Expr::Select(select) => rewrite(&mut select.operand, families),
+        Expr::List(list) => list.elements.iter_mut().for_each(visit),
+        Expr::Select(select) => visit(&mut select.operand),
         _ => {}
     }
 }
 
+/// A value for CEL. What was not measured is left out of its map, so that reaching for it, by name, index or macro, is an
+/// error and never a comparison with null.
 fn to_cel(value: &Value) -> cel::Value {
     match value {
         Value::Null => cel::Value::Null,
@@ -324,7 +358,8 @@ fn to_cel(value: &Value) -> cel::Value {
         Value::Text(t) => cel::Value::String(Arc::new(t.clone())),
         Value::List(list) => cel::Value::List(Arc::new(list.iter().map(to_cel).collect())),
         Value::Map(map) => {
-            let entries = map.iter().map(|(k, v)| (cel::objects::Key::String(Arc::new(k.clone())), to_cel(v)));
+            let measured = map.iter().filter(|(_, v)| **v != Value::Null);
+            let entries = measured.map(|(k, v)| (cel::objects::Key::String(Arc::new(k.clone())), to_cel(v)));
             cel::Value::Map(cel::objects::Map { map: Arc::new(entries.collect()) })
         }
     }
@@ -345,7 +380,7 @@ mod tests {
 
     fn ask(clause: &str) -> Outcome {
         let one = FactSet::One(facts(&[("step", Value::Int(7000)), ("ema", true.into()), ("loss", Value::Null)]));
-        let shard = |x: f64| facts(&[("ncc", x.into())]);
+        let shard = |x: f64| facts(&[("ncc", x.into()), ("void", Value::Null)]);
         let family = FactSet::Family(vec![("Siamese".into(), shard(0.9)), ("Big Cat".into(), shard(0.5))]);
         let all = BTreeMap::from([("checkpoint".parse().unwrap(), one), ("samples".parse().unwrap(), family)]);
         let params = BTreeMap::from([("bound".to_string(), Value::Float(0.6))]);

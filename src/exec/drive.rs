@@ -475,14 +475,17 @@ impl<'a> Driver<'a> {
         match self.world.placed.get(path) {
             Some(there) if there == digest => return Ok(()),
             Some(there) if !blobs.path(there).exists() => {
-                let aside = self.run_dir.join("displaced").join(path);
+                let run = self.run_dir.file_name().unwrap_or_default();
+                let aside = self.store.displaced().join(run).join(path);
                 if let Some(dir) = aside.parent() {
                     std::fs::create_dir_all(dir).on("create", dir)?;
                 }
                 let full = self.project.root.join(path);
                 std::fs::rename(&full, &aside).on("move aside", &full)?;
                 let to = aside.strip_prefix(&self.project.root).unwrap_or(&aside).display().to_string();
-                self.emit(Event::Warning { text: format!("`{path}` was changed by hand; it is kept as `{to}`") });
+                self.emit(Event::Warning {
+                    text: format!("`{path}` is not what hfbuild put there; it is kept as `{to}`"),
+                });
             }
             _ => {}
         }

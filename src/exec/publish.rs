@@ -4,6 +4,7 @@
 //! The steps stand in the order of [`Publisher::send`]. A kill between any two of them leaves either nothing on the
 //! remote or a commit that the next run finds by its nonce; blobs that were uploaded are not sent again.
 
+use crate::core::action::Shape;
 use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::Event;
@@ -121,7 +122,7 @@ impl Publisher<'_, '_> {
         for (path, digests) in old {
             let place = format!("{dist}/{path}");
             let there = self.driver.memo.digest(&root, &place)?;
-            if !there.is_some_and(|d| digests.contains(&d)) {
+            if self.is_somebodys(&place) || !there.is_some_and(|d| digests.contains(&d)) {
                 continue;
             }
             let full = root.join(&place);
@@ -134,6 +135,15 @@ impl Publisher<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether an artifact of the project makes this very path.
+    fn is_somebodys(&self, place: &str) -> bool {
+        let declared = |id| self.driver.project.graph.stage(id).map(|d| &d.shape);
+        self.driver.project.graph.ids().filter_map(declared).any(|shape| match shape {
+            Shape::Paths(paths) => paths.iter().any(|p| p == place || place.starts_with(&format!("{p}/"))),
+            _ => false,
+        })
     }
 
     async fn look_again(&mut self, tree: &Tree) -> Result<UploadVerdict> {

@@ -106,7 +106,7 @@ impl Kind for Command {
             return Err(process::failed(line[0], status, workspace));
         }
         for output in &action.outputs {
-            collect(&work.join(output), &workspace.output(output)?, output)?;
+            collect(&work.join(output), &workspace.output(output)?, output, true)?;
         }
         match action.params.get("facts_file").and_then(Value::as_text) {
             Some(file) => read_facts(file, action, workspace),
@@ -238,7 +238,7 @@ fn link_inputs(action: &Action, workspace: &Workspace, work: &Path) -> Result<()
 
 /// Moves an output out of the work directory; a directory's files are moved one by one. Symbolic links are refused:
 /// they would lead out of the store.
-fn collect(from: &Path, to: &Path, name: &str) -> Result<()> {
+fn collect(from: &Path, to: &Path, name: &str, top: bool) -> Result<()> {
     let meta = std::fs::symlink_metadata(from).map_err(|_| {
         Error::stage(format!("the program ended well but did not make `{name}`"))
             .hint("`outputs` names what it makes, relative to where it runs")
@@ -255,14 +255,14 @@ fn collect(from: &Path, to: &Path, name: &str) -> Result<()> {
         return Err(Error::stage(format!("output `{name}` is no regular file and no directory")));
     }
     let entries: Vec<_> = std::fs::read_dir(from).on("list", from)?.collect::<std::io::Result<_>>().on("list", from)?;
-    if entries.is_empty() {
-        return Err(Error::stage(format!("output `{name}` is an empty directory")));
+    if walkdir::WalkDir::new(from).into_iter().flatten().all(|e| e.file_type().is_dir()) && top {
+        return Err(Error::stage(format!("output `{name}` is a directory without a file")));
     }
     std::fs::create_dir_all(to).on("create", to)?;
     for entry in entries {
         let file = entry.file_name();
         let file = file.to_str().ok_or_else(|| Error::stage(format!("a file name under `{name}` is no UTF-8")))?;
-        collect(&entry.path(), &to.join(file), &format!("{name}/{file}"))?;
+        collect(&entry.path(), &to.join(file), &format!("{name}/{file}"), false)?;
     }
     Ok(())
 }

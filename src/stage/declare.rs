@@ -30,6 +30,19 @@ pub fn parts(manifest: &Manifest, texts: &Texts) -> Result<Vec<Part>> {
             Err(error) => problems.push(error),
         }
     }
+    let mut uploads = manifest.artifacts.iter().filter(|spec| spec.kind == UPLOAD.name);
+    if let (Some(first), Some(second)) = (uploads.next(), uploads.next()) {
+        let message = format!(
+            "`{}` is a second upload beside `{}`, to one repo: each would delete the other's files",
+            second.name, first.name
+        );
+        problems.push(
+            manifest
+                .source
+                .error(second.span.clone(), message)
+                .hint(format!("put its files into [artifact.{}]", first.name)),
+        );
+    }
     if problems.is_empty() { Ok(out) } else { Err(join(problems)) }
 }
 

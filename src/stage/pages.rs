@@ -41,7 +41,10 @@ pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<D
                     "the template names `{root}.{fact}`, which kind `{}` does not measure",
                     cx.manifest.artifact(root).map_or("", |s| s.kind)
                 );
-                let error = at_word(path.as_str(), text, rest.last().map_or(root, String::as_str), message);
+                let spelled = name.join(".");
+                let word =
+                    if text.contains(&spelled) { spelled.as_str() } else { rest.last().map_or(root, String::as_str) };
+                let error = at_word(path.as_str(), text, word, message);
                 return Err(match near {
                     Some(near) => error.hint(format!("did you mean `{near}`?")),
                     None => error.hint("a figure that nothing measured cannot be on a card: measure it, declare it with its source, or take it out"),

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use std::collections::BTreeSet;
 
 /// Helpers that a template may call: ours, and handlebars' own.
-pub const HELPERS: [&str; 23] = [
+pub const HELPERS: [&str; 24] = [
     "bytes",
     "thousands",
     "round",
@@ -33,6 +33,7 @@ pub const HELPERS: [&str; 23] = [
     "and",
     "or",
     "not",
+    "len",
 ];
 
 /// See the module.
@@ -40,8 +41,8 @@ pub const HELPERS: [&str; 23] = [
 pub struct Reads {
     /// Every dotted name, as its segments.
     pub names: BTreeSet<Vec<String>>,
-    /// First segments that stand where only the context's own names can stand: outside of `each` and `with` (which bring
-    /// names of their own), and no block's parameter.
+    /// First segments that stand where only the context's own names can stand: outside of `each` and `with`, whose plain
+    /// names are the item's own also where the block has parameters, or after `@root`.
     pub free: BTreeSet<String>,
     /// Helpers that are called.
     pub helpers: BTreeSet<String>,
@@ -98,7 +99,7 @@ impl Reads {
             Some(BlockParam::Pair((a, b))) => self.bound.extend(name_of(a).into_iter().chain(name_of(b))),
             _ => {}
         }
-        let opens = matches!(name.as_deref(), Some("each" | "with")) && h.block_param.is_none();
+        let opens = matches!(name.as_deref(), Some("each" | "with"));
         self.inside += usize::from(opens);
         h.template.iter().for_each(|t| self.template(t));
         self.inside -= usize::from(opens);
@@ -108,7 +109,7 @@ impl Reads {
 
     fn parameter(&mut self, p: &Parameter) {
         match p {
-            Parameter::Path(Path::Relative((segments, _))) => {
+            Parameter::Path(Path::Relative((segments, raw))) => {
                 let named = segments.iter().filter_map(|s| match s {
                     PathSeg::Named(name) => Some(name.clone()),
                     _ => None,
@@ -118,10 +119,17 @@ impl Reads {
                 if self.bound.contains(&root) {
                     return;
                 }
-                if self.inside == 0 {
-                    self.free.insert(root);
+                // inside of a block a plain name is the item's own; `../` may be either's, `@root` is the context's
+                match (self.inside > 0, raw.starts_with("@root"), raw.starts_with("../")) {
+                    (false, ..) | (_, true, _) => {
+                        self.free.insert(root);
+                        self.names.insert(named);
+                    }
+                    (true, false, true) => {
+                        self.names.insert(named);
+                    }
+                    _ => {}
                 }
-                self.names.insert(named);
             }
             Parameter::Subexpression(sub) => {
                 if let TemplateElement::Expression(h) | TemplateElement::HtmlExpression(h) = sub.element.as_ref() {
@@ -164,12 +172,13 @@ mod tests {
 
     #[test]
     fn a_blocks_own_names_are_not_the_contexts() {
-        let with_params = reads("{{#each a.list as |item|}}{{item.x}} {{@index}} {{b.y}}{{/each}}");
-        assert_eq!(joined(&with_params.names), ["a.list", "b.y"]);
-        assert_eq!(with_params.free.into_iter().collect::<Vec<_>>(), ["a", "b"]);
-        let bare = reads("{{#each a.list}}{{x}} {{@root.b.y}}{{/each}}");
-        assert_eq!(bare.free.into_iter().collect::<Vec<_>>(), ["a"]);
-        assert_eq!(joined(&bare.names), ["a.list", "b.y", "x"]);
+        for block in ["{{#each a.list}}", "{{#each a.list as |item|}}", "{{#with a.list as |item|}}"] {
+            let close = if block.contains("with") { "{{/with}}" } else { "{{/each}}" };
+            let found = reads(&format!("{block}{{{{x}}}} {{{{this.z}}}} {{{{@root.b.y}}}} {{{{../c.w}}}}{close}"));
+            assert_eq!(found.free.iter().collect::<Vec<_>>(), ["a", "b"], "{block}");
+            assert_eq!(joined(&found.names), ["a.list", "b.y", "c.w"], "{block}");
+        }
+        assert_eq!(joined(&reads("{{#each a.list as |item|}}{{item.x}} {{@index}}{{/each}}").names), ["a.list"]);
     }
 
     #[test]

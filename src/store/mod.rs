@@ -10,6 +10,7 @@
 //! | `publishes/log` | intents and publishes, likewise |
 //! | `memo/log` | stat memo and Hub digests, likewise; may be deleted at any time |
 //! | `runs/<id>/` | events as JSON lines, a log a stage |
+//! | `displaced/<run>/` | files of the user's that stood where an output had to go |
 //! | `tmp/` | work directories; cleared by whoever takes the lock |
 //! | `hub/` | the embedded hub's repos |
 //!
@@ -104,6 +105,11 @@ impl Store {
     /// `cache/runs`
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")
+    }
+
+    /// `cache/displaced`: files of the user's that stood where an output had to go. Never trimmed, never cleaned.
+    pub fn displaced(&self) -> PathBuf {
+        self.root.join("displaced")
     }
 
     /// A fresh folder for the events and logs of one run; the newest twenty are kept.

@@ -32,6 +32,7 @@ fn changed(component: &Component, was: Option<&Value>, now: Option<&Value>, subj
         (None, _, _) => format!("{thing} is new"),
         (_, None, _) => format!("{thing} is gone"),
         // digests of inputs say nothing to a person in a line: that it changed is enough
+        (Some(was), Some(now), Component::Param(_)) if brief(was) == brief(now) => format!("{thing} changed"),
         (Some(_), Some(_), Component::Input(_)) => format!("{thing} changed"),
         (Some(was), Some(now), _) => format!("{thing} changed from {} to {}", brief(was), brief(now)),
     }

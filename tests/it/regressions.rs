@@ -178,3 +178,48 @@ fn every_fact_that_a_stage_measures_is_one_that_its_kind_names() {
         }
     }
 }
+
+#[test]
+fn a_second_upload_to_the_one_repo_is_refused() {
+    let second = "[artifact.again]\nkind = \"upload\"\nfiles = { \"z.bin\" = \"data\" }\n";
+    let project = Project::with(&format!("{}{second}", publishing("")));
+    project.write("src/data.bin", "one");
+    project.run(&["plan"]).code(2).says("`again` is a second upload beside `publish`").says("hint: put its files into");
+}
+
+#[test]
+fn a_branch_that_is_not_there_is_said_before_anything_runs() {
+    let project = Project::with(&publishing("revision = \"dev\""));
+    project.write("src/data.bin", "one");
+    project.run(&[]).code(4).says("has no branch `dev`").never_says("Running");
+}
+
+#[test]
+fn an_output_that_stands_in_dist_is_not_cleared_when_it_is_no_longer_published() {
+    let made = "[artifact.made]\nkind = \"command\"\nrun = [\"sh\", \"-c\", \"echo 1 > dist/extra.txt\"]\noutputs = [\"dist/extra.txt\"]\n";
+    let project = Project::with(&format!(
+        "{}{made}",
+        publishing("").replace("files = { ", "files = { \"extra.txt\" = \"made\", ")
+    ));
+    project.write("src/data.bin", "one");
+    project.run(&[]).code(0);
+    project.write("publish.toml", &format!("{}{made}", publishing("")));
+    project.run(&[]).code(0);
+    assert_eq!(project.read("dist/extra.txt"), "1\n");
+    project.run(&["plan", "--check"]).code(0);
+}
+
+#[test]
+fn a_users_file_at_the_place_of_an_output_is_kept_however_often_hfbuild_runs() {
+    let project = Project::with(&format!(
+        "{HEAD}[artifact.a]\nkind = \"command\"\nrun = [\"sh\", \"-c\", \"echo made > mine.txt\"]\noutputs = [\"mine.txt\"]\n"
+    ));
+    project.write("mine.txt", "precious");
+    project.run(&[]).code(0).says("`mine.txt` is not what hfbuild put there; it is kept as `cache/displaced/");
+    for _ in 0..22 {
+        project.run(&["-q", "build", "--force", "a", "a"]).code(0);
+    }
+    project.run(&["clean"]).code(0);
+    let kept: Vec<_> = project.tree("cache/displaced").into_values().collect();
+    assert_eq!(kept, [b"precious".to_vec()]);
+}

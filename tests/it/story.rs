@@ -101,11 +101,14 @@ fn an_output_deleted_or_changed_by_hand_is_restored_without_running_and_the_hand
     std::fs::remove_file(project.path("dist/model.safetensors")).unwrap();
     project.write("dist/README.md", "# mine\n");
     project.run(&["plan"]).code(0).prints("Restore card: 1 file from the cache");
-    let run =
-        project.run(&[]).code(0).says("`dist/README.md` was changed by hand; it is kept as").never_says("Running");
+    let run = project
+        .run(&[])
+        .code(0)
+        .says("`dist/README.md` is not what hfbuild put there; it is kept as")
+        .never_says("Running");
     assert!(run.summary().contains("ran 0 stages"), "{}", run.summary());
     assert_eq!(project.tree("dist"), before);
-    let kept = walkdir::WalkDir::new(project.path("cache/runs")).into_iter().flatten();
+    let kept = walkdir::WalkDir::new(project.path("cache/displaced")).into_iter().flatten();
     let kept: Vec<_> =
         kept.filter(|e| e.file_name() == "README.md").map(|e| std::fs::read_to_string(e.path()).unwrap()).collect();
     assert_eq!(kept, ["# mine\n"]);

@@ -34,7 +34,10 @@ impl KindInfo {
         self.facts.is_empty()
             || self.facts.iter().any(|fact| match fact.strip_suffix(".*") {
                 Some(group) => name == group || name.strip_prefix(group).is_some_and(|rest| rest.starts_with('.')),
-                None => *fact == name,
+                // an item of a list is reached by its number
+                None => name.strip_prefix(fact).is_some_and(|rest| {
+                    rest.is_empty() || rest.strip_prefix('.').is_some_and(|i| i.bytes().all(|b| b.is_ascii_digit()))
+                }),
             })
     }
 }
