@@ -118,8 +118,6 @@ pub struct Declaration {
     pub timeout_ms: Option<u64>,
     /// How often a failed stage is tried again.
     pub retries: u32,
-    /// Problems that need the content of a file (a template) are found when the stage's files are read.
-    pub line: Vec<String>,
 }
 
 impl Declaration {
@@ -140,7 +138,6 @@ impl Declaration {
             resources: BTreeMap::new(),
             timeout_ms: None,
             retries: 0,
-            line: vec![],
         }
     }
     /// Adds a setting.
