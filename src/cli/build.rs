@@ -159,6 +159,7 @@ async fn prepare<'a>(
         sink(Event::Warning {
             text: format!("{} damaged in the cache's logs are left out", crate::ui::count(loaded.damaged, "record")),
         });
+        records::mend(store)?; // told once
     }
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(project, &asked.wanted, &loaded.history, &mut memo)?;

@@ -78,8 +78,6 @@ pub struct Memo {
     fresh: Vec<Record>,
     own: Vec<(String, Signature, Digest)>,
     lines: usize,
-    /// Bytes that had to be read because no entry counted: what tests and benches count.
-    pub bytes_read: u64,
 }
 
 fn now() -> i64 {
@@ -127,7 +125,6 @@ impl Memo {
         }
         let at = now();
         let digest = hash::blake3_of(full)?;
-        self.bytes_read += before.size;
         if Signature::of(full)? == Some(before) {
             self.remember(name, before, digest, at);
         }

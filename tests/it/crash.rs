@@ -132,4 +132,5 @@ fn a_log_with_damaged_lines_costs_work_and_nothing_else() {
     let run = project.run(&["build", "metadata", "license"]).code(0);
     assert!(run.stderr.contains("damaged"), "{}", run.stderr);
     project.run(&["plan", "--check", "metadata", "license"]).code(0);
+    project.run(&["build", "metadata", "license"]).code(0).never_says("damaged"); // told once
 }
