@@ -14,6 +14,7 @@ use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
 use crate::exec::publish::{check_tag, drift_error, settle_intents};
 use crate::exec::remote::{self, Access, Remote};
+use crate::exec::snapshot;
 use crate::store::memo::Memo;
 use crate::store::records::{self, Loaded, Recorder};
 use crate::store::{Store, lock};
@@ -103,10 +104,14 @@ fn forced(project: &Project, words: &[String]) -> Result<BTreeSet<NodeId>> {
 
 /// `hfbuild`, `hfbuild build TARGET...`
 pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), Failure> {
-    let project = Project::open(&global.project)?;
+    let progress = Arc::new(Progress::new(verbosity(global)));
+    let key = snapshot_key(global, words).filter(|_| args.force.is_empty());
+    if key.is_some_and(|key| nothing_to_do(global, key, &progress)) {
+        return Ok(());
+    }
+    let project = Project::open(&global.project, &global.settings())?;
     let asked = asked(&project, words)?;
     let forced = forced(&project, &args.force)?;
-    let progress = Arc::new(Progress::new(verbosity(global)));
     let store = Store::open(&project.root, &|text| progress.show(&Event::Warning { text }))?;
     let tell = |text: String| progress.show(&Event::Note { text });
     let _lock = lock::acquire(&store.lock_path(), !args.no_wait, &tell)?;
@@ -122,7 +127,10 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
             stopped = drive::stopped(&cancel) => Err(stopped),
         };
         let result = match prepared {
-            Ok(start) => Driver::new(start)?.run().await,
+            Ok(mut start) => {
+                start.options.snapshot = key;
+                Driver::new(start)?.run().await
+            }
             Err(error) => Err(error),
         };
         guard.abort();
@@ -139,6 +147,32 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
         errors.push(Error::new(ErrorKind::Gate, "")); // what was refused is said above; this carries the exit code
     }
     if errors.is_empty() { Ok(()) } else { Err(Failure::Many(errors)) }
+}
+
+/// The key under which "nothing to do" may be remembered for this command line.
+fn snapshot_key(global: &Global, words: &[String]) -> Option<crate::core::digest::Digest> {
+    let mut asked = words.to_vec();
+    asked.push(format!("{global:?}"));
+    snapshot::key(&global.project.canonicalize().ok()?, &asked).ok()
+}
+
+/// Whether what an earlier build looked at is all as it was then; says so.
+fn nothing_to_do(global: &Global, key: crate::core::digest::Digest, progress: &Progress) -> bool {
+    let Ok(root) = global.project.canonicalize() else { return false };
+    let store = Store::at(&root);
+    if !store.exists() {
+        return false;
+    }
+    // where another build is at work, the long way waits for it
+    let Ok(_lock) = lock::acquire(&store.lock_path(), false, &|_| {}) else { return false };
+    let Some(fresh) = snapshot::still_fresh(&root, &store, key) else { return false };
+    if !fresh.shown.is_empty() {
+        progress.show(&Event::Fresh { nodes: fresh.shown });
+    }
+    progress.end();
+    let summary = crate::core::event::Summary { fresh: fresh.count, ..Default::default() };
+    let _ = writeln!(std::io::stderr(), "{}", crate::ui::summary(&summary));
+    true
 }
 
 /// Everything before the first stage: what is remembered, what is there, whether it could be published.
@@ -191,7 +225,7 @@ async fn prepare<'a>(
             }
         }
     }
-    let options = Options { jobs: args.jobs, keep_going: args.keep_going };
+    let options = Options { jobs: args.jobs, keep_going: args.keep_going, snapshot: None };
     let (wanted, targets) = (asked.wanted, asked.targets);
     Ok(Start {
         project,
@@ -258,6 +292,7 @@ fn listen(cancel: Cancel) -> tokio::task::JoinHandle<()> {
                 _ = terminate.recv() => ErrorKind::Terminated,
             };
             if cancel.stopped().is_some() {
+                cancel.kill();
                 std::process::exit(i32::from(kind.exit_code()));
             }
             cancel.stop(kind);
@@ -267,7 +302,7 @@ fn listen(cancel: Cancel) -> tokio::task::JoinHandle<()> {
 
 /// `hfbuild plan`
 pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, check: bool) -> Result<(), Failure> {
-    let project = Project::open(&global.project)?;
+    let project = Project::open(&global.project, &global.settings())?;
     let asked = asked(&project, words)?;
     let store = Store::at(&project.root);
     let mut loaded = records::load(&store)?;

@@ -3,9 +3,12 @@
 //! Parses, calls the engine, hands what comes back to `ui`. Decides nothing of its own.
 
 mod build;
+mod check;
 mod show;
+mod store;
 
 use crate::core::error::{Error, ErrorKind};
+use crate::core::manifest::overlay::Settings;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -36,12 +39,25 @@ pub struct Global {
     /// The repo on the hub, `namespace/name`
     #[arg(long, global = true, value_name = "REPO")]
     pub repo: Option<String>,
+    /// Lay [profile.NAME] of the manifest over its [hub] and [params]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Give a parameter another value, in TOML or as a bare string (may be given several times)
+    #[arg(long, global = true, value_name = "params.NAME=VALUE")]
+    pub set: Vec<String>,
     /// Say more: every shard, every reason
     #[arg(short, long, global = true)]
     pub verbose: bool,
     /// Say only what is wrong, and the last line
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
+}
+
+impl Global {
+    /// What this call lays over the manifest.
+    pub fn settings(&self) -> Settings {
+        Settings { profile: self.profile.clone(), set: self.set.clone() }
+    }
 }
 
 /// Options of a build.
@@ -93,6 +109,12 @@ pub enum Command {
         /// The artifact, or a shard
         artifact: String,
     },
+    /// Ask the gates alone, over what is known now; or whether artifacts come out the same twice
+    Check {
+        /// Run these artifacts (or shards) twice and compare, without keeping anything
+        #[arg(long, value_name = "ARTIFACT", num_args = 1..)]
+        determinism: Vec<String>,
+    },
     /// Say what was built and published last, and whether it still holds
     Status,
     /// Print the graph as a mermaid flowchart
@@ -109,11 +131,32 @@ pub enum Command {
     Schema,
     /// Remove the cache (what was published, and the embedded hub, stay)
     Clean,
+    /// Trim the cache to a size, least recently used first; what the manifest needs stays
+    Gc {
+        /// The size: `20GB`, `512MiB`
+        #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+        max_size: String,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// The cache's own content
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// The embedded hub
     Hub {
         #[command(subcommand)]
         command: HubCommand,
     },
+}
+
+/// Commands of the cache.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Read every blob back; remove what is damaged, so that the next build makes it again
+    Verify,
 }
 
 /// Commands of the embedded hub.
@@ -129,6 +172,8 @@ pub enum HubCommand {
 
 /// Runs a command line; the exit code.
 pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
+    let args: Vec<_> = args.into_iter().collect();
+    let sets = count_of("--set", &args);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
@@ -136,12 +181,22 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
             return if e.use_stderr() { ErrorKind::Usage.exit_code() } else { 0 };
         }
     };
-    let result = dispatch(cli);
+    let result = match cli.global.set.len() == sets {
+        true => dispatch(cli),
+        false => Err(Error::new(ErrorKind::Usage, "`--set` stands before the command and after it")
+            .hint("give them all in one place: of the others nothing would be known")),
+    };
     let errors = match result {
         Ok(errors) => errors,
         Err(error) => vec![error],
     };
     report(&errors)
+}
+
+/// How often an option was given; the parser of arguments drops those before a command where others follow it.
+fn count_of(option: &str, args: &[std::ffi::OsString]) -> usize {
+    let words = args.iter().map(|a| a.to_str().unwrap_or_default()).take_while(|word| *word != "--");
+    words.filter(|word| word.strip_prefix(option).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))).count()
 }
 
 fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
@@ -151,11 +206,15 @@ fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
         Some(Command::Build { targets, args }) => build::build(global, &targets, &args),
         Some(Command::Plan { targets, json, check, force }) => build::plan(global, &targets, &force, json, check),
         Some(Command::Explain { artifact }) => show::explain(global, &artifact),
+        Some(Command::Check { determinism }) if determinism.is_empty() => check::gates(global),
+        Some(Command::Check { determinism }) => check::determinism(global, &determinism),
         Some(Command::Status) => show::status(global),
         Some(Command::Graph) => show::graph(global),
         Some(Command::Inspect { file, json }) => show::inspect(&file, json),
         Some(Command::Schema) => show::schema(),
         Some(Command::Clean) => build::clean(global),
+        Some(Command::Gc { max_size, dry_run }) => store::gc(global, &max_size, dry_run),
+        Some(Command::Store { command: StoreCommand::Verify }) => store::verify(global),
         Some(Command::Hub { command: HubCommand::Serve { port } }) => show::serve(global, port),
     }
     .map(|()| vec![])

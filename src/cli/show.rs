@@ -31,7 +31,7 @@ fn when(ms: i64) -> String {
 
 /// `hfbuild explain ARTIFACT`
 pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
-    let project = Project::open(&global.project)?;
+    let project = Project::open(&global.project, &global.settings())?;
     let ids = project.graph.find(word)?;
     let asked = build::asked(&project, &[word.to_string()])?;
     let store = Store::at(&project.root);
@@ -117,7 +117,7 @@ fn verdict_lines(verdict: &Verdict, outcome: Option<&crate::core::gate::Outcome>
 
 /// `hfbuild status`
 pub fn status(global: &Global) -> Result<(), Failure> {
-    let project = Project::open(&global.project)?;
+    let project = Project::open(&global.project, &global.settings())?;
     let asked = build::asked(&project, &[])?;
     let store = Store::at(&project.root);
     let mut loaded = records::load(&store)?;
@@ -196,7 +196,7 @@ fn remote_status(remote: &remote::Remote, loaded: &records::Loaded, world: &crat
 
 /// `hfbuild graph`
 pub fn graph(global: &Global) -> Result<(), Failure> {
-    let project = Project::open(&global.project)?;
+    let project = Project::open(&global.project, &global.settings())?;
     let graph = &project.graph;
     let mut out = "flowchart LR\n".to_string();
     let mut edges = std::collections::BTreeSet::new();

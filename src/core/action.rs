@@ -8,7 +8,7 @@
 
 use crate::core::digest::{Canonical, Digest};
 use crate::core::facts::Facts;
-use crate::core::name::{ArtifactName, RelPath};
+use crate::core::name::{ArtifactName, FilePattern, NodeName, RelPath};
 use crate::core::value::Value;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,8 +30,12 @@ pub enum Shape {
 pub enum InputFrom {
     /// The output of an artifact.
     Artifact(ArtifactName),
+    /// The output of one shard of an artifact.
+    Shard(NodeName),
     /// A file of the project.
     File(RelPath),
+    /// Every file of the project that a pattern matches.
+    Files(FilePattern),
 }
 
 /// One input of a stage.
@@ -118,6 +122,8 @@ pub struct Declaration {
     pub timeout_ms: Option<u64>,
     /// How often a failed stage is tried again.
     pub retries: u32,
+    /// Whether the last result stands, whatever changes.
+    pub frozen: bool,
 }
 
 impl Declaration {
@@ -138,6 +144,7 @@ impl Declaration {
             resources: BTreeMap::new(),
             timeout_ms: None,
             retries: 0,
+            frozen: false,
         }
     }
     /// Adds a setting.
@@ -189,6 +196,9 @@ pub struct ActionInput {
     pub path: Option<String>,
     /// The name for people: the source file or the artifact. Not part of the key.
     pub name: String,
+    /// Of a directory or a pattern: what it matched, by path, each with its digest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, Digest>,
 }
 
 /// One thing that an action depends on, as a sentence can name it.
@@ -205,6 +215,8 @@ pub enum Component {
     Input(String),
     /// Where an input stands.
     InputPath(String),
+    /// A file that an input's pattern matched.
+    File(String),
     /// A fact.
     Fact(String),
     /// An environment variable.
@@ -224,10 +236,14 @@ impl Action {
         ];
         all.extend(self.params.iter().map(|(k, v)| (Component::Param(k.clone()), v.clone())));
         for (role, input) in &self.inputs {
-            all.push((Component::Input(role.clone()), input.digest.hex().into()));
+            if input.files.is_empty() {
+                all.push((Component::Input(role.clone()), input.digest.hex().into()));
+            }
             if let Some(path) = &input.path {
                 all.push((Component::InputPath(role.clone()), path.as_str().into()));
             }
+            let files = input.files.iter();
+            all.extend(files.map(|(path, digest)| (Component::File(path.clone()), digest.hex().into())));
         }
         all.extend(self.facts.iter().map(|(k, v)| (Component::Fact(k.clone()), v.clone())));
         all.extend(self.env.iter().map(|(k, v)| (Component::Env(k.clone()), v.clone().into())));
@@ -250,6 +266,7 @@ impl Action {
                 Component::Env(n) => (6, n.as_str()),
                 Component::Tool(n) => (7, n.as_str()),
                 Component::Outputs => (8, ""),
+                Component::File(n) => (9, n.as_str()),
             };
             value.feed(out.tag(tag).text(name));
         }

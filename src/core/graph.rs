@@ -3,14 +3,14 @@
 //! Knows names, edges and places of outputs, and refuses what cannot be built: unknown names, cycles, two makers of one
 //! output. Does not know digests, verdicts or what is on disk.
 
-use crate::core::action::{Declaration, InputFrom, Shape};
+use crate::core::action::{Declaration, Input, InputFrom, Shape};
 use crate::core::error::{Error, Result};
 use crate::core::gate::Clause;
 use crate::core::manifest::dom::{Source, join};
-use crate::core::name::{ArtifactName, NodeName, RelPath, nearest};
+use crate::core::name::{ArtifactName, FilePattern, NodeName, RelPath, nearest};
 use petgraph::algo::{kosaraju_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 /// A node by its number: dense, in the order of the manifest.
@@ -99,6 +99,7 @@ pub struct Graph {
     pub artifacts: BTreeMap<ArtifactName, Vec<NodeId>>,
     /// Artifacts with `each`.
     pub families: BTreeSet<ArtifactName>,
+    by_shard: HashMap<NodeName, NodeId>,
     /// A topological order, stable for the same manifest.
     pub order: Vec<NodeId>,
 }
@@ -131,7 +132,8 @@ pub fn build(parts: Vec<Part>, source: &Source) -> Result<Graph> {
             Body::Upload(upload) => add(None, part.span.clone(), Work::Upload(upload)),
         }
     }
-    let mut graph = Graph { nodes, artifacts, families, order: vec![] };
+    let mut graph = Graph { nodes, artifacts, families, by_shard: HashMap::new(), order: vec![] };
+    graph.by_shard = graph.shards();
     graph.connect(&after, source)?;
     graph.place(source)?;
     graph.order = graph.topological(source)?;
@@ -210,6 +212,13 @@ impl Graph {
         let mut edges = Vec::new();
         for id in self.ids() {
             for (word, span, role) in self.mentions(id, after) {
+                if let Ok(name @ NodeName { key: Some(_), .. }) = word.parse::<NodeName>() {
+                    match self.by_shard.get(&name) {
+                        Some(dep) => edges.push((*dep, id)),
+                        None => problems.push(self.unknown_shard(id, &name, span, source)),
+                    }
+                    continue;
+                }
                 match self.artifacts.get(word.as_str()) {
                     Some(ids) => match self.refusal(id, &word, role) {
                         Some(why) => problems.push(source.error(span, why)),
@@ -220,7 +229,8 @@ impl Graph {
             }
         }
         if !problems.is_empty() {
-            problems.dedup();
+            let mut told = HashSet::new(); // every shard of an artifact says the same
+            problems.retain(|p| told.insert((p.message().to_string(), p.place().map(|p| p.start))));
             return Err(join(problems));
         }
         edges.sort_unstable();
@@ -243,8 +253,10 @@ impl Graph {
         match &node.work {
             Work::Stage(d) => {
                 for input in &d.inputs {
-                    if let InputFrom::Artifact(name) = &input.from {
-                        all.push((name.to_string(), input.span.clone(), Role::Data));
+                    match &input.from {
+                        InputFrom::Artifact(name) => all.push((name.to_string(), input.span.clone(), Role::Data)),
+                        InputFrom::Shard(name) => all.push((name.to_string(), input.span.clone(), Role::Data)),
+                        InputFrom::File(_) | InputFrom::Files(_) => {}
                     }
                 }
                 all.extend(d.facts.iter().map(|(name, _, span)| (name.to_string(), span.clone(), Role::Facts)));
@@ -271,6 +283,30 @@ impl Graph {
             _ => return None,
         };
         Some(format!("artifact `{}` reads `{word}`, which {what}", self.node(id).name.artifact))
+    }
+
+    fn shards(&self) -> HashMap<NodeName, NodeId> {
+        let ids = self.families.iter().flat_map(|artifact| self.of(artifact));
+        ids.map(|id| (self.node(*id).name.clone(), *id)).collect()
+    }
+
+    /// The node of one shard.
+    pub fn shard(&self, name: &NodeName) -> Option<NodeId> {
+        self.by_shard.get(name).copied()
+    }
+
+    fn unknown_shard(&self, id: NodeId, name: &NodeName, span: Range<usize>, source: &Source) -> Error {
+        let (reader, artifact) = (&self.node(id).name.artifact, &name.artifact);
+        let error =
+            source.error(span, format!("artifact `{reader}` reads `{name}`, which is no shard of `{artifact}`"));
+        let keys = self.of(artifact).iter().filter_map(|id| self.node(*id).name.key.as_deref());
+        match nearest(name.key.as_deref().unwrap_or_default(), keys) {
+            Some(near) => error.hint(format!("did you mean `{artifact}[{near}]`?")),
+            None if self.families.contains(artifact) => {
+                error.hint(format!("shards are named by the items of its `each`"))
+            }
+            None => error.hint(format!("`{artifact}` has no `each`: name it as a whole")),
+        }
     }
 
     fn unknown(&self, id: NodeId, word: &str, span: Range<usize>, source: &Source) -> Error {
@@ -327,6 +363,9 @@ impl Graph {
     fn place_in(&self, id: NodeId, path: &str, upload: &Upload) -> Result<String, String> {
         let Some(d) = self.stage(id) else { return Err("only a stage's output can be published".into()) };
         let name = &self.node(id).name.artifact;
+        if self.families.contains(name) && !path.ends_with('/') {
+            return Err(format!("`{name}` has shards: publish it under a directory, `\"{path}/\"`"));
+        }
         let place = match &d.shape {
             shape @ Shape::File(_) => repo_place(shape, path),
             Shape::Paths(paths) if paths.len() == 1 && !paths[0].ends_with('/') && !path.ends_with('/') => {
@@ -386,6 +425,9 @@ impl Graph {
             .collect();
         for id in self.ids() {
             for input in self.stage(id).map(|d| d.inputs.as_slice()).unwrap_or_default() {
+                if let InputFrom::Files(pattern) = &input.from {
+                    problems.extend(self.covers(id, pattern, input, exact, source));
+                }
                 let InputFrom::File(file) = &input.from else { continue };
                 if let Some(dist) = dists.iter().find(|dist| file.is_within(dist.as_str())) {
                     let reader = &self.node(id).name.artifact;
@@ -410,6 +452,30 @@ impl Graph {
                 }));
             }
         }
+    }
+
+    /// A directory or glob that lies over what a stage makes would see it or not, as the order falls.
+    fn covers(
+        &self,
+        reader: NodeId,
+        pattern: &FilePattern,
+        input: &Input,
+        exact: &BTreeMap<&str, NodeId>,
+        source: &Source,
+    ) -> Option<Error> {
+        let within = |path: &str, base: &str| base.is_empty() || path == base || path.starts_with(&format!("{base}/"));
+        let dir = pattern.as_str().ends_with('/');
+        let (place, maker) = exact.iter().find(|(path, _)| {
+            let inside = within(path, pattern.base()) && dir;
+            inside || within(pattern.base(), path)
+        })?;
+        let (reader, maker) = (&self.node(reader).name.artifact, &self.node(*maker).name.artifact);
+        let message = format!("artifact `{reader}` reads `{pattern}`, and artifact `{maker}` makes `{place}` there");
+        Some(
+            source
+                .error(input.span.clone(), message)
+                .hint(format!("name the artifact, `{maker}`, as an input of its own")),
+        )
     }
 
     fn topological(&self, source: &Source) -> Result<Vec<NodeId>> {

@@ -17,5 +17,7 @@ pub mod plan;
 pub mod publish;
 pub mod receipt;
 pub mod record;
+pub mod schedule;
+pub mod size;
 pub mod value;
 pub mod verdict;

@@ -111,6 +111,32 @@ impl RelPath {
     }
 }
 
+/// Files of the project by a pattern: a directory (`data/`, all below it) or a glob (`data/**/*.txt`; `*` and `?` stop at
+/// a `/`). Relative to the root, by the rules of [`RelPath`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FilePattern(String);
+text_newtype!(FilePattern);
+
+impl FilePattern {
+    /// Whether a text is written as a pattern rather than as one path.
+    pub fn looks_like(text: &str) -> bool {
+        text.ends_with('/') || text.contains(['*', '?', '[', '{'])
+    }
+    /// The folder that every match lies in; nothing: the root.
+    pub fn base(&self) -> &str {
+        let fixed = self.0.find(['*', '?', '[', '{']).map_or(self.0.as_str(), |at| &self.0[..at]);
+        fixed.rsplit_once('/').map_or("", |(base, _)| base)
+    }
+}
+
+impl FromStr for FilePattern {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        s.strip_suffix('/').unwrap_or(s).parse::<RelPath>()?;
+        Ok(FilePattern(s.into()))
+    }
+}
+
 /// A node of the graph: an artifact, or one shard of it: `samples[Siamese]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -4,7 +4,7 @@
 //! nothing; given the same arguments it gives the same answer.
 
 use crate::core::action::{Action, ActionInput, Declaration, InputFrom, Shape};
-use crate::core::digest::{Digest, HubDigests};
+use crate::core::digest::{Canonical, Digest, HubDigests};
 use crate::core::facts::FactSet;
 use crate::core::gate::{self, Outcome};
 use crate::core::graph::{Graph, NodeId, Upload, Work, placed_path, repo_place};
@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub struct World {
     /// Digest of each source file; `None`: it is not there.
     pub sources: HashMap<String, Option<Digest>>,
+    /// What each pattern matched, by path.
+    pub matched: HashMap<String, BTreeMap<String, Digest>>,
     /// Values of declared environment variables.
     pub env: BTreeMap<String, Option<String>>,
     /// Fingerprints of declared tools.
@@ -82,6 +84,9 @@ impl Decision {
 /// Decides one node from what is settled. The one decision function.
 pub fn decide(graph: &Graph, id: NodeId, settled: &[Option<Settled>], history: &History, world: &World) -> Decision {
     let node = graph.node(id);
+    if let Some(decision) = frozen(graph, id, history, world) {
+        return decision;
+    }
     let failed = |dep: &&NodeId| match &settled[dep.index()] {
         Some(Settled::Failed) => true,
         Some(Settled::Judged(outcome)) => !outcome.passed(),
@@ -154,6 +159,18 @@ fn decide_stage(
     Decision { action: Some((digest, action)), receipt, ..Decision::bare(verdict) }
 }
 
+/// Of a frozen stage that has a result: that result, whatever it was made from.
+fn frozen(graph: &Graph, id: NodeId, history: &History, world: &World) -> Option<Decision> {
+    graph.stage(id).filter(|d| d.frozen && !world.forced.contains(&id))?;
+    let last = history.last(&graph.node(id).name)?;
+    if last.outputs.iter().any(|o| world.lost.contains(&o.digest)) {
+        return None;
+    }
+    let places = displaced(graph, id, last, world);
+    let verdict = if places.is_empty() { Verdict::UpToDate } else { Verdict::Restore { places } };
+    Some(Decision { receipt: Some(last.clone()), ..Decision::bare(verdict) })
+}
+
 /// The places of a receipt's outputs where something else stands, or nothing.
 fn displaced(graph: &Graph, id: NodeId, receipt: &Receipt, world: &World) -> Vec<String> {
     let mut out = Vec::new();
@@ -172,13 +189,25 @@ fn displaced(graph: &Graph, id: NodeId, receipt: &Receipt, world: &World) -> Vec
 pub fn action_of(graph: &Graph, declaration: &Declaration, settled: &[Option<Settled>], world: &World) -> Action {
     let mut inputs = BTreeMap::new();
     for input in &declaration.inputs {
+        let mut files = BTreeMap::new();
         let (digest, name) = match &input.from {
             InputFrom::Artifact(artifact) => (family_content(graph, artifact, settled), artifact.to_string()),
+            InputFrom::Shard(name) => {
+                let made = graph.shard(name).and_then(|id| match &settled[id.index()] {
+                    Some(Settled::Made(receipt)) => Some(receipt.content()),
+                    _ => None,
+                });
+                (made, name.to_string())
+            }
             InputFrom::File(path) => (world.sources.get(path.as_str()).copied().flatten(), path.to_string()),
+            InputFrom::Files(pattern) => {
+                files = world.matched.get(pattern.as_str()).cloned().unwrap_or_default();
+                (Some(content_of_files(&files)), pattern.to_string())
+            }
         };
         // a missing source is refused before planning, so the digest is always there
         let digest = digest.unwrap_or_else(|| Digest::of(b"missing"));
-        inputs.insert(input.role.clone(), ActionInput { digest, path: input.path.clone(), name });
+        inputs.insert(input.role.clone(), ActionInput { digest, path: input.path.clone(), name, files });
     }
     let mut facts = BTreeMap::new();
     for (artifact, read, _) in &declaration.facts {
@@ -205,6 +234,16 @@ pub fn action_of(graph: &Graph, declaration: &Declaration, settled: &[Option<Set
             Shape::Paths(paths) => paths.clone(),
         },
     }
+}
+
+/// The digest of the sorted list of matched files.
+fn content_of_files(files: &BTreeMap<String, Digest>) -> Digest {
+    let mut out = Canonical::new("hfbuild files 1");
+    out.number(files.len() as u64);
+    files.iter().for_each(|(path, digest)| {
+        out.text(path).digest(digest);
+    });
+    out.finish()
 }
 
 /// The content of an artifact: of one node its own, of a family the digest over its shards.

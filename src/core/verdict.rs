@@ -76,6 +76,7 @@ pub fn difference(was: &Action, now: &Action) -> Vec<Reason> {
             was: old.get(component).cloned(),
             now: new.get(component).cloned(),
             subject: match component {
+                Component::File(path) => Some(path.clone()),
                 Component::Input(role) => now.inputs.get(role).or(was.inputs.get(role)).map(|i| i.name.clone()),
                 _ => None,
             },

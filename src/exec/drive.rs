@@ -8,16 +8,18 @@ use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::{Event, Summary};
 use crate::core::graph::{NodeId, Work, placed_path};
+use crate::core::name::ArtifactName;
 use crate::core::plan::{self, Decision, Settled, World, decide};
 use crate::core::publish::UploadVerdict;
 use crate::core::receipt::{Output, Receipt};
+use crate::core::schedule;
 use crate::core::verdict::Verdict;
 use crate::exec::planning::{lose, plan_whole};
 use crate::exec::project::Project;
 use crate::exec::publish::Publisher;
 use crate::exec::remote::Remote;
 use crate::exec::work::{self, Done, Job};
-use crate::exec::{observe, pools::Pools};
+use crate::exec::{observe, pools::Held, pools::Pools, queue::Queue, snapshot};
 pub use crate::stage::workspace::Cancel;
 use crate::store::Store;
 use crate::store::memo::{Memo, Signature};
@@ -37,6 +39,8 @@ pub struct Options {
     pub jobs: usize,
     /// Go on with what does not depend on a failure.
     pub keep_going: bool,
+    /// Under which key to remember that there was nothing to do; nothing: it is not remembered.
+    pub snapshot: Option<Digest>,
 }
 
 /// A run under way.
@@ -58,13 +62,15 @@ pub struct Driver<'a> {
     targets: BTreeSet<NodeId>,
     settled: Vec<Option<Settled>>,
     waits: Vec<usize>,
-    ready: BTreeSet<(u8, usize, NodeId)>,
+    /// Nodes of each artifact that have not ended.
+    open: HashMap<ArtifactName, usize>,
+    queue: Queue,
     spared: BTreeSet<NodeId>,
     surprised: BTreeSet<NodeId>,
     /// Blobs that this run made or found whole.
     verified: HashSet<Digest>,
     running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
-    held: HashMap<NodeId, crate::exec::pools::Held>,
+    held: HashMap<NodeId, Held>,
     pools: Pools,
     run_dir: PathBuf,
     stopping: bool,
@@ -122,7 +128,8 @@ impl<'a> Driver<'a> {
             targets: start.targets,
             settled: vec![None; nodes],
             waits: vec![0; nodes],
-            ready: BTreeSet::new(),
+            open: HashMap::new(),
+            queue: Queue::new(vec![]),
             spared: BTreeSet::new(),
             surprised: BTreeSet::new(),
             verified: HashSet::new(),
@@ -145,7 +152,11 @@ impl<'a> Driver<'a> {
             remote.close().await;
         }
         outcome?;
-        saved?;
+        if let Err(error) = saved {
+            self.emit(Event::Warning {
+                text: format!("the memo cannot be saved, so files are read again next time: {error}"),
+            });
+        }
         if let Some(kind) = self.cancel.stopped() {
             self.summary
                 .errors
@@ -157,24 +168,31 @@ impl<'a> Driver<'a> {
     async fn go(&mut self) -> Result<()> {
         let first = self.plan_first()?;
         self.report_fresh(&first);
+        if let Some(key) = self.options.snapshot {
+            snapshot::remember(self.project, self.store, &first, &self.world, &self.memo, key)?;
+        }
         let graph = &self.project.graph;
+        let verdict = |id: NodeId| first.decisions[id.index()].as_ref().map(|d| &d.verdict);
+        let decided = |id| matches!(verdict(id), Some(Verdict::UpToDate | Verdict::Restore { .. }));
+        self.queue = Queue::new(schedule::turns(graph, &self.wanted, &self.loaded.history, decided));
         for id in graph.ids().filter(|id| self.wanted[id.index()]) {
             self.waits[id.index()] = graph.node(id).deps.len();
+            *self.open.entry(graph.node(id).name.artifact.clone()).or_default() += 1;
         }
-        for (at, &id) in graph.order.iter().enumerate().filter(|(_, id)| self.wanted[id.index()]) {
-            if self.waits[id.index()] == 0 {
-                self.ready.insert((rank(&graph.node(id).work), at, id));
-            }
-        }
+        let first = graph.ids().filter(|id| self.wanted[id.index()] && self.waits[id.index()] == 0);
+        first.for_each(|id| self.queue.push(id, is_upload(&graph.node(id).work)));
         loop {
             self.start_ready().await?;
             let Some(joined) = self.running.join_next().await else { break };
             let (id, action, digest, result) =
                 joined.map_err(|e| Error::bug(format!("a stage's thread ended badly: {e}")))?;
-            self.held.remove(&id).into_iter().for_each(|held| self.pools.give_back(held));
             self.finish(id, action, digest, result)?;
         }
-        self.report_left_over();
+        let left = schedule::left_over(graph, &self.wanted, &self.targets, &self.settled);
+        self.summary.blocked = left.count;
+        for (by, nodes) in left.groups {
+            self.emit(Event::Blocked { nodes, by: graph.node(by).name.to_string() });
+        }
         Ok(())
     }
 
@@ -217,24 +235,21 @@ impl<'a> Driver<'a> {
 
     /// Takes whatever is ready: settles hits and gates at once, starts stages while there is room.
     async fn start_ready(&mut self) -> Result<()> {
-        let mut kept_back = Vec::new();
-        while let Some(entry @ (_, _, id)) = self.ready.pop_first() {
-            if self.cancel.stopped().is_some() {
-                self.stopping = true;
-            }
+        while let Some(id) = self.queue.next(&self.pools, self.running.is_empty()) {
+            self.stopping |= self.cancel.stopped().is_some();
             let decision = decide(&self.project.graph, id, &self.settled, &self.loaded.history, &self.world);
             match decision.verdict.clone() {
                 Verdict::UpToDate if decision.receipt.is_some() => {
                     if self.has_blobs(id, &decision)? {
                         self.hit(id, &decision);
                     } else {
-                        self.ready.insert(entry);
+                        self.queue.push(id, false);
                     }
                 }
                 Verdict::Restore { places } if !self.spared.contains(&id) => {
                     let placed = self.restore(id, &decision, &places)?;
                     if !placed {
-                        self.ready.insert(entry); // a blob was lost meanwhile: decide again, now the stage has to run
+                        self.queue.push(id, false); // a blob was lost meanwhile: decide again, now the stage has to run
                     }
                 }
                 Verdict::Run { reasons } if decision.action.is_some() => {
@@ -247,22 +262,14 @@ impl<'a> Driver<'a> {
                             self.held.insert(id, held);
                             self.spawn(id, decision, reasons)?;
                         }
-                        None => kept_back.push(entry),
+                        None => self.queue.wait(id, &declaration.resources),
                     }
                 }
                 _ if decision.outcome.is_some() => self.judge(id, decision),
-                _ if decision.upload.is_some() => {
-                    // a publish takes its turn when nothing runs: what it sends does not change under it
-                    match self.running.is_empty() && kept_back.is_empty() {
-                        true if self.stopping => {}
-                        true => self.publish(id, decision).await?,
-                        false => kept_back.push(entry),
-                    }
-                }
+                _ if decision.upload.is_some() && !self.stopping => self.publish(id, decision).await?,
                 _ => {}
             }
         }
-        self.ready.extend(kept_back);
         Ok(())
     }
 
@@ -347,7 +354,7 @@ impl<'a> Driver<'a> {
             graph,
             declaration,
             &self.settled,
-            &self.world.sources,
+            &self.world,
             &self.store.blobs(),
             &self.project.root,
             dir,
@@ -363,22 +370,19 @@ impl<'a> Driver<'a> {
             }
         }
         workspace.cancel = self.cancel.clone();
+        workspace.pinned = self.held.get(&id).map(|held| self.pools.environment(held)).unwrap_or_default();
         let (sink, node) = (self.sink.clone(), name.clone());
         workspace.progress = Box::new(move |done, total| sink(Event::Progress { node: node.clone(), done, total }));
-        let read = declaration.inputs.iter().filter_map(|i| match &i.from {
-            crate::core::action::InputFrom::File(path) => Some(path.as_str()),
-            crate::core::action::InputFrom::Artifact(_) => None,
-        });
         let mut sources = Vec::new();
-        for path in read {
-            let full = self.project.root.join(path);
+        for path in observe::source_paths(declaration, &self.world) {
+            let full = self.project.root.join(&path);
             let signature = Signature::of(&full)?;
             // what was observed when the plan was made must still be there when the stage starts
-            if self.memo.digest(&self.project.root, path)? != self.world.sources.get(path).copied().flatten() {
+            if self.memo.digest(&self.project.root, &path)? != self.world.sources.get(&path).copied().flatten() {
                 let error = Error::stage(format!("`{path}` changed after the plan was made")).hint("run hfbuild again");
                 return self.finish(id, action, digest, Err(error));
             }
-            sources.push((path.to_string(), full, signature));
+            sources.push((path, full, signature));
         }
         self.emit(Event::Running { node: name, reasons });
         let job = Job {
@@ -397,6 +401,7 @@ impl<'a> Driver<'a> {
     }
 
     fn finish(&mut self, id: NodeId, action: Action, digest: Digest, result: Result<Done>) -> Result<()> {
+        self.held.remove(&id).into_iter().for_each(|held| self.pools.give_back(held));
         let name = self.project.graph.node(id).name.clone();
         let done = match result {
             Ok(done) => done,
@@ -442,8 +447,8 @@ impl<'a> Driver<'a> {
 
     /// How many shards beside this one have not ended.
     fn left(&self, id: NodeId) -> usize {
-        let shards = self.project.graph.of(&self.project.graph.node(id).name.artifact);
-        shards.iter().filter(|s| **s != id && self.wanted[s.index()] && self.settled[s.index()].is_none()).count()
+        let open = self.open.get(&self.project.graph.node(id).name.artifact);
+        open.map_or(0, |n| n.saturating_sub(1))
     }
 
     /// Puts outputs at their places and takes away what an earlier receipt of the same node put there and this one does
@@ -474,7 +479,7 @@ impl<'a> Driver<'a> {
         observe::observe_place(&self.project.root, path, &mut self.memo, &mut self.world)?;
         match self.world.placed.get(path) {
             Some(there) if there == digest => return Ok(()),
-            Some(there) if !blobs.path(there).exists() => {
+            Some(there) if !blobs.path(there).exists() && !self.is_ours(there) => {
                 let run = self.run_dir.file_name().unwrap_or_default();
                 let aside = self.store.displaced().join(run).join(path);
                 if let Some(dir) = aside.parent() {
@@ -493,6 +498,13 @@ impl<'a> Driver<'a> {
         self.memo.placed(&self.project.root, path, *digest)?;
         self.world.placed.insert(path.into(), *digest);
         Ok(())
+    }
+
+    /// Whether a publish or a receipt has this content: then hfbuild made it, and it can be made again.
+    fn is_ours(&self, digest: &Digest) -> bool {
+        let published = self.loaded.publishes.landed.iter().flat_map(|p| p.tree.values()).map(|f| f.digest);
+        let made = self.loaded.history.all().flat_map(|r| r.outputs.iter()).map(|o| o.digest);
+        published.chain(made).any(|d| d == *digest)
     }
 
     async fn publish(&mut self, id: NodeId, decision: Decision) -> Result<()> {
@@ -523,53 +535,24 @@ impl<'a> Driver<'a> {
     }
 
     fn settle(&mut self, id: NodeId, how: Settled) {
-        self.settled[id.index()] = Some(how);
         let graph = &self.project.graph;
+        if self.settled[id.index()].replace(how).is_none()
+            && let Some(open) = self.open.get_mut(&graph.node(id).name.artifact)
+        {
+            *open = open.saturating_sub(1);
+        }
         for &consumer in &graph.node(id).consumers {
             let waits = &mut self.waits[consumer.index()];
             *waits = waits.saturating_sub(1);
             if *waits == 0 && self.wanted[consumer.index()] {
-                self.ready.insert((rank(&graph.node(consumer).work), consumer.index(), consumer));
+                self.queue.push(consumer, is_upload(&graph.node(consumer).work));
             }
-        }
-    }
-
-    /// What never got its turn because something before it was refused or failed, taken together by what that is.
-    fn report_left_over(&mut self) {
-        let graph = &self.project.graph;
-        let left: Vec<NodeId> = graph
-            .order
-            .iter()
-            .copied()
-            .filter(|id| self.wanted[id.index()] && self.settled[id.index()].is_none())
-            .collect();
-        let causes: HashMap<NodeId, NodeId> =
-            plan::useless(graph, &self.wanted, &self.targets, &self.settled).into_iter().collect();
-        let mut groups: Vec<(NodeId, Vec<String>)> = Vec::new();
-        for id in &left {
-            let (Some(by), name) = (causes.get(id), &graph.node(*id).name) else { continue };
-            if matches!(graph.node(*id).work, Work::Gate(_)) {
-                continue; // a clause that was never asked is counted, not listed
-            }
-            match groups.iter_mut().find(|(other, _)| other == by) {
-                Some((_, nodes)) => nodes.push(name.to_string()),
-                None => groups.push((*by, vec![name.to_string()])),
-            }
-        }
-        self.summary.blocked = left.len();
-        for (by, nodes) in groups {
-            self.emit(Event::Blocked { nodes, by: graph.node(by).name.to_string() });
         }
     }
 }
 
-/// Gates are asked before stages start, publishes come last.
-fn rank(work: &Work) -> u8 {
-    match work {
-        Work::Gate(_) => 0,
-        Work::Stage(_) => 1,
-        Work::Upload(_) => 2,
-    }
+fn is_upload(work: &Work) -> bool {
+    matches!(work, Work::Upload(_))
 }
 
 /// Ends when the build is interrupted, with the error for it.

@@ -4,10 +4,14 @@
 //! and [`publish`] for the commit) -> the store's records. Reports events; prints nothing.
 
 pub mod drive;
+pub mod matched;
 pub mod observe;
 pub mod planning;
 pub mod pools;
 pub mod project;
 pub mod publish;
+pub mod queue;
 pub mod remote;
+pub mod snapshot;
+pub mod twice;
 pub mod work;

@@ -1,7 +1,7 @@
 //! Observing the world before planning: digests of sources, what stands at the places of outputs, declared environment,
 //! tools. Effects only; decides nothing.
 
-use crate::core::action::InputFrom;
+use crate::core::action::{Declaration, InputFrom};
 use crate::core::digest::Digest;
 use crate::core::error::{Error, Result};
 use crate::core::graph::{Graph, Work, placed_path};
@@ -11,6 +11,7 @@ use crate::core::name::nearest;
 use crate::core::plan::World;
 use crate::core::receipt::History;
 use crate::core::value::Value;
+use crate::exec::matched;
 use crate::exec::project::Project;
 use crate::store::memo::Memo;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,9 +49,18 @@ fn sources(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut Worl
     let mut problems = Vec::new();
     for id in project.graph.ids().filter(|id| wanted[id.index()]) {
         let Some(declaration) = project.graph.stage(id) else { continue };
+        for input in &declaration.inputs {
+            if let InputFrom::Files(pattern) = &input.from
+                && !world.matched.contains_key(pattern.as_str())
+            {
+                let found = matched::digests(project, pattern, memo, world)
+                    .map_err(|e| e.at(project.manifest.source.place(input.span.clone())))?;
+                world.matched.insert(pattern.to_string(), found);
+            }
+        }
         let named = declaration.inputs.iter().filter_map(|i| match &i.from {
             InputFrom::File(path) => Some((path.as_str(), i.span.clone())),
-            InputFrom::Artifact(_) => None,
+            _ => None,
         });
         for (path, span) in named {
             if world.sources.contains_key(path) {
@@ -66,13 +76,28 @@ fn sources(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut Worl
     if problems.is_empty() { Ok(()) } else { Err(join(problems)) }
 }
 
+/// Every source file that a stage reads.
+pub fn source_paths(declaration: &Declaration, world: &World) -> Vec<String> {
+    let mut out = Vec::new();
+    for input in &declaration.inputs {
+        match &input.from {
+            InputFrom::File(path) => out.push(path.to_string()),
+            InputFrom::Files(pattern) => {
+                out.extend(world.matched.get(pattern.as_str()).into_iter().flat_map(|m| m.keys().cloned()));
+            }
+            InputFrom::Artifact(_) | InputFrom::Shard(_) => {}
+        }
+    }
+    out
+}
+
 fn missing(project: &Project, artifact: &str, path: &str, span: std::ops::Range<usize>) -> Error {
     let full = project.root.join(path);
     let source = &project.manifest.source;
     if full.is_dir() {
         return source
             .error(span, format!("artifact `{artifact}` reads `{path}`, which is a directory"))
-            .hint("name the files in it");
+            .hint(format!("a command takes all that is in it as `\"{path}/\"`"));
     }
     let error =
         source.error(span, format!("artifact `{artifact}` reads `{path}`, which nothing makes and is not there"));
@@ -166,7 +191,8 @@ fn fingerprint(tool: &str, memo: &mut Memo) -> Result<Option<String>> {
     Ok(digest.map(|d| format!("{} {}", real.file_name().unwrap_or_default().to_string_lossy(), d.short())))
 }
 
-fn on_path(program: &str) -> Option<PathBuf> {
+/// Where a program is: as it stands where it has a slash, else on the PATH.
+pub fn on_path(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return Some(PathBuf::from(program)).filter(|p| p.is_file());
     }

@@ -1,78 +1,224 @@
-//! Tokens: `cores`, which every stage takes at least one of, and the manifest's pools.
+//! Tokens: `cores`, which every stage takes at least one of, and the manifest's pools. Those of a small pool have ids, which
+//! the stage's environment names; those of a pool of a size are bytes.
 //!
-//! Counts only; knows no stage.
+//! Knows the machine's devices and memory, where a pool is `auto`; knows no stage.
 
-use crate::core::manifest::Pool;
-use std::collections::BTreeMap;
+use crate::core::manifest::{MEMORY, Pool};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The pool that limits how many stages run side by side.
 const CORES: &str = "cores";
+/// The pool whose ids are CUDA's.
+const GPU: &str = "gpu";
+/// Tokens of a pool with more than these have no ids.
+const MOST_IDS: usize = 1024;
 
-/// What is free.
+/// What there is, and what of it is free.
 #[derive(Debug)]
-pub struct Pools {
-    free: BTreeMap<String, usize>,
-    all: BTreeMap<String, usize>,
+pub struct Pools(BTreeMap<String, Tokens>);
+
+#[derive(Debug)]
+struct Tokens {
+    all: usize,
+    free: usize,
+    /// The name of each token, where they have names.
+    ids: Option<Vec<String>>,
+    /// Those of the names that are free, by number.
+    free_ids: BTreeSet<usize>,
 }
 
-/// What a stage holds.
+/// What a stage holds: of each pool how many, and which.
 #[derive(Debug)]
-pub struct Held(BTreeMap<String, usize>);
+pub struct Held(BTreeMap<String, (usize, Vec<usize>)>);
+
+impl Tokens {
+    fn plain(all: usize) -> Tokens {
+        Tokens { all, free: all, ids: None, free_ids: BTreeSet::new() }
+    }
+    fn named(ids: Vec<String>) -> Tokens {
+        Tokens { all: ids.len(), free: ids.len(), free_ids: (0..ids.len()).collect(), ids: Some(ids) }
+    }
+    fn numbered(all: usize) -> Tokens {
+        if all > MOST_IDS { Tokens::plain(all) } else { Tokens::named((0..all).map(|n| n.to_string()).collect()) }
+    }
+}
 
 impl Pools {
-    /// As the manifest says; `jobs` 0 stands for the number of cores. An `auto` pool has what the machine has: of `gpu`
-    /// the NVIDIA devices, of anything else the cores.
+    /// As the manifest says; `jobs` 0 stands for the `cores` of the manifest, or the machine's. An `auto` pool has what the
+    /// machine has: of `gpu` the NVIDIA devices (those in `CUDA_VISIBLE_DEVICES` where hfbuild itself was given it), of
+    /// `memory` its bytes, of anything else the cores.
     pub fn new(pools: &BTreeMap<String, Pool>, jobs: usize) -> Pools {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut all: BTreeMap<String, usize> = pools
-            .iter()
-            .map(|(name, pool)| {
-                let count = match pool {
-                    Pool::Count(n) => *n,
-                    Pool::Auto if name == "gpu" => gpus(),
-                    Pool::Auto => cores,
-                };
-                (name.clone(), count)
-            })
-            .collect();
-        all.insert(CORES.into(), if jobs == 0 { cores } else { jobs });
-        Pools { free: all.clone(), all }
+        let tokens = |name: &str, pool: &Pool| match pool {
+            Pool::Count(n) if name == CORES => Tokens::plain(*n),
+            Pool::Count(n) => Tokens::numbered(*n),
+            Pool::Ids(ids) => Tokens::named(ids.clone()),
+            Pool::Size(bytes) => Tokens::plain(usize::try_from(*bytes).unwrap_or(usize::MAX)),
+            Pool::Auto if name == GPU => Tokens::named(gpus()),
+            Pool::Auto if name == MEMORY => Tokens::plain(memory()),
+            Pool::Auto if name == CORES => Tokens::plain(cores),
+            Pool::Auto => Tokens::numbered(cores),
+        };
+        let mut all: BTreeMap<_, _> = pools.iter().map(|(name, pool)| (name.clone(), tokens(name, pool))).collect();
+        if jobs > 0 {
+            all.insert(CORES.into(), Tokens::plain(jobs));
+        }
+        if all.get(CORES).is_none_or(|t| t.all == 0) {
+            all.insert(CORES.into(), Tokens::plain(cores));
+        }
+        Pools(all)
     }
 
-    /// Takes tokens, all or none. A stage that asks for more than there is takes all there is: with a machine that lacks
-    /// the device, `device = "auto"` runs on what it has.
+    /// How many of a pool a stage gets that asks for so many: all there is where it asks for more. With a machine that
+    /// lacks the device, `device = "auto"` runs on what it has.
+    fn due(&self, pool: &str, wanted: usize) -> usize {
+        let count = wanted.min(self.0.get(pool).map_or(0, |t| t.all));
+        if pool == CORES { count.max(1) } else { count }
+    }
+
+    /// Whether a stage that asks for this could start now.
+    pub fn have(&self, wanted: &BTreeMap<String, usize>) -> bool {
+        let enough = |pool: &str, count: usize| {
+            let free = self.0.get(pool).map_or(0, |t| t.free);
+            free >= self.due(pool, count)
+        };
+        enough(CORES, 1) && wanted.iter().all(|(pool, count)| enough(pool, *count))
+    }
+
+    /// Whether no stage at all could start now.
+    pub fn are_full(&self) -> bool {
+        self.0.get(CORES).is_none_or(|t| t.free == 0)
+    }
+
+    /// Takes tokens, all or none, those with the lowest ids first.
     pub fn take(&mut self, wanted: &BTreeMap<String, usize>) -> Option<Held> {
-        let mut held = BTreeMap::from([(CORES.to_string(), 1)]);
-        for (pool, count) in wanted {
-            let most = self.all.get(pool).copied().unwrap_or(0);
-            let count = (*count).min(most);
-            held.insert(pool.clone(), if pool == CORES { count.max(1) } else { count });
+        if !self.have(wanted) {
+            return None;
         }
-        let enough = held.iter().all(|(pool, count)| self.free.get(pool).copied().unwrap_or(0) >= *count);
-        enough.then(|| {
-            for (pool, count) in &held {
-                if let Some(free) = self.free.get_mut(pool) {
-                    *free -= count;
-                }
+        let mut counts: BTreeMap<String, usize> = BTreeMap::from([(CORES.to_string(), 1)]);
+        counts.extend(wanted.iter().map(|(pool, count)| (pool.clone(), self.due(pool, *count))));
+        let mut held = BTreeMap::new();
+        for (pool, count) in counts {
+            if let Some(tokens) = self.0.get_mut(&pool) {
+                tokens.free = tokens.free.saturating_sub(count);
+                let ids: Vec<usize> = tokens.free_ids.iter().copied().take(count).collect();
+                ids.iter().for_each(|id| {
+                    tokens.free_ids.remove(id);
+                });
+                held.insert(pool, (count, ids));
             }
-            Held(held)
-        })
+        }
+        Some(Held(held))
     }
 
     /// Gives tokens back.
     pub fn give_back(&mut self, held: Held) {
-        for (pool, count) in held.0 {
-            if let Some(free) = self.free.get_mut(&pool) {
-                *free += count;
+        for (pool, (count, ids)) in held.0 {
+            if let Some(tokens) = self.0.get_mut(&pool) {
+                tokens.free += count;
+                tokens.free_ids.extend(ids);
             }
         }
     }
+
+    /// The environment that tells a stage which tokens it holds: `HFBUILD_POOL_NAME` for each pool with ids that it takes
+    /// of, and `CUDA_VISIBLE_DEVICES` wherever the manifest has a pool `gpu` with ids. A stage that holds none of it sees
+    /// no device, or it would use one that another stage was given.
+    pub fn environment(&self, held: &Held) -> BTreeMap<String, String> {
+        let joined = |pool: &str| {
+            let names = self.0.get(pool)?.ids.as_ref()?;
+            let ids = held.0.get(pool).map_or(&[][..], |(_, ids)| ids);
+            Some(ids.iter().filter_map(|id| names.get(*id).cloned()).collect::<Vec<_>>().join(","))
+        };
+        let taken = held.0.keys().filter_map(|pool| Some((variable(pool), joined(pool)?)));
+        taken.chain(joined(GPU).map(|ids| ("CUDA_VISIBLE_DEVICES".to_string(), ids))).collect()
+    }
 }
 
-fn gpus() -> usize {
+/// The environment variable with the ids that a stage holds of a pool.
+fn variable(pool: &str) -> String {
+    let letters = pool.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
+    format!("HFBUILD_POOL_{}", letters.collect::<String>())
+}
+
+/// The devices that hfbuild may use.
+fn gpus() -> Vec<String> {
+    match std::env::var("CUDA_VISIBLE_DEVICES") {
+        Ok(list) => visible(&list),
+        Err(_) => (0..devices()).map(|n| n.to_string()).collect(),
+    }
+}
+
+/// The devices that a `CUDA_VISIBLE_DEVICES` lists; CUDA stops at the first that is none, such as `-1`.
+fn visible(list: &str) -> Vec<String> {
+    let is_id = |id: &&str| id.starts_with(|c: char| c.is_ascii_alphanumeric()) && *id != "NoDevFiles";
+    list.split(',').map(str::trim).take_while(is_id).map(String::from).collect()
+}
+
+fn devices() -> usize {
     let is_gpu = |name: &str| {
         name.strip_prefix("nvidia").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
     };
     let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
     entries.filter(|e| e.file_name().to_str().is_some_and(is_gpu)).count()
+}
+
+/// This machine's memory in bytes; as good as without end where it does not say.
+fn memory() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+    let kib: Option<usize> = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.map_or(usize::MAX, |kib| kib.saturating_mul(1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(gpu: Pool) -> Pools {
+        Pools::new(&BTreeMap::from([("gpu".to_string(), gpu), ("a-b".to_string(), Pool::Count(3))]), 4)
+    }
+
+    fn wants(pool: &str, count: usize) -> BTreeMap<String, usize> {
+        BTreeMap::from([(pool.to_string(), count)])
+    }
+
+    #[test]
+    fn the_lowest_free_ids_are_taken_and_come_back() {
+        let mut pools = of(Pool::Ids(vec!["0".into(), "3".into()]));
+        let devices = |pools: &Pools, held: &Held| pools.environment(held)["CUDA_VISIBLE_DEVICES"].clone();
+        let (one, two) = (pools.take(&wants("gpu", 1)), pools.take(&wants("gpu", 1)));
+        let (one, two) = (one.expect("a token"), two.expect("a token"));
+        assert_eq!([devices(&pools, &one), devices(&pools, &two)], ["0", "3"]);
+        assert!(pools.take(&wants("gpu", 1)).is_none());
+        let none = pools.take(&wants("a-b", 2)).expect("tokens");
+        assert_eq!(devices(&pools, &none), "");
+        assert_eq!(pools.environment(&none)["HFBUILD_POOL_A_B"], "0,1");
+        pools.give_back(one);
+        let again = pools.take(&wants("gpu", 1)).expect("a token");
+        assert_eq!(
+            (devices(&pools, &again), pools.environment(&again)["HFBUILD_POOL_GPU"].as_str()),
+            ("0".into(), "0")
+        );
+        pools.give_back(again);
+        pools.give_back(two);
+        let both = pools.take(&wants("gpu", 9)).expect("all there is");
+        assert_eq!(devices(&pools, &both), "0,3");
+    }
+
+    #[test]
+    fn without_a_pool_of_devices_nothing_is_said_of_them_and_bytes_have_no_ids() {
+        let pools = BTreeMap::from([("memory".to_string(), Pool::Size(1 << 40))]);
+        let mut pools = Pools::new(&pools, 2);
+        let held = pools.take(&wants("memory", 1 << 39)).expect("memory");
+        assert!(pools.environment(&held).is_empty());
+        assert!(!pools.have(&wants("memory", (1 << 39) + 1)) && pools.have(&wants("memory", 1 << 39)));
+    }
+
+    #[test]
+    fn the_visible_devices_are_read_as_cuda_reads_them() {
+        assert_eq!(visible("2, GPU-8932f937"), ["2", "GPU-8932f937"]);
+        assert_eq!(visible("1,-1,0"), ["1"]);
+        assert!(visible("").is_empty() && visible("NoDevFiles").is_empty());
+    }
 }

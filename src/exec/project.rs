@@ -5,6 +5,7 @@
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::graph::{self, Graph};
 use crate::core::manifest::dom::Source;
+use crate::core::manifest::overlay::Settings;
 use crate::core::manifest::{self, Manifest};
 use crate::hub::{RepoId, RepoKind};
 use crate::stage::{self, Texts};
@@ -29,17 +30,18 @@ pub struct Project {
 }
 
 impl Project {
-    /// Opens the project in `dir`, which holds `publish.toml`.
-    pub fn open(dir: &Path) -> Result<Project> {
+    /// Opens the project in `dir`, which holds `publish.toml`, with these settings laid over the manifest.
+    pub fn open(dir: &Path, settings: &Settings) -> Result<Project> {
         let root = dir.canonicalize().map_err(|e| Error::io("open", dir, &e).with_kind(ErrorKind::Usage))?;
         let source = Source { file: MANIFEST.into(), text: read_manifest(&root)?.into() };
-        let manifest = manifest::read(source, &stage::infos())?;
+        let manifest = manifest::read(source, settings, &stage::infos())?;
         check_repo(&manifest)?;
         let texts: Texts = stage::texts_wanted(&manifest)
             .into_iter()
             .map(|p| (p.to_string(), read_template(&root, p.as_str())))
             .collect();
-        let graph = graph::build(stage::parts(&manifest, &texts)?, &manifest.source)?;
+        let told = |error| manifest.overlay.told(&manifest.source, error);
+        let graph = graph::build(stage::parts(&manifest, &texts).map_err(told)?, &manifest.source)?;
         Ok(Project { root, manifest, graph })
     }
 }

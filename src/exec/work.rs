@@ -8,7 +8,7 @@ use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::{FactSet, Facts};
 use crate::core::graph::{Graph, NodeId};
 use crate::core::name::ArtifactName;
-use crate::core::plan::{Settled, fact_set};
+use crate::core::plan::{Settled, World, fact_set};
 use crate::core::receipt::Output;
 use crate::stage::workspace::{Cancel, InputFile};
 use crate::stage::{self, Workspace};
@@ -62,7 +62,7 @@ pub fn workspace(
     graph: &Graph,
     declaration: &Declaration,
     settled: &[Option<Settled>],
-    sources: &std::collections::HashMap<String, Option<Digest>>,
+    world: &World,
     blobs: &Blobs,
     root: &Path,
     dir: PathBuf,
@@ -73,13 +73,28 @@ pub fn workspace(
     for input in &declaration.inputs {
         let files = match &input.from {
             InputFrom::File(path) => {
-                let digest = sources.get(path.as_str()).copied().flatten();
+                let digest = world.sources.get(path.as_str()).copied().flatten();
                 let digest = digest.ok_or_else(|| Error::bug(format!("source `{path}` was not observed")))?;
                 vec![InputFile { path: path.to_string(), file: root.join(path.as_str()), digest }]
             }
+            InputFrom::Files(pattern) => {
+                directories.insert(input.role.clone());
+                let matched = world.matched.get(pattern.as_str()).into_iter().flatten();
+                matched
+                    .map(|(path, digest)| InputFile { path: path.clone(), file: root.join(path), digest: *digest })
+                    .collect()
+            }
+            InputFrom::Shard(name) => {
+                let ids: Vec<_> = graph.shard(name).into_iter().collect();
+                let files = made_files(&ids, settled, blobs);
+                if !is_one_file(graph, &ids, &files) {
+                    directories.insert(input.role.clone());
+                }
+                files
+            }
             InputFrom::Artifact(artifact) => {
-                let files = made_files(graph, artifact, settled, blobs);
-                if !is_one_file(graph, artifact, &files) {
+                let files = made_files(graph.of(artifact), settled, blobs);
+                if !is_one_file(graph, graph.of(artifact), &files) {
                     directories.insert(input.role.clone());
                 }
                 files
@@ -87,6 +102,31 @@ pub fn workspace(
         };
         inputs.insert(input.role.clone(), files);
     }
+    let facts = facts_read(graph, declaration, settled)?;
+    let proven = declaration.proven.iter().map(|(role, path)| (role.clone(), root.join(path.as_str()))).collect();
+    let secrets = declaration.pass_env.iter().filter_map(|n| Some((n.clone(), std::env::var(n).ok()?))).collect();
+    Ok(Workspace {
+        dir,
+        inputs,
+        proven,
+        facts,
+        secrets,
+        pinned: BTreeMap::new(),
+        directories,
+        timeout_ms: declaration.timeout_ms,
+        log,
+        progress: Box::new(|_, _| {}),
+        cancel: Cancel::default(),
+        device: None,
+    })
+}
+
+/// The facts that a stage reads, and no others.
+fn facts_read(
+    graph: &Graph,
+    declaration: &Declaration,
+    settled: &[Option<Settled>],
+) -> Result<BTreeMap<ArtifactName, FactSet>> {
     let mut facts: BTreeMap<ArtifactName, FactSet> = BTreeMap::new();
     for (artifact, read, _) in &declaration.facts {
         let set = fact_set(graph, artifact, settled)
@@ -97,26 +137,15 @@ pub fn workspace(
         };
         facts.insert(artifact.clone(), kept);
     }
-    let proven = declaration.proven.iter().map(|(role, path)| (role.clone(), root.join(path.as_str()))).collect();
-    let secrets = declaration.pass_env.iter().filter_map(|n| Some((n.clone(), std::env::var(n).ok()?))).collect();
-    Ok(Workspace {
-        dir,
-        inputs,
-        proven,
-        facts,
-        secrets,
-        directories,
-        timeout_ms: declaration.timeout_ms,
-        log,
-        progress: Box::new(|_, _| {}),
-        cancel: Cancel::default(),
-        device: None,
-    })
+    Ok(facts)
 }
 
 /// Whether an artifact declares one file and made just that: then it is a file to its consumers, else a directory.
-fn is_one_file(graph: &Graph, artifact: &ArtifactName, files: &[InputFile]) -> bool {
-    let declared = graph.of(artifact).first().and_then(|id| graph.stage(*id)).map(|d| &d.shape);
+fn is_one_file(graph: &Graph, makers: &[NodeId], files: &[InputFile]) -> bool {
+    if makers.len() != 1 {
+        return false;
+    }
+    let declared = makers.first().and_then(|id| graph.stage(*id)).map(|d| &d.shape);
     match (declared, files) {
         (Some(Shape::File(_)), [_]) => true,
         (Some(Shape::Paths(paths)), [one]) => paths.len() == 1 && paths[0] == one.path,
@@ -124,8 +153,8 @@ fn is_one_file(graph: &Graph, artifact: &ArtifactName, files: &[InputFile]) -> b
     }
 }
 
-fn made_files(graph: &Graph, artifact: &ArtifactName, settled: &[Option<Settled>], blobs: &Blobs) -> Vec<InputFile> {
-    let receipts = graph.of(artifact).iter().filter_map(|id| match &settled[id.index()] {
+fn made_files(makers: &[NodeId], settled: &[Option<Settled>], blobs: &Blobs) -> Vec<InputFile> {
+    let receipts = makers.iter().filter_map(|id| match &settled[id.index()] {
         Some(Settled::Made(receipt)) => Some(receipt),
         _ => None,
     });
@@ -161,6 +190,7 @@ fn wait(pause: Duration, cancel: &Cancel) {
 }
 
 fn attempt(job: &mut Job) -> Result<Done> {
+    job.workspace.cancel.check()?; // it may have come during the pause before this try
     let begun = Instant::now();
     let before = blob_inputs(job)?;
     let out = job.workspace.out();

@@ -11,12 +11,16 @@ use crate::core::facts::Facts;
 use crate::core::fill::fill;
 use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
-use crate::core::name::{RelPath, nearest};
+use crate::core::name::{FilePattern, NodeName, RelPath, nearest, slug};
 use crate::core::value::Value;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// See the module.
 pub struct Command;
+
+const LIST: FieldType =
+    FieldType::Param(&FieldType::List(&FieldType::Either(&FieldType::Text, &FieldType::Int(0, i64::MAX))));
 
 /// The folder in the work directory for outputs of other artifacts.
 const IN: &str = "in";
@@ -32,8 +36,17 @@ impl Kind for Command {
                     FieldType::List(&FieldType::Text),
                     "the program and its arguments; {in.ROLE}, {out}, {params.NAME}",
                 ),
-                Field::optional("inputs", FieldType::Map(&FieldType::Text), "role -> artifact or file"),
+                Field::optional(
+                    "inputs",
+                    FieldType::Map(&FieldType::Text),
+                    "role -> artifact, one shard of it, file, folder/ or glob",
+                ),
                 Field::required("outputs", FieldType::List(&FieldType::Path), "what it makes, relative to the project"),
+                Field::optional(
+                    "each",
+                    FieldType::Either(&LIST, &FieldType::Map(&LIST)),
+                    "a shard an item, named {each}; of a table of lists a shard a combination, {each.NAME}",
+                ),
                 Field::optional("facts_file", FieldType::Path, "an output that is JSON: its figures become facts"),
                 Field::optional(
                     "env",
@@ -63,7 +76,7 @@ impl Kind for Command {
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
-        let outputs: Vec<String> = cx.spec.texts("outputs").into_iter().map(|(t, _)| t).collect();
+        let outputs = outputs(cx)?;
         if outputs.is_empty() {
             return Err(cx.error("outputs", "`outputs` is empty: a stage that makes nothing proves nothing"));
         }
@@ -77,7 +90,8 @@ impl Kind for Command {
         let line = command_line(cx, &declaration.inputs, &outputs)?;
         declaration = declaration.param("run", line);
         if let Some(file) = cx.spec.text("facts_file") {
-            if !outputs.iter().any(|o| o == file) {
+            let file = filled(cx, file, &cx.spec.place("facts_file"), true)?;
+            if !outputs.contains(&file) {
                 return Err(cx.error("facts_file", format!("`facts_file` is `{file}`, which is not among `outputs`")));
             }
             declaration = declaration.param("facts_file", file);
@@ -115,6 +129,44 @@ impl Kind for Command {
     }
 }
 
+/// A text of the manifest with what stands for the shard put in; in a path as a file name.
+fn filled(cx: &Declare<'_>, text: &str, span: &Range<usize>, path: bool) -> Result<String> {
+    let Some(shard) = cx.shard else { return Ok(text.to_string()) };
+    let mut out = text.to_string();
+    let names = std::iter::once(("each".to_string(), &shard.key).to_owned());
+    let items = shard.items.iter().map(|(name, item)| (format!("each.{name}"), item));
+    for (name, item) in names.chain(items) {
+        let item = if path { slug(item) } else { item.clone() };
+        out = out.replace(&format!("{{{name}}}"), &item);
+    }
+    match path && out.contains("{each") {
+        true => Err(cx.manifest.source.error(span.clone(), format!("`{text}` names a list that `each` lacks"))),
+        false => Ok(out),
+    }
+}
+
+/// The outputs, which of every shard must be others.
+fn outputs(cx: &Declare<'_>) -> Result<Vec<String>> {
+    let mut out = Vec::new();
+    for (text, span) in cx.spec.texts("outputs") {
+        let path = filled(cx, &text, &span, true)?;
+        if let Some(shard) = cx.shard {
+            let names_all = text.contains("{each}")
+                || (!shard.items.is_empty()
+                    && shard.items.iter().all(|(n, _)| text.contains(&format!("{{each.{n}}}"))));
+            if !names_all {
+                return Err(cx
+                    .manifest
+                    .source
+                    .error(span, format!("every shard would make `{text}`"))
+                    .hint("put `{each}` into the path"));
+            }
+        }
+        out.push(path);
+    }
+    Ok(out)
+}
+
 fn inputs(cx: &Declare<'_>) -> Result<Vec<Input>> {
     let mut out = Vec::new();
     for (role, role_span, word, span) in cx.spec.map("inputs") {
@@ -122,14 +174,23 @@ fn inputs(cx: &Declare<'_>) -> Result<Vec<Input>> {
             let error = cx.manifest.source.error(role_span, format!("`{}` cannot be a role", role.escape_debug()));
             return Err(error.hint("a role has letters, digits and `_`"));
         }
-        let (from, path) = match cx.manifest.artifact(&word) {
-            Some(spec) => (InputFrom::Artifact(spec.name.clone()), format!("{IN}/{role}")),
-            None => {
-                let path: RelPath = word.parse().map_err(|why: String| {
-                    cx.manifest
-                        .source
-                        .error(span.clone(), format!("input `{role}` is `{}`: {why}", word.escape_debug()))
-                })?;
+        let word = filled(cx, &word, &span, false)?;
+        let wrong = |why: String| {
+            cx.manifest.source.error(span.clone(), format!("input `{role}` is `{}`: {why}", word.escape_debug()))
+        };
+        let shard: Option<NodeName> = word.parse().ok().filter(|n: &NodeName| n.key.is_some());
+        let (from, path) = match (cx.manifest.artifact(&word), shard) {
+            (Some(spec), _) => (InputFrom::Artifact(spec.name.clone()), format!("{IN}/{role}")),
+            (None, Some(shard)) if cx.manifest.artifact(shard.artifact.as_str()).is_some() => {
+                (InputFrom::Shard(shard), format!("{IN}/{role}"))
+            }
+            _ if FilePattern::looks_like(&word) => {
+                let pattern: FilePattern = word.parse().map_err(wrong)?;
+                let base = if pattern.base().is_empty() { "." } else { pattern.base() }.to_string();
+                (InputFrom::Files(pattern), base)
+            }
+            _ => {
+                let path: RelPath = word.parse().map_err(wrong)?;
                 (InputFrom::File(path.clone()), path.to_string())
             }
         };
@@ -146,6 +207,11 @@ fn command_line(cx: &Declare<'_>, inputs: &[Input], outputs: &[String]) -> Resul
         }
         if let Some(role) = name.strip_prefix("in.") {
             return inputs.iter().find(|i| i.role == role)?.path.clone();
+        }
+        if let Some(item) = name.strip_prefix("each") {
+            let shard = cx.shard?;
+            let named = |list: &str| shard.items.iter().find(|(n, _)| n == list).map(|(_, item)| item.clone());
+            return item.strip_prefix('.').map_or_else(|| Some(shard.key.clone()), named);
         }
         cx.manifest.params.get(name.strip_prefix("params.")?).map(ToString::to_string)
     };
@@ -223,7 +289,11 @@ fn link_inputs(action: &Action, workspace: &Workspace, work: &Path) -> Result<()
         let base = work.join(path);
         for file in files {
             let whole = !workspace.directories.contains(role);
-            let target: PathBuf = if whole { base.clone() } else { base.join(&file.path) };
+            let target: PathBuf = match (whole, input.files.is_empty()) {
+                (true, _) => base.clone(),
+                (false, true) => base.join(&file.path),
+                (false, false) => work.join(&file.path), // files of the project stand at their own paths
+            };
             if let Some(dir) = target.parent() {
                 std::fs::create_dir_all(dir).on("create", dir)?;
             }

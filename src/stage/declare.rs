@@ -2,13 +2,15 @@
 //!
 //! Pure but for the texts that it is handed.
 
-use super::{CHECK, Declare, UPLOAD, check_fact, kind, pages};
+use super::{CHECK, Declare, Shard, UPLOAD, check_fact, kind, pages};
+use crate::core::action::Shape;
 use crate::core::error::{Error, Result};
 use crate::core::gate;
 use crate::core::graph::{Body, Part, Upload};
-use crate::core::manifest::dom::join;
-use crate::core::manifest::{Manifest, Pool, Spec};
+use crate::core::manifest::dom::{Data, join};
+use crate::core::manifest::{Amount, MEMORY, Manifest, Pool, Spec};
 use crate::core::name::{ArtifactName, RelPath, nearest, slug};
+use crate::core::size;
 use crate::core::value::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,70 +62,138 @@ fn part(manifest: &Manifest, spec: &Spec, texts: &Texts) -> Result<Part> {
 fn stages(manifest: &Manifest, spec: &Spec, texts: &Texts) -> Result<Body> {
     let kind = kind(spec.kind)?;
     let resources = resources(manifest, spec)?;
-    let declare = |shard| {
+    let frozen = matches!(spec.node("frozen").map(|n| &n.data), Some(Data::Bool(true)));
+    let declare = |shard: Option<&Shard>| {
         let mut declaration = kind.declare(&Declare { manifest, spec, shard, texts })?;
         declaration.resources.extend(resources.clone());
+        declaration.frozen = frozen;
         Ok::<_, Error>(declaration)
     };
     if spec.node("each").is_none() {
         return Ok(Body::One(Box::new(declare(None)?)));
     }
-    let keys = shard_keys(manifest, spec)?;
-    let shards = keys.iter().enumerate().map(|(i, key)| Ok((key.clone(), declare(Some((i, key)))?)));
-    Ok(Body::Family(shards.collect::<Result<_>>()?))
+    let shards = shards(manifest, spec)?;
+    let shards: Vec<_> =
+        shards.into_iter().map(|shard| Ok((shard.key.clone(), declare(Some(&shard))?))).collect::<Result<_>>()?;
+    let mut made: BTreeMap<&str, &str> = BTreeMap::new();
+    for (key, declaration) in &shards {
+        let Shape::Paths(paths) = &declaration.shape else { continue };
+        if let Some((path, other)) = paths.iter().find_map(|p| Some((p, made.insert(p, key)?))) {
+            let message = format!("shards `{other}` and `{key}` of `{}` both make `{path}`", spec.name);
+            return Err(manifest.source.error(spec.place("outputs"), message).hint("put `{each}` into the path"));
+        }
+    }
+    Ok(Body::Family(shards))
 }
 
-fn shard_keys(manifest: &Manifest, spec: &Spec) -> Result<Vec<String>> {
+/// A graph of more shards is a mistake of a product.
+const MOST_SHARDS: usize = 1_000_000;
+
+/// The shards of `each`: a list's items, or the product of the lists of a table.
+fn shards(manifest: &Manifest, spec: &Spec) -> Result<Vec<Shard>> {
     let error = |message: String| manifest.source.error(spec.place("each"), message);
-    let Some(Value::List(items)) = manifest.value(spec, "each") else {
-        return Err(error("`each` takes an array, or `\"params.NAME\"` of one".into()));
-    };
-    let mut keys = Vec::new();
-    let mut seen = BTreeMap::new();
-    for item in &items {
-        let key = match item {
-            Value::Text(t) if !t.is_empty() => t.clone(),
-            Value::Int(i) => i.to_string(),
-            other => {
-                return Err(error(format!("an item of `each` is {}; it takes strings or integers", other.type_name())));
-            }
-        };
-        if key.chars().any(|c| c.is_control() || c == '[' || c == ']') || key.len() > 200 {
-            return Err(error(format!("`{}` cannot name a shard", key.escape_debug()))
-                .hint("a shard's key has at most 200 bytes, no control characters and no brackets"));
+    let mut shards = match manifest.value(spec, "each") {
+        Some(Value::List(items)) => {
+            let keys = items.iter().map(|item| item_key(item).map_err(error)).collect::<Result<Vec<_>>>()?;
+            keys.into_iter().map(|key| Shard { index: 0, key, items: vec![] }).collect()
         }
-        if let Some(other) = seen.insert(slug(&key).to_lowercase(), key.clone()) {
-            return Err(error(format!("`{other}` and `{key}` would be one shard")).hint(
+        Some(Value::Map(_)) => product(manifest, spec)?,
+        _ => return Err(error("`each` takes an array, or `\"params.NAME\"` of one".into())),
+    };
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    for (index, shard) in shards.iter_mut().enumerate() {
+        shard.index = index;
+        if let Some(other) = seen.insert(slug(&shard.key).to_lowercase(), shard.key.clone()) {
+            return Err(error(format!("`{other}` and `{}` would be one shard", shard.key)).hint(
                 "shards become folders: their names must differ in letters and digits, not only in case or signs",
             ));
         }
-        keys.push(key);
     }
-    if keys.is_empty() {
+    if shards.is_empty() {
         return Err(error("`each` is empty, so nothing would be made".into()));
     }
-    Ok(keys)
+    Ok(shards)
 }
 
-fn resources(manifest: &Manifest, spec: &Spec) -> Result<BTreeMap<String, usize>> {
-    let counts = spec.counts("resources");
-    for (pool, count) in &counts {
-        let error = |message: String| manifest.source.error(spec.place("resources"), message);
-        match manifest.pools.get(pool) {
-            None => {
-                let error = error(format!("artifact `{}` takes of pool `{pool}`, which [pools] lacks", spec.name));
-                return Err(match nearest(pool, manifest.pools.keys().map(String::as_str)) {
-                    Some(near) => error.hint(format!("did you mean `{near}`?")),
-                    None => error.hint(format!("add `{pool} = ...` to [pools]")),
-                });
-            }
-            Some(Pool::Count(all)) if count > all => {
-                return Err(error(format!("artifact `{}` takes {count} of pool `{pool}`, which has {all}", spec.name)));
-            }
-            _ => {}
-        }
+fn item_key(item: &Value) -> Result<String, String> {
+    let key = match item {
+        Value::Text(t) if !t.is_empty() => t.clone(),
+        Value::Int(i) => i.to_string(),
+        other => return Err(format!("an item of `each` is {}; it takes strings or integers", other.type_name())),
+    };
+    let bad = key.chars().any(|c| c.is_control() || c == '[' || c == ']') || key.len() > 200;
+    match bad {
+        true => Err(format!(
+            "`{}` cannot name a shard: it has at most 200 bytes, no control characters and no brackets",
+            key.escape_debug()
+        )),
+        false => Ok(key),
     }
-    Ok(counts)
+}
+
+/// Every combination of the lists' items, in the order of the file, the last list running fastest.
+fn product(manifest: &Manifest, spec: &Spec) -> Result<Vec<Shard>> {
+    let error = |message: String| manifest.source.error(spec.place("each"), message);
+    let mut all = vec![Shard { index: 0, key: String::new(), items: vec![] }];
+    for (name, items) in manifest.lists(spec, "each") {
+        let keys = items.iter().map(|item| item_key(item).map_err(error)).collect::<Result<Vec<_>>>()?;
+        if keys.len().saturating_mul(all.len()) > MOST_SHARDS {
+            return Err(error(format!("this product has more than {MOST_SHARDS} shards")));
+        }
+        let with = |shard: &Shard, key: &String| {
+            let mut items = shard.items.clone();
+            items.push((name.clone(), key.clone()));
+            let joined = if shard.key.is_empty() { key.clone() } else { format!("{},{key}", shard.key) };
+            Shard { index: 0, key: joined, items }
+        };
+        all = all.iter().flat_map(|shard| keys.iter().map(move |key| with(shard, key))).collect();
+    }
+    all.retain(|shard| !shard.items.is_empty());
+    Ok(all)
+}
+
+/// What a stage takes of the pools, which have to be there, to be counted alike, and to have as much.
+fn resources(manifest: &Manifest, spec: &Spec) -> Result<BTreeMap<String, usize>> {
+    let mut taken = BTreeMap::new();
+    for (pool, amount) in spec.resources() {
+        let error = |message: String| {
+            manifest.source.error(spec.place("resources"), format!("artifact `{}` {message}", spec.name))
+        };
+        let Some(known) = manifest.pools.get(&pool) else {
+            let error = error(format!("takes of pool `{pool}`, which [pools] lacks"));
+            return Err(match nearest(&pool, manifest.pools.keys().map(String::as_str)) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error.hint(format!("add `{pool} = ...` to [pools]")),
+            });
+        };
+        let all = match known {
+            Pool::Auto => usize::MAX,
+            Pool::Count(all) => *all,
+            Pool::Ids(ids) => ids.len(),
+            Pool::Size(bytes) => usize::try_from(*bytes).unwrap_or(usize::MAX),
+        };
+        let of_bytes = matches!(known, Pool::Size(_)) || (*known == Pool::Auto && pool == MEMORY);
+        let (count, shown) = match amount {
+            Amount::Count(count) if !of_bytes => (count, (count.to_string(), all.to_string())),
+            Amount::Size(bytes) if of_bytes => {
+                let count = usize::try_from(bytes).unwrap_or(usize::MAX);
+                (count, (size::show(bytes), size::show(all as u64)))
+            }
+            Amount::Count(count) => {
+                let error = error(format!("takes {count} of pool `{pool}`, which is a size"));
+                return Err(error.hint(format!("write a size too, with its unit: `{pool} = \"4GB\"`")));
+            }
+            Amount::Size(_) => {
+                let error = error(format!("takes a size of pool `{pool}`, which is counted"));
+                return Err(error.hint(format!("write a count: `{pool} = 1`")));
+            }
+        };
+        if count > all {
+            return Err(error(format!("takes {} of pool `{pool}`, which has {}", shown.0, shown.1)));
+        }
+        taken.insert(pool, count);
+    }
+    Ok(taken)
 }
 
 fn gates(manifest: &Manifest, spec: &Spec) -> Result<Body> {

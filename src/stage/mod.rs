@@ -113,10 +113,21 @@ pub struct Declare<'a> {
     pub manifest: &'a Manifest,
     /// The artifact.
     pub spec: &'a Spec,
-    /// With `each`: the shard's number and key.
-    pub shard: Option<(usize, &'a str)>,
+    /// With `each`: the shard.
+    pub shard: Option<&'a Shard>,
     /// Texts of templates, by path.
     pub texts: &'a Texts,
+}
+
+/// One shard of an artifact with `each`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// Its number in the list, or in the product of the lists, the last of them running fastest.
+    pub index: usize,
+    /// Its key: `Siamese`; of a product `Siamese,0`.
+    pub key: String,
+    /// Of a product: the item of each list, by the list's name.
+    pub items: Vec<(String, String)>,
 }
 
 impl Declare<'_> {

@@ -22,6 +22,8 @@ const HANDED_THROUGH: [&str; 8] =
     ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"];
 /// How long a program may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long what it started may take to end after it.
+const REST: Duration = Duration::from_secs(1);
 /// How long the log's filter may take after the program's end.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -31,8 +33,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// It cannot be started, it took longer than its `timeout`, or the build was interrupted.
 pub fn run(program: &Path, args: &[&str], action: &Action, workspace: &Workspace, work: &Path) -> Result<ExitStatus> {
     let (mut child, drained) = spawn(program, args, action, workspace, work)?;
+    workspace.cancel.began(group(&child).as_raw());
     let ended = wait(&mut child, program, workspace);
     let _ = killpg(group(&child), Signal::SIGKILL); // what it left in the background
+    workspace.cancel.ended(group(&child).as_raw());
     if let Some(drained) = drained {
         let _ = drained.recv_timeout(DRAIN); // a program that hides from its group may hold the pipe: not for ever
     }
@@ -53,7 +57,7 @@ fn spawn(
     command.envs(HANDED_THROUGH.iter().filter_map(|n| Some((*n, std::env::var_os(n)?))));
     command.env("HFBUILD", "1").env("PYTHONHASHSEED", "0").env("PYTHONDONTWRITEBYTECODE", "1");
     command.envs(action.env.iter().filter_map(|(k, v)| Some((k, v.as_ref()?))));
-    command.envs(&workspace.secrets);
+    command.envs(&workspace.secrets).envs(&workspace.pinned);
     // SAFETY: between fork and exec only one async-signal-safe system call is made. It ties the program's life to this
     // thread's, which waits for it: if hfbuild is killed, its program does not go on writing.
     unsafe {
@@ -92,13 +96,18 @@ fn wait(child: &mut Child, program: &Path, workspace: &Workspace) -> Result<Exit
     }
 }
 
-/// TERM to the process group, a grace, then KILL.
+/// TERM to the process group, a grace for all of it (a short one where only what the program started is left), then KILL.
 fn stop(child: &mut Child) {
     let _ = killpg(group(child), Signal::SIGTERM); // it may have ended by itself
-    let begun = Instant::now();
-    while begun.elapsed() < GRACE {
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            break;
+    let mut end = Instant::now() + GRACE;
+    let mut left = false;
+    while Instant::now() < end {
+        if !left && matches!(child.try_wait(), Ok(Some(_))) {
+            left = true;
+            end = end.min(Instant::now() + REST);
+        }
+        if left && killpg(group(child), None).is_err() {
+            break; // nobody is left
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -143,6 +152,11 @@ pub fn failed(name: &str, status: ExitStatus, workspace: &Workspace) -> Error {
     let tail: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(8).collect();
     for line in tail.into_iter().rev() {
         error = error.cause(mask(line, &workspace.secrets));
+    }
+    if text.trim().is_empty()
+        && let Err(full) = workspace.say(&error.to_string())
+    {
+        error = error.cause(full.to_string()); // a full disk takes the program's own words too
     }
     if ["No such file or directory", "FileNotFoundError", "ModuleNotFoundError"].iter().any(|w| text.contains(w)) {
         return error

@@ -71,10 +71,10 @@ impl Kind for Samples {
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
         let from = cx.artifact_of("from", &["onnx"])?;
-        let (index, key) = cx.shard.ok_or_else(|| cx.error("each", "`samples` takes `each`"))?;
+        let shard = cx.shard.ok_or_else(|| cx.error("each", "`samples` takes `each`"))?;
         let mut declaration = Declaration::new("samples", self.version(), Shape::Dir)
-            .param("label", index)
-            .param("name", key)
+            .param("label", shard.index)
+            .param("name", shard.key.as_str())
             .param("device", cx.spec.text("device").unwrap_or("auto"))
             .input("graph", InputFrom::Artifact(from.clone()), cx.spec.place("from"));
         for name in ["count", "steps", "seed"] {

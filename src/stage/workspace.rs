@@ -7,11 +7,13 @@ use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::FactSet;
 use crate::core::name::ArtifactName;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One file of an input.
 #[derive(Debug, Clone)]
@@ -24,22 +26,46 @@ pub struct InputFile {
     pub digest: Digest,
 }
 
-/// Whether to go on.
+/// Whether to go on, and what has to end where it is not.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicU8>);
+pub struct Cancel(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    how: AtomicU8,
+    /// Process groups of programs that run.
+    groups: Mutex<BTreeSet<i32>>,
+}
 
 impl Cancel {
     /// Asks everything to stop, as `kind` says ([`ErrorKind::Interrupted`] or [`ErrorKind::Terminated`]).
     pub fn stop(&self, kind: ErrorKind) {
-        self.0.store(if kind == ErrorKind::Terminated { 2 } else { 1 }, Ordering::SeqCst);
+        self.0.how.store(if kind == ErrorKind::Terminated { 2 } else { 1 }, Ordering::SeqCst);
     }
     /// How it was stopped, if it was.
     pub fn stopped(&self) -> Option<ErrorKind> {
-        match self.0.load(Ordering::SeqCst) {
+        match self.0.how.load(Ordering::SeqCst) {
             0 => None,
             2 => Some(ErrorKind::Terminated),
             _ => Some(ErrorKind::Interrupted),
         }
+    }
+    /// A program runs as this process group.
+    pub fn began(&self, group: i32) {
+        self.groups().insert(group);
+    }
+    /// It has ended, with all that it started.
+    pub fn ended(&self, group: i32) {
+        self.groups().remove(&group);
+    }
+    /// Ends every program that runs at once, with all that it started: for a second signal, which waits for nothing.
+    pub fn kill(&self) {
+        for group in self.groups().iter() {
+            let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL); // it may have ended by itself
+        }
+    }
+    fn groups(&self) -> MutexGuard<'_, BTreeSet<i32>> {
+        self.0.groups.lock().unwrap_or_else(PoisonError::into_inner) // a set is whole after every step
     }
     /// An error where it was stopped.
     pub fn check(&self) -> Result<()> {
@@ -62,6 +88,8 @@ pub struct Workspace {
     pub facts: BTreeMap<ArtifactName, FactSet>,
     /// Environment values that are handed through unkeyed and unlogged.
     pub secrets: BTreeMap<String, String>,
+    /// Environment that says which tokens of pools the stage holds. Not part of the action: the result is the same on any.
+    pub pinned: BTreeMap<String, String>,
     /// Roles whose input is a directory, however many files it holds.
     pub directories: BTreeSet<String>,
     /// Milliseconds until a command is stopped.

@@ -18,6 +18,17 @@ pub struct Blobs {
     tmp: PathBuf,
 }
 
+/// A blob as it lies there; nothing of it was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Its name.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// When it was written.
+    pub modified: std::time::SystemTime,
+}
+
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Blobs {
@@ -32,14 +43,21 @@ impl Blobs {
         self.root.join(&hex[..2]).join(hex)
     }
 
-    /// Takes a file in by rename; its digest was computed by the caller from this very file.
+    /// Takes a file in by rename; its digest was computed by the caller from this very file. A whole blob that is there
+    /// already stays: somebody may be reading it, and programs notice when a file is replaced meanwhile.
     pub fn take(&self, file: &Path, digest: &Digest) -> Result<()> {
         let path = self.path(digest);
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).on("create", dir)?;
         }
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o444)).on("make read-only", file)?;
-        std::fs::rename(file, &path).on("rename into the store", file)
+        if rename_new(file, &path).on("rename into the store as", &path)? {
+            return Ok(());
+        }
+        if hash::blake3_of(&path).ok() == Some(*digest) {
+            return std::fs::remove_file(file).on("remove", file);
+        }
+        std::fs::rename(file, &path).on("rename into the store as", &path)
     }
 
     /// Takes bytes in.
@@ -70,6 +88,38 @@ impl Blobs {
     /// Removes a damaged blob, so that a new one can take its place.
     pub fn discard(&self, digest: &Digest) {
         let _ = std::fs::remove_file(self.path(digest)); // if it stays, the next rename replaces it
+    }
+
+    /// Every blob that is there. Files whose names are no digests are nobody's here, and left alone.
+    pub fn all(&self) -> Result<Vec<Stored>> {
+        let mut all = Vec::new();
+        for entry in walkdir::WalkDir::new(&self.root).min_depth(2).max_depth(2) {
+            let entry = match entry.map_err(std::io::Error::from) {
+                Ok(entry) => entry,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::io("list", &self.root, &e)),
+            };
+            let Some(digest) = entry.file_name().to_str().and_then(|n| n.parse::<Digest>().ok()) else { continue };
+            if entry.file_type().is_file() && entry.path() == self.path(&digest) {
+                let meta = std::fs::symlink_metadata(entry.path()).on("stat", entry.path())?;
+                let modified = meta.modified().on("stat", entry.path())?;
+                all.push(Stored { digest, size: meta.len(), modified });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes a blob, and its folder where it was the last in it. One that is gone already is fine.
+    pub fn remove(&self, digest: &Digest) -> Result<()> {
+        let path = self.path(digest);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path, &e)),
+            _ => {}
+        }
+        if let Some(dir) = path.parent() {
+            let _ = std::fs::remove_dir(dir); // it holds others, mostly
+        }
+        Ok(())
     }
 
     /// Puts a blob at a place of the project, atomically: reflinked or copied beside it, then renamed over what is there.
@@ -110,6 +160,21 @@ impl Blobs {
     /// All digests of a blob, in one read.
     pub fn hash_all(&self, digest: &Digest) -> Result<hash::Read1> {
         hash::all_of(&self.path(digest))
+    }
+}
+
+/// Renames where nothing is in the way, in one step; `false`: something is, and nothing happened.
+fn rename_new(from: &Path, to: &Path) -> std::io::Result<bool> {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(nix::Error::EEXIST) => Ok(false),
+        // a file system that cannot do it in one step
+        Err(nix::Error::EINVAL | nix::Error::ENOSYS | nix::Error::ENOTSUP) if to.symlink_metadata().is_ok() => {
+            Ok(false)
+        }
+        Err(nix::Error::EINVAL | nix::Error::ENOSYS | nix::Error::ENOTSUP) => std::fs::rename(from, to).map(|()| true),
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -62,7 +62,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens for appending; a torn tail is closed with a newline, so that it stays its own damaged line.
+    /// Opens for appending; a torn tail, which never was a record, is cut off.
     pub fn open(path: &Path) -> Result<Writer> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).on("create", dir)?;
@@ -73,7 +73,12 @@ impl Writer {
             let mut last = [0];
             file.read_exact(&mut last).on("read", path)?;
             if last != *b"\n" {
-                file.write_all(b"\n").on("write", path)?;
+                let bytes = std::fs::read(path).on("read", path)?;
+                let tail = last_line(&bytes);
+                match parse::<serde::de::IgnoredAny>(tail) {
+                    Some(_) => file.write_all(b"\n").on("write", path)?, // whole but for its end
+                    None => file.set_len((bytes.len() - tail.len()) as u64).on("cut", path)?, // it never was a record
+                }
             }
         }
         Ok(Writer { file, path: path.into() })

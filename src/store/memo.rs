@@ -51,6 +51,22 @@ impl Signature {
             device: meta.dev(),
         }))
     }
+    /// Of a file below an open folder; `follow`: of what a symbolic link there leads to. `None`: no regular file, or it
+    /// cannot be told.
+    pub fn below(folder: &std::fs::File, path: &str, follow: bool) -> Option<Signature> {
+        use nix::fcntl::AtFlags;
+        let flags = if follow { AtFlags::empty() } else { AtFlags::AT_SYMLINK_NOFOLLOW };
+        let stat = nix::sys::stat::fstatat(folder, path, flags).ok()?;
+        let regular = stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFREG;
+        let ns = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+        regular.then(|| Signature {
+            size: stat.st_size as u64,
+            mtime: ns(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: ns(stat.st_ctime, stat.st_ctime_nsec),
+            inode: stat.st_ino,
+            device: stat.st_dev,
+        })
+    }
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size

@@ -9,6 +9,7 @@
 //! | `actions/log` | receipts and what is current, append-only, a checksum a line |
 //! | `publishes/log` | intents and publishes, likewise |
 //! | `memo/log` | stat memo and Hub digests, likewise; may be deleted at any time |
+//! | `memo/fresh` | what the last build that found nothing to do had looked at; may be deleted at any time |
 //! | `runs/<id>/` | events as JSON lines, a log a stage |
 //! | `displaced/<run>/` | files of the user's that stood where an output had to go |
 //! | `tmp/` | work directories; cleared by whoever takes the lock |
@@ -17,17 +18,21 @@
 //! Losing any of it costs work, never truth: a record without its blob is a miss. Does not know what a stage is.
 
 pub mod blobs;
+pub mod gc;
 pub mod hash;
 pub mod lock;
 pub mod log;
 pub mod memo;
 pub mod records;
+pub mod verify;
 
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use std::path::{Path, PathBuf};
 
 /// The layout's version. A store of another version is set aside, not read.
 const VERSION: &str = "1\n";
+/// How many runs keep their events and logs.
+const RUNS: usize = 20;
 
 /// The store's paths.
 #[derive(Debug, Clone)]
@@ -44,14 +49,17 @@ impl Store {
     pub fn open(project: &Path, tell: &dyn Fn(String)) -> Result<Store> {
         let root = project.join("cache");
         let version = root.join("VERSION");
-        match std::fs::read_to_string(&version) {
-            Ok(found) if found == VERSION => {}
+        match std::fs::read(&version) {
+            Ok(found) if found == VERSION.as_bytes() => {}
             Ok(_) => {
-                let aside = set_aside(&root)?;
-                tell(format!(
-                    "the cache is of another version: it is kept as `cache/{aside}`, and everything is made again"
-                ));
-                create(&root)?;
+                let _lock = lock::acquire(&root.join("lock"), true, tell)?; // a build may be at work in it
+                if std::fs::read(&version).ok().as_deref() != Some(VERSION.as_bytes()) {
+                    let aside = set_aside(&root)?;
+                    tell(format!(
+                        "the cache is of another version: it is kept as `cache/{aside}`, and everything is made again"
+                    ));
+                    create(&root)?;
+                }
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => create(&root)?,
             Err(e) => {
@@ -94,6 +102,14 @@ impl Store {
     pub fn memo_log(&self) -> PathBuf {
         self.data.join("memo/log")
     }
+    /// `cache/memo/fresh`
+    pub fn snapshot(&self) -> PathBuf {
+        self.data.join("memo/fresh")
+    }
+    /// `cache/VERSION`
+    pub fn root_version(&self) -> PathBuf {
+        self.root.join("VERSION")
+    }
     /// `cache/tmp`
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
@@ -116,10 +132,11 @@ impl Store {
     pub fn new_run(&self, id: &str) -> Result<PathBuf> {
         let dir = self.runs().join(id);
         std::fs::create_dir_all(&dir).on("create", &dir)?;
-        let mut old: Vec<_> =
-            std::fs::read_dir(self.runs()).on("list", self.runs())?.flatten().map(|e| e.path()).collect();
+        let entries = std::fs::read_dir(self.runs()).on("list", self.runs())?.flatten().map(|e| e.path());
+        // the new one stays even where the clock ran backwards and it sorts first
+        let mut old: Vec<_> = entries.filter(|path| *path != dir).collect();
         old.sort();
-        let surplus = old.len().saturating_sub(20);
+        let surplus = old.len().saturating_sub(RUNS - 1);
         for path in &old[..surplus] {
             let _ = std::fs::remove_dir_all(path); // a log that cannot be removed is no reason to stop
         }
@@ -161,8 +178,10 @@ fn create(root: &Path) -> Result<()> {
     let tag = root.join("CACHEDIR.TAG");
     let text = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory is a cache made by hfbuild.\n";
     std::fs::write(&tag, text).on("write", &tag)?;
-    let version = root.join("VERSION");
-    std::fs::write(&version, VERSION).on("write", &version)
+    // by rename: an empty VERSION would read as another version
+    let (version, new) = (root.join("VERSION"), root.join(format!("VERSION.{}", std::process::id())));
+    std::fs::write(&new, VERSION).on("write", &new)?;
+    std::fs::rename(&new, &version).on("rename to", &version)
 }
 
 /// Moves what the layout's version is about into a folder of its own; its name.

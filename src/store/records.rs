@@ -15,9 +15,19 @@ use std::sync::Arc;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum ActionRecord {
+pub(super) enum ActionRecord {
     Receipt(Arc<Receipt>),
     Current { node: NodeName, action: Digest },
+}
+
+impl ActionRecord {
+    /// Which node it makes stand for which action.
+    pub(super) fn says(&self) -> (&NodeName, Digest) {
+        match self {
+            ActionRecord::Receipt(receipt) => (&receipt.node, receipt.action_digest),
+            ActionRecord::Current { node, action } => (node, *action),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

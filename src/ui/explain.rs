@@ -33,7 +33,7 @@ fn changed(component: &Component, was: Option<&Value>, now: Option<&Value>, subj
         (_, None, _) => format!("{thing} is gone"),
         // digests of inputs say nothing to a person in a line: that it changed is enough
         (Some(was), Some(now), Component::Param(_)) if brief(was) == brief(now) => format!("{thing} changed"),
-        (Some(_), Some(_), Component::Input(_)) => format!("{thing} changed"),
+        (Some(_), Some(_), Component::Input(_) | Component::File(_)) => format!("{thing} changed"),
         (Some(was), Some(now), _) => format!("{thing} changed from {} to {}", brief(was), brief(now)),
     }
 }
@@ -47,6 +47,7 @@ fn thing(component: &Component, subject: Option<&str>) -> String {
             Some(subject) => format!("input `{subject}`"),
             None => format!("input `{role}`"),
         },
+        Component::File(path) => format!("file `{path}`"),
         Component::InputPath(role) => format!("the path of input `{role}`"),
         Component::Fact(name) => format!("fact `{name}`"),
         Component::Env(name) => format!("environment variable `{name}`"),

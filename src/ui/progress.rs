@@ -208,6 +208,9 @@ fn family(node: &str) -> Option<&str> {
     node.split_once('[').map(|(family, _)| family)
 }
 
+/// More names than these say no more to a reader.
+const MOST_NAMES: usize = 40;
+
 /// Names on one line, shards of a family taken together: `checkpoint, samples (13 shards)`.
 pub fn fold(nodes: &[String]) -> String {
     let mut out: Vec<(String, usize)> = Vec::new();
@@ -218,9 +221,14 @@ pub fn fold(nodes: &[String]) -> String {
             _ => out.push((name.to_string(), usize::from(shard))),
         }
     }
-    let names: Vec<_> = out
+    let more = out.len().saturating_sub(MOST_NAMES);
+    let mut names: Vec<_> = out
         .into_iter()
+        .take(MOST_NAMES)
         .map(|(name, shards)| if shards == 0 { name } else { format!("{name} ({})", count(shards, "shard")) })
         .collect();
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
     names.join(", ")
 }

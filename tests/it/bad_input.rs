@@ -231,7 +231,11 @@ fn an_input_that_is_not_there_is_refused_with_the_nearest_file() {
     let missing = |path: &str| format!("artifact `a` reads `{path}`, which nothing makes and is not there");
     with_files(&reads("evalute.py"), &missing("evalute.py"), "did you mean `evaluate.py`?");
     with_files(&reads("zzz"), &missing("zzz"), "paths are relative to the project's root");
-    with_files(&reads("data"), "artifact `a` reads `data`, which is a directory", "name the files in it");
+    with_files(
+        &reads("data"),
+        "artifact `a` reads `data`, which is a directory",
+        "a command takes all that is in it as",
+    );
     with_files(&reads("../x"), "input `s` is `../x`: a path may not leave the project (`..`)", "");
 }
 
@@ -261,7 +265,11 @@ fn shards_that_nobody_could_tell_apart_are_refused() {
     refused(&family("«[\"Cat\", \"cat\"]»"), "`Cat` and `cat` would be one shard", hint);
     refused(&family("«[\"Cat\", \"Cat\"]»"), "`Cat` and `Cat` would be one shard", hint);
     refused(&family("«[]»"), "`each` is empty, so nothing would be made", "");
-    refused(&family("«[\"a]b\"]»"), "`a]b` cannot name a shard", "a shard's key has at most 200 bytes,");
+    refused(
+        &family("«[\"a]b\"]»"),
+        "`a]b` cannot name a shard: it has at most 200 bytes, no control characters and no brackets",
+        "",
+    );
 }
 
 #[test]
@@ -407,8 +415,7 @@ fn what_is_no_toml_is_refused_at_its_place() {
 
 #[test]
 fn a_manifest_that_cannot_be_read_is_refused() {
-    let project = Project::empty();
-    std::fs::write(project.path("publish.toml"), [HEAD.as_bytes(), b"[params]\nx = \"\xff\"\n"].concat()).unwrap();
+    let project = project_with_bytes(b"[params]\nx = \"\xff\"\n");
     project.run(&["plan"]).code(2).says("error: `publish.toml` is no UTF-8 text: line 6, byte ");
     let project = Project::empty();
     std::fs::create_dir(project.path("publish.toml")).unwrap();
@@ -416,6 +423,52 @@ fn a_manifest_that_cannot_be_read_is_refused() {
     let run = Project::empty().run(&["plan"]).code(2).says("error: there is no `publish.toml` in `");
     run.says("hint: run hfbuild in the project's root, or name it with `-C DIR`");
     Project::empty().run(&["-C", "nowhere", "plan"]).code(2).says("error: cannot open `nowhere`");
+}
+
+#[test]
+fn a_manifest_of_a_gigabyte_is_refused_unread() {
+    let project = Project::empty();
+    let file = std::fs::File::create(project.path("publish.toml")).expect("a file");
+    file.set_len(1 << 30).expect("a gigabyte of nothing");
+    let run = project.run(&["plan"]).code(2);
+    run.says("error: `publish.toml` has 1073741824 bytes, and 268435456 is the most that is read\n");
+    file.set_len(200 << 20).expect("zeros");
+    project.run(&["plan"]).code(2).says("error: this is not TOML: ").says("--> publish.toml:1:1\n");
+}
+
+#[test]
+fn names_and_paths_that_no_file_system_or_terminal_should_see_are_refused() {
+    let control = "a path holds no control characters and no backslash";
+    for bad in ["a\\nb", "a\\u0000b", "a\\u001b[31mb", "a\\\\b"] {
+        let outputs = format!("[artifact.a]\nkind = \"command\"\nrun = [\"true\"]\noutputs = [«\"{bad}\"»]\n");
+        let run = planned_marked(&outputs).says(control);
+        assert!(run.stderr.chars().all(|c| c == '\n' || !c.is_control()), "{:?}", run.stderr);
+        planned_marked(&command("a", &format!("inputs = {{ x = «\"{bad}\"» }}"))).says(control);
+    }
+    for bad in ["/etc/x", "../x", "x/../../y", "x//y", "./x", ""] {
+        planned_marked(&format!("[artifact.f]\nkind = \"files\"\npaths = [«\"{bad}\"»]\n"));
+    }
+    for bad in ["a\\nb", "a\\u0000b", "", "a/b", "a.b"] {
+        let text = format!("[artifact.«\"{bad}\"»]\nkind = \"command\"\nrun = [\"true\"]\noutputs = [\"x\"]\n");
+        planned_marked(&text);
+    }
+    let nul = project_with_bytes(b"[params]\nx = \"\0\"\n");
+    nul.run(&["plan"]).code(2).says("error: this is not TOML: ").says("--> publish.toml:6:6\n");
+}
+
+/// Plans the marked manifest: exit code 2, and the place is the mark's.
+#[track_caller]
+fn planned_marked(text: &str) -> Run {
+    let (text, line, column) = marked(&manifest(text));
+    let run = Project::with(&text).run(&["plan"]).code(2).says(&format!("--> publish.toml:{line}:{column}\n"));
+    run.never_says("panicked").never_says("this is a bug")
+}
+
+/// `HEAD` and bytes after it.
+fn project_with_bytes(rest: &[u8]) -> Project {
+    let project = Project::empty();
+    std::fs::write(project.path("publish.toml"), [HEAD.as_bytes(), rest].concat()).expect("a file");
+    project
 }
 
 #[test]
@@ -446,14 +499,14 @@ fn a_wrong_command_line_is_refused_with_the_nearest_right_one() {
 }
 
 #[test]
-fn a_chain_of_20_000_artifacts_is_planned_and_a_ring_of_them_refused() {
-    const LENGTH: usize = 20_000;
+fn a_chain_of_100_000_artifacts_is_planned_and_a_ring_of_them_refused() {
+    const LENGTH: usize = 100_000;
     let before = |i: usize| format!("inputs = {{ p = \"n{}\" }}", (i + LENGTH - 1) % LENGTH);
     let ring: Vec<String> = (0..LENGTH).map(|i| command(&format!("n{i}"), &before(i))).collect();
     let chain = command("n0", "") + &ring[1..].concat();
     let begun = Instant::now();
     let run = Project::with(&manifest(&chain)).run(&["plan"]).code(0);
-    assert_eq!(run.summary(), "hfbuild: would run 1 stage, 19999 pending");
+    assert_eq!(run.summary(), "hfbuild: would run 1 stage, 99999 pending");
     let run = Project::with(&manifest(&ring.concat())).run(&["plan"]).code(2).says("error: a cycle: `n0` needs ");
     assert!(run.stderr.len() < 1000, "a wall of names: {} bytes", run.stderr.len());
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
@@ -463,7 +516,7 @@ fn a_chain_of_20_000_artifacts_is_planned_and_a_ring_of_them_refused() {
 fn open(bytes: &[u8]) -> Result<(), TestCaseError> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(dir.path().join("publish.toml"), bytes).expect("a file");
-    if let Err(error) = Opened::open(dir.path()) {
+    if let Err(error) = Opened::open(dir.path(), &Default::default()) {
         prop_assert_eq!(error.kind().exit_code(), 2, "{}", error);
         let shown = hfbuild::ui::error::render(&error, false);
         prop_assert!(shown.starts_with("error: "), "{}", shown);

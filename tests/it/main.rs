@@ -3,12 +3,20 @@
 mod support;
 
 mod bad_input;
+mod check;
+mod checklist;
 mod commands;
 mod crash;
+mod damage;
+mod every_effect;
+mod graphs;
 mod laws;
 mod publish;
 mod python;
 mod readme;
 mod regressions;
+mod resources;
+mod settings;
+mod store;
 mod story;
 mod tidy;

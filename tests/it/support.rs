@@ -1,8 +1,9 @@
 //! A project in a temporary folder, the hfbuild binary, and the Python environment that tests make themselves.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// The repository's root.
 pub fn root() -> &'static Path {
@@ -170,6 +171,23 @@ pub fn run(command: &mut Command) -> Run {
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
     }
+}
+
+/// The library of `tests/native/NAME.c`, to be preloaded; compiled once a process.
+pub fn native(name: &str) -> PathBuf {
+    static MADE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let library = target.join(format!("{name}.so"));
+    let mut made = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if !made.contains(name) {
+        let source = root().join(format!("tests/native/{name}.c"));
+        let new = target.join(format!("{name}-{}.so", std::process::id()));
+        let compiled = run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&new).arg(&source));
+        assert_eq!(compiled.code, 0, "{} cannot be compiled:\n{}", source.display(), compiled.stderr);
+        std::fs::rename(&new, &library).expect("the library");
+        made.insert(name.to_string());
+    }
+    library
 }
 
 /// The Python of an environment with the packages of `tests/python/requirements.txt`, made once and kept in the target

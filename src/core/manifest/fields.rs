@@ -6,6 +6,7 @@
 use crate::core::error::Error;
 use crate::core::manifest::dom::{Data, Node, Source, Table};
 use crate::core::name::{ArtifactName, RelPath, nearest};
+use crate::core::size;
 use crate::core::value::Value;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub enum FieldType {
     Bool,
     /// An integer from the first to the second number, both allowed.
     Int(i64, i64),
+    /// A size in bytes, with its unit.
+    Size,
     /// A number, whole or not, above zero where `true`.
     Number(bool),
     /// An array of these.
@@ -78,6 +81,7 @@ impl FieldType {
             FieldType::Bool => "`true` or `false`".into(),
             FieldType::Int(low, high) if *high == i64::MAX => format!("an integer of {low} or more"),
             FieldType::Int(low, high) => format!("an integer from {low} to {high}"),
+            FieldType::Size => "a size such as `\"16GB\"`".into(),
             FieldType::Number(true) => "a number above zero".into(),
             FieldType::Number(false) => "a number".into(),
             FieldType::List(of) => format!("an array, each item {}", of.expected()),
@@ -103,6 +107,7 @@ impl FieldType {
             FieldType::Artifact => "\"checkpoint\"".into(),
             FieldType::Bool => "true".into(),
             FieldType::Int(low, _) => low.max(&1).to_string(),
+            FieldType::Size => "\"16GB\"".into(),
             FieldType::Number(_) => "1.5".into(),
             FieldType::List(of) => format!("[{}]", of.example()),
             FieldType::Map(of) => format!("{{ name = {} }}", of.example()),
@@ -116,6 +121,15 @@ impl FieldType {
         }
     }
 
+    /// A value that it takes, of the type that was written where it takes one.
+    fn example_like(&self, data: &Data) -> String {
+        match (self, data) {
+            (FieldType::Either(FieldType::Int(..), other), Data::Text(_)) => other.example_like(data),
+            (FieldType::Either(first @ FieldType::Either(..), _), _) => first.example_like(data),
+            _ => self.example(),
+        }
+    }
+
     /// The JSON Schema of what it takes.
     pub fn schema(&self) -> serde_json::Value {
         match self {
@@ -124,6 +138,7 @@ impl FieldType {
             FieldType::Bool => json!({"type": "boolean"}),
             FieldType::Int(low, high) if *high == i64::MAX => json!({"type": "integer", "minimum": low}),
             FieldType::Int(low, high) => json!({"type": "integer", "minimum": low, "maximum": high}),
+            FieldType::Size => json!({"type": "string", "pattern": size::PATTERN}),
             FieldType::Number(true) => json!({"type": "number", "exclusiveMinimum": 0}),
             FieldType::Number(false) => json!({"type": "number"}),
             FieldType::List(of) => json!({"type": "array", "items": of.schema()}),
@@ -200,6 +215,7 @@ impl Check<'_> {
             (FieldType::Artifact, Data::Text(t)) => self.parsed::<ArtifactName>(node, t, what, out),
             (FieldType::Bool, Data::Bool(_)) | (FieldType::Number(false), Data::Int(_) | Data::Float(_)) => {}
             (FieldType::Int(low, high), Data::Int(i)) if i >= low && i <= high => {}
+            (FieldType::Size, Data::Text(t)) if size::parse(t).is_some() => {}
             (FieldType::Number(true), Data::Int(i)) if *i > 0 => {}
             (FieldType::Number(true), Data::Float(f)) if *f > 0.0 => {}
             (FieldType::List(of), Data::Array(items)) => {
@@ -240,7 +256,7 @@ impl Check<'_> {
             _ => node.type_name().to_string(),
         };
         let message = format!("{what} takes {}, not {found}", ty.expected());
-        self.source.error(node.span.clone(), message).hint(format!("for example `{}`", ty.example()))
+        self.source.error(node.span.clone(), message).hint(format!("for example `{}`", ty.example_like(&node.data)))
     }
 
     fn choice(&self, node: &Node, words: &[&'static str], text: &str, what: &str, out: &mut Vec<Error>) {

@@ -1,18 +1,21 @@
 //! The manifest `publish.toml`, read into validated types with places.
 //!
-//! Knows the fixed tables (`project`, `hub`, `params`, `declared`, `pools`) and, through the table of kinds that it is
+//! Knows the fixed tables (`project`, `hub`, `params`, `profile`, `declared`, `pools`) and, through the table of kinds that it is
 //! handed, every artifact's keys. Does not read files and does not know what a kind does.
 
 pub mod dom;
 pub mod fields;
+pub mod overlay;
 
 use crate::core::error::{Error, Result};
 use crate::core::fill::fill;
 use crate::core::name::{ArtifactName, nearest};
+use crate::core::size;
 use crate::core::value::Value;
 use dom::{Data, Node, Source, Table, join};
 use fields::{Check, Field, FieldType, check_table, schema_of};
-use std::collections::{BTreeMap, HashMap};
+use overlay::{Overlay, Settings};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 /// What the manifest needs to know of a kind.
@@ -59,6 +62,8 @@ pub struct Manifest {
     pub pools: BTreeMap<String, Pool>,
     /// The artifacts in the order of the file.
     pub artifacts: Vec<Spec>,
+    /// What a profile or the command line changed in it.
+    pub overlay: Overlay,
     by_name: HashMap<String, usize>,
 }
 
@@ -123,14 +128,30 @@ pub struct Declared {
     pub source: String,
 }
 
-/// A named resource with a count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A named resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pool {
     /// As many as this machine has.
     Auto,
+    /// So many, with the ids 0, 1, 2...
+    Count(usize),
+    /// These, by id.
+    Ids(Vec<String>),
+    /// So many bytes.
+    Size(u64),
+}
+
+/// What a stage takes of a pool, as the manifest says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amount {
     /// So many.
     Count(usize),
+    /// So many bytes.
+    Size(u64),
 }
+
+/// The pool that is the machine's memory where it is `auto`.
+pub const MEMORY: &str = "memory";
 
 /// One `[artifact.NAME]`, checked against its kind's keys.
 #[derive(Debug, Clone)]
@@ -148,7 +169,8 @@ pub struct Spec {
 pub const COMMON: &[Field] = &[
     Field::required("kind", FieldType::Text, "what makes this artifact"),
     Field::optional("after", FieldType::List(&FieldType::Artifact), "artifacts that must be done before; order only"),
-    Field::optional("resources", FieldType::Map(&FieldType::Int(0, 1 << 20)), "tokens of pools that the stage holds"),
+    Field::optional("frozen", FieldType::Bool, "whether the last result stands, whatever changes"),
+    Field::optional("resources", FieldType::Map(&AMOUNT), "tokens of pools that the stage holds"),
 ];
 
 const PROJECT: &[Field] = &[
@@ -166,32 +188,54 @@ const HUB: &[Field] = &[
     Field::optional("on_tag", FieldType::Choice(&["skip", "fail"]), "what to do where the tag is there already"),
     Field::optional("on_drift", FieldType::Choice(&["fail", "overwrite"]), "what to do where the remote drifted"),
 ];
+/// `[hub]` in a profile: any of its keys.
+const PROFILE_HUB: [Field; HUB.len()] = {
+    let mut fields = [HUB[0]; HUB.len()];
+    let mut at = 0;
+    while at < HUB.len() {
+        fields[at] = Field { required: false, ..HUB[at] };
+        at += 1;
+    }
+    fields
+};
+const PROFILE: &[Field] = &[
+    Field::optional("hub", FieldType::Table(&PROFILE_HUB), "keys of [hub] that are other with this profile"),
+    Field::optional("params", FieldType::Map(&FieldType::Any), "parameters that are other with this profile"),
+];
 const DECLARED: &[Field] = &[
     Field::required("value", FieldType::Any, "the figure"),
     Field::required("source", FieldType::Text, "who says so"),
 ];
-const POOL: FieldType = FieldType::Either(&FieldType::Int(0, 1 << 20), &FieldType::Choice(&["auto"]));
+const AMOUNT: FieldType = FieldType::Either(&FieldType::Int(0, 1 << 20), &FieldType::Size);
+const IDS: FieldType = FieldType::List(&FieldType::Either(&FieldType::Text, &FieldType::Int(0, 1 << 20)));
+const POOL: FieldType = FieldType::Either(&AMOUNT, &FieldType::Either(&IDS, &FieldType::Choice(&["auto"])));
 const TOP: &[Field] = &[
     Field::required("project", FieldType::Table(PROJECT), "name, version, licence"),
     Field::optional("hub", FieldType::Table(HUB), "where to publish"),
     Field::optional("params", FieldType::Map(&FieldType::Any), "settings of stages"),
+    Field::optional("profile", FieldType::Map(&FieldType::Table(PROFILE)), "other settings, chosen by --profile NAME"),
     Field::optional("declared", FieldType::Map(&FieldType::Table(DECLARED)), "figures that no file can prove"),
-    Field::optional("pools", FieldType::Map(&POOL), "named resources with counts"),
+    Field::optional("pools", FieldType::Map(&POOL), "named resources: a count, ids, a size, or `auto`"),
     Field::optional("artifact", FieldType::Map(&FieldType::Any), "the artifacts"),
 ];
 
-/// Reads a manifest. Every mistake that can be told apart is reported, not only the first.
-pub fn read(source: Source, kinds: &[KindInfo]) -> Result<Manifest> {
-    let top = dom::parse(&source)?;
+/// Reads a manifest, with the settings laid over it. Every mistake that can be told apart is reported, not only the
+/// first.
+pub fn read(source: Source, settings: &Settings, kinds: &[KindInfo]) -> Result<Manifest> {
+    let mut top = dom::parse(&source)?;
+    let mut problems = Vec::new();
+    let check = Check { source: &source, params: &BTreeMap::new() }; // no key of these tables takes a parameter
+    check_table(&top, 0..0, TOP, "the manifest", &check, &mut problems);
+    overlay::check_profiles(&top, &source, &mut problems);
+    check_hubs(&top, &source, &mut problems);
+    check_pools(&top, &source, &mut problems);
+    let overlay = overlay::lay(&mut top, &source, settings, &mut problems)?;
     let params = params_of(&top);
     let check = Check { source: &source, params: &params };
-    let mut problems = Vec::new();
-    check_table(&top, 0..0, TOP, "the manifest", &check, &mut problems);
     let artifacts = artifacts(&top, kinds, &check, &mut problems);
     problems.sort_by_key(|e| e.place().map_or(0, |p| p.start));
-    check_hub(&top, &source, &mut problems);
     if !problems.is_empty() {
-        return Err(join(problems));
+        return Err(join(problems.into_iter().map(|e| overlay.told(&source, e)).collect()));
     }
     let declared =
         table_at(&top, "declared").entries.iter().map(|(name, _, node)| (name.clone(), declared(node))).collect();
@@ -202,7 +246,7 @@ pub fn read(source: Source, kinds: &[KindInfo]) -> Result<Manifest> {
         .and_then(Node::as_table)
         .map(|table| Hub { tag: tag(table, &project).ok().flatten(), ..hub(table) });
     let by_name = artifacts.iter().enumerate().map(|(at, spec)| (spec.name.to_string(), at)).collect();
-    Ok(Manifest { project, hub, params, declared, pools, artifacts, by_name, source })
+    Ok(Manifest { project, hub, params, declared, pools, artifacts, overlay, by_name, source })
 }
 
 /// The JSON Schema of the manifest, out of the same tables that check it.
@@ -284,10 +328,16 @@ fn tag(table: &Table, project: &Project) -> Result<Option<String>, (String, &'st
     }
 }
 
-fn check_hub(top: &Table, source: &Source, problems: &mut Vec<Error>) {
-    let Some(table) = top.get("hub").and_then(Node::as_table) else { return };
+/// What the types of [hub]'s keys do not tell, there and in every profile.
+fn check_hubs(top: &Table, source: &Source, problems: &mut Vec<Error>) {
+    let project = project(&table_at(top, "project"));
+    let hubs = std::iter::once(top).chain(overlay::profiles(top).map(|(_, profile)| profile));
+    hubs.filter_map(|t| t.get("hub")?.as_table()).for_each(|hub| check_hub(hub, &project, source, problems));
+}
+
+fn check_hub(table: &Table, project: &Project, source: &Source, problems: &mut Vec<Error>) {
     let place = |key: &str| table.get(key).map_or(0..0, |n| n.span.clone());
-    if let Err((why, hint)) = tag(table, &project(&table_at(top, "project"))) {
+    if let Err((why, hint)) = tag(table, project) {
         problems.push(source.error(place("tag"), why).hint(hint));
     }
     let endpoint = text_of(table, "endpoint").unwrap_or_else(|| "embedded".into());
@@ -304,7 +354,42 @@ fn declared(node: &Node) -> Declared {
 }
 
 fn pool(node: &Node) -> Pool {
-    if let Data::Int(n) = node.data { Pool::Count(n as usize) } else { Pool::Auto }
+    match (amount(node), &node.data) {
+        (Some(Amount::Count(n)), _) => Pool::Count(n),
+        (Some(Amount::Size(bytes)), _) => Pool::Size(bytes),
+        (None, Data::Array(items)) => Pool::Ids(items.iter().filter_map(token).collect()),
+        (None, _) => Pool::Auto,
+    }
+}
+
+fn amount(node: &Node) -> Option<Amount> {
+    match &node.data {
+        Data::Int(n) => Some(Amount::Count(*n as usize)),
+        Data::Text(text) => size::parse(text).map(Amount::Size),
+        _ => None,
+    }
+}
+
+/// One id of a pool.
+fn token(node: &Node) -> Option<String> {
+    if let Data::Int(n) = node.data { Some(n.to_string()) } else { node.as_text().map(str::to_string) }
+}
+
+/// Ids stand side by side in a variable of the environment, and none of them is given to two stages.
+fn check_pools(top: &Table, source: &Source, problems: &mut Vec<Error>) {
+    for (name, _, node) in &table_at(top, "pools").entries {
+        let mut seen = BTreeSet::new();
+        for item in node.as_array().unwrap_or_default() {
+            let Some(id) = token(item) else { continue };
+            if id.contains(|c: char| c == ',' || c.is_whitespace() || c.is_control()) {
+                let error = source.error(item.span.clone(), format!("`{}` cannot be an id", id.escape_debug()));
+                problems.push(error.hint(format!("write each id by itself: `{name} = [\"0\", \"3\"]`")));
+            } else if !seen.insert(id.clone()) {
+                let error = source.error(item.span.clone(), format!("pool `{name}` has the id `{id}` twice"));
+                problems.push(error.hint("name each id once: two stages would be given the same"));
+            }
+        }
+    }
 }
 
 fn artifacts(top: &Table, kinds: &[KindInfo], check: &Check<'_>, problems: &mut Vec<Error>) -> Vec<Spec> {
@@ -373,6 +458,20 @@ impl Manifest {
         }
         Some(value)
     }
+
+    /// The lists of a table under `key`, in the order of the file, parameters replaced.
+    pub fn lists(&self, spec: &Spec, key: &str) -> Vec<(String, Vec<Value>)> {
+        let table = spec.table.get(key).and_then(Node::as_table).cloned().unwrap_or_default();
+        let list = |node: &Node| match node.to_value() {
+            Some(Value::List(items)) => items,
+            Some(Value::Text(text)) => {
+                let param = text.strip_prefix("params.").and_then(|name| self.params.get(name));
+                param.and_then(Value::as_list).map(<[Value]>::to_vec).unwrap_or_default()
+            }
+            _ => vec![],
+        };
+        table.entries.iter().map(|(name, _, node)| (name.clone(), list(node))).collect()
+    }
 }
 
 impl Spec {
@@ -392,6 +491,11 @@ impl Spec {
             Some((k.clone(), ks.clone(), n.as_text()?.to_string(), n.span.clone()))
         };
         table.entries.iter().filter_map(entry).collect()
+    }
+    /// What `resources` takes of each pool.
+    pub fn resources(&self) -> Vec<(String, Amount)> {
+        let table = self.table.get("resources").and_then(Node::as_table).cloned().unwrap_or_default();
+        table.entries.iter().filter_map(|(pool, _, n)| Some((pool.clone(), amount(n)?))).collect()
     }
     /// A table of whole numbers.
     pub fn counts(&self, key: &str) -> BTreeMap<String, usize> {

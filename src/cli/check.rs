@@ -1,0 +1,236 @@
+//! `check`: the gates alone, and with `--determinism` whether a stage makes the same twice.
+//!
+//! Asks the engine and prints what it says; decides nothing of its own.
+
+use super::{Failure, Global, build};
+use crate::core::error::{Error, ErrorKind, Result};
+use crate::core::gate::{Clause, Outcome};
+use crate::core::graph::{Graph, NodeId, Work};
+use crate::core::plan::{self, Plan, Settled, World};
+use crate::core::value::{Value, human_bytes};
+use crate::core::verdict::Verdict;
+use crate::exec::drive::{Cancel, Sink};
+use crate::exec::observe;
+use crate::exec::planning::plan_whole;
+use crate::exec::project::Project;
+use crate::exec::twice::{Against, Differing, Twice, What};
+use crate::store::memo::Memo;
+use crate::store::{Store, lock, records};
+use crate::ui::{count, explain as words};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::Arc;
+
+/// So many differences of a node are told without `--verbose`.
+const TOLD: usize = 4;
+
+fn talk(global: &Global, text: &str) {
+    if !global.quiet {
+        let _ = writeln!(std::io::stderr(), "hfbuild: {text}"); // a closed pipe ends the talk
+    }
+}
+
+/// `hfbuild check`
+pub fn gates(global: &Global) -> Result<(), Failure> {
+    let project = Project::open(&global.project, &global.settings())?;
+    let graph = &project.graph;
+    let gates: Vec<NodeId> = graph.ids().filter(|id| clause(graph, *id).is_some()).collect();
+    let wanted = graph.closure(&gates);
+    let store = Store::at(&project.root);
+    let history = records::load(&store)?.history;
+    let world = observe::observe(&project, &wanted, &history, &mut Memo::load(&store.memo_log())?)?;
+    let plan = plan::plan(graph, &wanted, &gates.iter().copied().collect(), &history, &world);
+    let mut lines = Vec::new();
+    for &id in &gates {
+        let (Some(decision), Some(clause)) = (&plan.decisions[id.index()], clause(graph, id)) else { continue };
+        let (word, text) = match &decision.outcome {
+            Some(outcome) if outcome.passed() => ("passed", judged(graph, &plan, &world, clause, outcome)),
+            Some(outcome) => ("refused", judged(graph, &plan, &world, clause, outcome)),
+            None => ("unknown", waits(graph, clause, &decision.verdict)),
+        };
+        lines.push((word, format!("{word:<7}  {}  {text}\n", graph.node(id).name)));
+    }
+    let _ = write!(std::io::stdout(), "{}", lines.iter().map(|(_, line)| line.as_str()).collect::<String>());
+    let counted = |word: &str| lines.iter().filter(|(w, _)| *w == word).count();
+    let words = [("passed", "passed"), ("refused", "refused"), ("unknown", "not known yet")];
+    let parts = words.iter().map(|(word, said)| (counted(word), said)).filter(|(n, _)| *n > 0);
+    let parts: Vec<_> = parts.map(|(n, said)| format!("{n} {said}")).collect();
+    match parts.is_empty() {
+        true => talk(global, "the manifest has no gates"),
+        false => talk(global, &format!("{}: {}", count(gates.len(), "gate"), parts.join(", "))),
+    }
+    if counted("unknown") > 0 {
+        talk(global, "run `hfbuild build` to know the rest");
+    }
+    // what was refused is said above; what is not known yet is no pass
+    match (counted("refused"), counted("unknown")) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::Many(vec![Error::new(ErrorKind::WorkToDo, "")])),
+        _ => Err(Failure::Many(vec![Error::new(ErrorKind::Gate, "")])),
+    }
+}
+
+fn clause(graph: &Graph, id: NodeId) -> Option<&Clause> {
+    if let Work::Gate(clause) = &graph.node(id).work { Some(clause) } else { None }
+}
+
+/// An outcome with its values, the bounds that the manifest names, and what was measured.
+fn judged(graph: &Graph, plan: &Plan, world: &World, clause: &Clause, outcome: &Outcome) -> String {
+    let mut text = words::outcome(outcome);
+    let bounds = clause.names.iter().filter(|n| n.len() == 2 && n[0] == "params");
+    for (name, value) in bounds.filter_map(|n| Some((n.join("."), world.params.get(&n[1])?))) {
+        text.push_str(&format!(", `{name}` is {}", words::brief(value)));
+    }
+    let shard = match outcome {
+        Outcome::Refused { shard, .. } | Outcome::Unmeasured { shard, .. } => shard.as_deref(),
+        Outcome::Passed { .. } => None,
+    };
+    let subjects = subjects(graph, plan, clause, shard);
+    if !subjects.is_empty() {
+        text.push_str(&format!(" (of {})", subjects.into_iter().collect::<Vec<_>>().join("; ")));
+    }
+    text
+}
+
+/// What the facts of a clause were measured on: of a family only where it is about one shard.
+fn subjects(graph: &Graph, plan: &Plan, clause: &Clause, shard: Option<&str>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for name in &clause.names {
+        let Some(artifact) = name.first().and_then(|root| root.parse().ok()) else { continue };
+        let about = graph.of(&artifact).iter().filter(|id| graph.node(**id).name.key.as_deref() == shard);
+        for receipt in about.filter_map(|id| plan.settled[id.index()].as_ref()) {
+            let Settled::Made(receipt) = receipt else { continue };
+            let fact = receipt.facts.values.get(&name[1..].join("."));
+            let subject = fact.and_then(|f| receipt.facts.subjects.get(f.of));
+            found.extend(subject.map(|s| format!("{}, {}", s.what, s.digest.short())));
+        }
+    }
+    found
+}
+
+/// Why a gate cannot be asked yet.
+fn waits(graph: &Graph, clause: &Clause, verdict: &Verdict) -> String {
+    let facts = clause.names.iter().filter(|n| {
+        n.len() > 1 && n.first().and_then(|root| root.parse().ok()).is_some_and(|a| !graph.of(&a).is_empty())
+    });
+    let facts: Vec<_> = facts.map(|n| format!("`{}`", n.join("."))).collect();
+    let facts = if facts.is_empty() { "it".to_string() } else { facts.join(", ") };
+    let artifacts = |names: &[crate::core::name::NodeName]| {
+        let names: BTreeSet<_> = names.iter().map(|n| n.artifact.to_string()).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    match verdict {
+        Verdict::Pending { on } => format!("{facts} is not known before this is up to date: {}", artifacts(on)),
+        Verdict::Blocked { by } => format!("{facts} is not known: blocked by {}", artifacts(by)),
+        _ => format!("{facts} is not known"),
+    }
+}
+
+/// `hfbuild check --determinism ARTIFACT...`
+pub fn determinism(global: &Global, targets: &[String]) -> Result<(), Failure> {
+    let project = Project::open(&global.project, &global.settings())?;
+    let asked = build::asked(&project, targets)?;
+    let store = Store::open(&project.root, &|text| talk(global, &text))?;
+    let _lock = lock::acquire(&store.lock_path(), true, &|text| talk(global, &text))?;
+    store.clear_tmp()?;
+    let loaded = records::load(&store)?;
+    let mut memo = Memo::load(&store.memo_log())?;
+    let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
+    let sink: Sink = Arc::new(|_| {});
+    let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
+    let cancel = Cancel::default();
+    let mut twice =
+        Twice { project: &project, store: &store, history: &loaded.history, memo, world, plan, cancel: cancel.clone() };
+    let nodes: Vec<NodeId> = asked.targets.iter().copied().collect();
+    nodes.iter().try_for_each(|id| twice.ready(*id))?;
+    let runtime = build::runtime()?;
+    let listener = runtime.spawn(listen(cancel.clone()));
+    let errors = run_each(global, &mut twice, &nodes);
+    listener.abort();
+    if let Some(kind) = cancel.stopped() {
+        return Err(Error::new(kind, "interrupted: nothing was kept").into());
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Failure::Many(errors)) }
+}
+
+/// Runs every node twice, says what came out, and goes on after a failure; all errors.
+fn run_each(global: &Global, twice: &mut Twice<'_>, nodes: &[NodeId]) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for &id in nodes {
+        let name = twice.project.graph.node(id).name.to_string();
+        if global.verbose {
+            talk(global, &format!("running {name} twice"));
+        }
+        let line = match twice.compare(id) {
+            Ok(result) if result.differing.is_empty() => format!("same  {name}  {}", count(result.files, "file")),
+            Ok(result) => {
+                errors.push(Error::stage("")); // what differs is said in its line
+                format!("differs  {name}  {}", differences(&result.differing, global.verbose))
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Terminated) => break,
+            Err(error) => {
+                errors.push(error);
+                format!("failed  {name}")
+            }
+        };
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+    errors
+}
+
+fn differences(all: &[Differing], every: bool) -> String {
+    let told = if every { all.len() } else { TOLD };
+    let mut parts: Vec<String> = all.iter().take(told).map(difference).collect();
+    if all.len() > told {
+        parts.push(format!("and {} more (--verbose names them)", all.len() - told));
+    }
+    parts.join("; ")
+}
+
+fn difference(differing: &Differing) -> String {
+    let (one, other) = match differing.against {
+        Against::Itself => ("the first run", "the second run"),
+        Against::Receipt => ("both runs", "the last build"),
+    };
+    let since = if differing.against == Against::Receipt { " (both runs and the last build)" } else { "" };
+    match &differing.what {
+        What::Content { path, sizes: (a, b), byte } => {
+            let sizes = if a == b { human_bytes(*a) } else { format!("{} and {}", human_bytes(*a), human_bytes(*b)) };
+            let byte = byte.map_or(String::new(), |n| format!(", first difference at byte {n}"));
+            format!("{path}: {sizes}{byte}{since}")
+        }
+        What::Path { path, first } => format!("{path}: made by {} only", if *first { one } else { other }),
+        What::Fact { name, values: (a, b) } => {
+            let (mut was, mut now) = (value(a.as_ref(), words::brief), value(b.as_ref(), words::brief));
+            if was == now {
+                // what is rounded or cut for people may look the same
+                (was, now) = (value(a.as_ref(), Value::to_string), value(b.as_ref(), Value::to_string));
+            }
+            format!("fact `{name}`: {was} and {now}{since}")
+        }
+    }
+}
+
+fn value(value: Option<&Value>, show: fn(&Value) -> String) -> String {
+    value.map_or("nothing".into(), show)
+}
+
+/// The first signal stops the stage, the second ends the process at once.
+async fn listen(cancel: Cancel) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    loop {
+        let kind = tokio::select! {
+            _ = interrupt.recv() => ErrorKind::Interrupted,
+            _ = terminate.recv() => ErrorKind::Terminated,
+        };
+        if cancel.stopped().is_some() {
+            cancel.kill();
+            std::process::exit(i32::from(kind.exit_code()));
+        }
+        cancel.stop(kind);
+    }
+}

@@ -1,0 +1,118 @@
+//! `gc`, `store verify`: looking after the cache.
+//!
+//! Reads sizes, takes the lock, says what was done. What goes and what stays is decided in `store`.
+
+use super::{Failure, Global};
+use crate::core::error::{Error, ErrorKind, Result};
+use crate::core::size;
+use crate::core::value::human_bytes;
+use crate::exec::project::Project;
+use crate::store::Store;
+use crate::store::gc::{self, Swept};
+use crate::store::lock::{self, Lock};
+use crate::store::verify::{self, Damaged, Found};
+use crate::ui;
+use std::io::Write;
+use std::path::Path;
+
+fn tell(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}"); // nobody to tell when the terminal is gone
+}
+
+/// The project's store with its lock; `None`, said so: there is none.
+fn locked(project: &Path) -> Result<Option<(Store, Lock)>> {
+    if !Store::at(project).exists() {
+        tell("hfbuild: there is no cache here");
+        return Ok(None);
+    }
+    let store = Store::open(project, &|text| tell(text))?;
+    let lock = lock::acquire(&store.lock_path(), true, &|text| tell(text))?;
+    Ok(Some((store, lock)))
+}
+
+/// `hfbuild gc --max-size SIZE`
+pub fn gc(global: &Global, max_size: &str, dry_run: bool) -> Result<(), Failure> {
+    let max = size(max_size)?;
+    let project = Project::open(&global.project, &global.settings())?;
+    let Some((store, _lock)) = locked(&project.root)? else { return Ok(()) };
+    if !dry_run {
+        store.clear_tmp()?;
+    }
+    let graph = &project.graph;
+    let swept = gc::sweep(&store, graph.ids().map(|id| &graph.node(id).name), max, dry_run)?;
+    tell(swept_line(&swept, max, dry_run));
+    Ok(())
+}
+
+fn swept_line(swept: &Swept, max: u64, dry_run: bool) -> String {
+    let (removed, gone) = (ui::count(swept.removed, "blob"), human_bytes(swept.removed_bytes));
+    let (kept, stay) = (swept.kept, human_bytes(swept.kept_bytes));
+    let mut line = match dry_run {
+        true => format!("hfbuild: would remove {removed} ({gone}) and keep {kept} ({stay})"),
+        false => format!("hfbuild: removed {removed} ({gone}), kept {kept} ({stay})"),
+    };
+    if swept.needed_bytes > max {
+        let whose = if swept.for_publishes { " and the last publishes" } else { "" };
+        let needed = human_bytes(swept.needed_bytes);
+        line.push_str(&format!("; {needed} are needed by the current manifest{whose}, more than {}", human_bytes(max)));
+    }
+    line
+}
+
+fn size(text: &str) -> Result<u64> {
+    size::parse(text.trim()).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("`--max-size` is a number and a unit, not `{}`", text.escape_debug()))
+            .hint("for example `20GB`, `1.5TB`, `512MiB`")
+    })
+}
+
+/// `hfbuild store verify`
+pub fn verify(global: &Global) -> Result<(), Failure> {
+    let project = global
+        .project
+        .canonicalize()
+        .map_err(|e| Error::io("open", &global.project, &e).with_kind(ErrorKind::Usage))?;
+    let Some((store, _lock)) = locked(&project)? else { return Ok(()) };
+    let found = verify::verify(&store)?;
+    let mut out = std::io::stdout().lock();
+    found_lines(&found).iter().for_each(|line| {
+        let _ = writeln!(out, "{line}"); // a closed pipe ends the talk
+    });
+    let _ = out.flush();
+    tell(found_line(&found));
+    match found.is_well() {
+        true => Ok(()),
+        false => Err(Failure::Many(vec![Error::new(ErrorKind::Io, "")])), // said above; this carries the exit code
+    }
+}
+
+fn found_lines(found: &Found) -> Vec<String> {
+    let mut lines = Vec::new();
+    for Damaged { digest, of } in &found.damaged {
+        let digest = digest.short();
+        match of.is_empty() {
+            true => lines.push(format!("a blob that nothing names is damaged ({digest})")),
+            false => lines.extend(of.iter().map(|output| format!("{output} is damaged ({digest})"))),
+        }
+    }
+    for (node, n) in &found.missing {
+        let are = if *n == 1 { "is" } else { "are" };
+        lines.push(format!("{node}: {} {are} missing", ui::count(*n, "blob")));
+    }
+    if found.lines > 0 {
+        lines.push(format!("{} of the logs left out as damaged", ui::count(found.lines, "line")));
+    }
+    lines
+}
+
+fn found_line(found: &Found) -> String {
+    let mut line = format!("hfbuild: {} ({}) verified", ui::count(found.blobs, "blob"), human_bytes(found.bytes));
+    let missing: usize = found.missing.values().sum();
+    for (n, what) in [(found.damaged.len(), "damaged"), (missing, "missing")] {
+        line.push_str(&format!(", {n} {what}"));
+    }
+    if found.lines > 0 {
+        line.push_str(&format!(", {} damaged", ui::count(found.lines, "record")));
+    }
+    line
+}
