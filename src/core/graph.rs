@@ -302,9 +302,7 @@ impl Graph {
         let keys = self.of(artifact).iter().filter_map(|id| self.node(*id).name.key.as_deref());
         match nearest(name.key.as_deref().unwrap_or_default(), keys) {
             Some(near) => error.hint(format!("did you mean `{artifact}[{near}]`?")),
-            None if self.families.contains(artifact) => {
-                error.hint(format!("shards are named by the items of its `each`"))
-            }
+            None if self.families.contains(artifact) => error.hint("shards are named by the items of its `each`"),
             None => error.hint(format!("`{artifact}` has no `each`: name it as a whole")),
         }
     }

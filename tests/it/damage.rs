@@ -88,7 +88,7 @@ fn inflict(damage: Damage, path: &Path) {
     let (was_dir, mut bytes) = (path.is_dir(), std::fs::read(path).unwrap_or_default());
     let mode = std::fs::metadata(path).expect("it is there").permissions();
     if damage == Unreadable {
-        let none = std::os::unix::fs::PermissionsExt::from_mode(0);
+        let none = std::os::unix::fs::PermissionsExt::from_mode(0o000);
         return std::fs::set_permissions(path, none).expect("its permissions");
     }
     remove(path);
@@ -135,7 +135,7 @@ fn reads_everything() -> bool {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("file");
     std::fs::write(&file, "").expect("a file");
-    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0)).expect("permissions");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("permissions");
     std::fs::read(&file).is_ok()
 }
 
