@@ -138,7 +138,7 @@ pub fn determinism(global: &Global, targets: &[String]) -> Result<(), Failure> {
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
     let sink: Sink = Arc::new(|_| {});
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
-    let cancel = Cancel::default();
+    let cancel = Cancel::guarded(std::env::current_exe().ok());
     let mut twice =
         Twice { project: &project, store: &store, history: &loaded.history, memo, world, plan, cancel: cancel.clone() };
     let nodes: Vec<NodeId> = asked.targets.iter().copied().collect();

@@ -71,6 +71,8 @@ pub struct Driver<'a> {
     verified: HashSet<Digest>,
     running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
     held: HashMap<NodeId, Held>,
+    /// The work directories of running stages, by number.
+    dirs: HashMap<NodeId, u32>,
     pools: Pools,
     run_dir: PathBuf,
     stopping: bool,
@@ -135,6 +137,7 @@ impl<'a> Driver<'a> {
             verified: HashSet::new(),
             running: JoinSet::new(),
             held: HashMap::new(),
+            dirs: HashMap::new(),
             run_dir: start.run_dir,
             stopping: false,
         })
@@ -152,6 +155,7 @@ impl<'a> Driver<'a> {
             remote.close().await;
         }
         outcome?;
+        self.store.clear_tmp()?;
         if let Err(error) = saved {
             self.emit(Event::Warning {
                 text: format!("the memo cannot be saved, so files are read again next time: {error}"),
@@ -169,7 +173,10 @@ impl<'a> Driver<'a> {
         let first = self.plan_first()?;
         self.report_fresh(&first);
         if let Some(key) = self.options.snapshot {
-            snapshot::remember(self.project, self.store, &first, &self.world, &self.memo, key)?;
+            let kept = snapshot::remember(self.project, self.store, &first, &self.world, &self.memo, key);
+            if let Err(error) = kept {
+                self.emit(Event::Warning { text: format!("that there is nothing to do is not remembered: {error}") });
+            }
         }
         let graph = &self.project.graph;
         let verdict = |id: NodeId| first.decisions[id.index()].as_ref().map(|d| &d.verdict);
@@ -312,8 +319,11 @@ impl<'a> Driver<'a> {
         if needed && !self.are_whole(&receipt.outputs, &receipt.node.to_string())? {
             return Ok(false);
         }
+        if let Err(error) = self.place(id, &receipt.outputs) {
+            self.fail(id, in_the_way(error));
+            return Ok(true);
+        }
         let node = &self.project.graph.node(id).name;
-        self.place(id, &receipt.outputs)?;
         self.recorder.current(node, receipt.action_digest)?;
         self.loaded.history.make_current(node, receipt.action_digest);
         self.emit(Event::Restored { node: node.to_string(), places: places.len() });
@@ -348,7 +358,9 @@ impl<'a> Driver<'a> {
         let Some(declaration) = graph.stage(id) else { return Ok(()) };
         let name = graph.node(id).name.to_string();
         let file = crate::core::name::slug(&name);
-        let dir = self.store.tmp().join(format!("{}-{file}", id.0));
+        let number = (0..).find(|n| !self.dirs.values().any(|taken| taken == n)).unwrap_or(id.0);
+        self.dirs.insert(id, number);
+        let dir = self.store.tmp().join(format!("work-{number}"));
         let log = self.run_dir.join(format!("{file}.log"));
         let mut workspace = work::workspace(
             graph,
@@ -402,18 +414,12 @@ impl<'a> Driver<'a> {
 
     fn finish(&mut self, id: NodeId, action: Action, digest: Digest, result: Result<Done>) -> Result<()> {
         self.held.remove(&id).into_iter().for_each(|held| self.pools.give_back(held));
+        self.dirs.remove(&id);
         let name = self.project.graph.node(id).name.clone();
         let done = match result {
             Ok(done) => done,
             Err(error) => {
-                if !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Terminated) {
-                    self.emit(Event::Failed { node: name.to_string(), error: error.to_string() });
-                    self.summary.failed += 1;
-                    self.summary.errors.push(error.within(&format!("`{name}`")));
-                }
-                self.settle(id, Settled::Failed);
-                self.stopping |= !self.options.keep_going;
-                self.spare();
+                self.fail(id, error);
                 return Ok(());
             }
         };
@@ -430,8 +436,14 @@ impl<'a> Driver<'a> {
             device: done.device,
         });
         self.verified.extend(receipt.outputs.iter().map(|o| o.digest));
-        self.place(id, &receipt.outputs)?;
+        let placed = self.place(id, &receipt.outputs);
         self.recorder.receipt(&receipt)?;
+        if let Err(error) = placed {
+            // what was made is kept, and the next run only has to put it there
+            self.loaded.history.add(receipt);
+            self.fail(id, in_the_way(error));
+            return Ok(());
+        }
         self.emit(Event::Finished {
             node: name.to_string(),
             seconds: receipt.seconds,
@@ -443,6 +455,18 @@ impl<'a> Driver<'a> {
         self.summary.ran += 1;
         self.settle(id, Settled::Made(receipt));
         Ok(())
+    }
+
+    fn fail(&mut self, id: NodeId, error: Error) {
+        let name = self.project.graph.node(id).name.to_string();
+        if !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Terminated) {
+            self.emit(Event::Failed { node: name.clone(), error: error.to_string() });
+            self.summary.failed += 1;
+            self.summary.errors.push(error.within(&format!("`{name}`")));
+        }
+        self.settle(id, Settled::Failed);
+        self.stopping |= !self.options.keep_going;
+        self.spare();
     }
 
     /// How many shards beside this one have not ended.
@@ -476,27 +500,33 @@ impl<'a> Driver<'a> {
     }
 
     pub(super) fn place_one(&mut self, path: &str, digest: &Digest, blobs: &crate::store::blobs::Blobs) -> Result<()> {
+        // looked at again: somebody may have changed it while the stage ran
+        self.world.placed.remove(path);
         observe::observe_place(&self.project.root, path, &mut self.memo, &mut self.world)?;
+        let is_link = std::fs::symlink_metadata(self.project.root.join(path)).is_ok_and(|m| m.is_symlink());
         match self.world.placed.get(path) {
             Some(there) if there == digest => return Ok(()),
-            Some(there) if !blobs.path(there).exists() && !self.is_ours(there) => {
-                let run = self.run_dir.file_name().unwrap_or_default();
-                let aside = self.store.displaced().join(run).join(path);
-                if let Some(dir) = aside.parent() {
-                    std::fs::create_dir_all(dir).on("create", dir)?;
-                }
-                let full = self.project.root.join(path);
-                std::fs::rename(&full, &aside).on("move aside", &full)?;
-                let to = aside.strip_prefix(&self.project.root).unwrap_or(&aside).display().to_string();
-                self.emit(Event::Warning {
-                    text: format!("`{path}` is not what hfbuild put there; it is kept as `{to}`"),
-                });
-            }
+            Some(there) if !blobs.path(there).exists() && !self.is_ours(there) => self.move_aside(path)?,
+            None if is_link => self.move_aside(path)?,
             _ => {}
         }
         blobs.place(digest, &self.project.root, path)?;
         self.memo.placed(&self.project.root, path, *digest)?;
         self.world.placed.insert(path.into(), *digest);
+        Ok(())
+    }
+
+    /// Keeps what a user has put at the place of an output.
+    fn move_aside(&self, path: &str) -> Result<()> {
+        let run = self.run_dir.file_name().unwrap_or_default();
+        let aside = self.store.displaced().join(run).join(path);
+        if let Some(dir) = aside.parent() {
+            std::fs::create_dir_all(dir).on("create", dir)?;
+        }
+        let full = self.project.root.join(path);
+        std::fs::rename(&full, &aside).on("move aside", &full)?;
+        let to = aside.strip_prefix(&self.project.root).unwrap_or(&aside).display().to_string();
+        self.emit(Event::Warning { text: format!("`{path}` is not what hfbuild put there; it is kept as `{to}`") });
         Ok(())
     }
 
@@ -548,6 +578,16 @@ impl<'a> Driver<'a> {
                 self.queue.push(consumer, is_upload(&graph.node(consumer).work));
             }
         }
+    }
+}
+
+/// An output that cannot be put at its place, with what a user can do about it.
+fn in_the_way(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Io => error.hint(
+            "move away what stands at the place of the output; what was made is kept, and is put there by the next run",
+        ),
+        _ => error,
     }
 }
 

@@ -15,3 +15,5 @@ pub mod remote;
 pub mod snapshot;
 pub mod twice;
 pub mod work;
+
+pub use crate::stage::guard;
