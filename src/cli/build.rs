@@ -9,6 +9,7 @@ use crate::core::manifest::OnDrift;
 use crate::core::plan::World;
 use crate::core::publish;
 use crate::exec::drive::{self, Cancel, Driver, Options, Sink, Start};
+use crate::exec::guard;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
@@ -125,13 +126,13 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
     let forced = forced(&project, &args.force, &mut asked)?;
     let store = Store::open(&project.root, &|text| progress.show(&Event::Warning { text }))?;
     let tell = |text: String| progress.show(&Event::Note { text });
-    let _lock = lock::acquire(&store.lock_path(), !args.no_wait, &tell)?;
+    let lock = lock::acquire(&store.lock_path(), !args.no_wait, &tell)?;
     store.clear_tmp()?;
     let run_dir = store.new_run(&run_id())?;
     let sink = sink(&progress, &run_dir);
+    let cancel = Cancel::guarded(guarding(&store, &lock));
     let (project, store) = (&project, &store);
     let summary = runtime()?.block_on(async move {
-        let cancel = Cancel::guarded(std::env::current_exe().ok());
         let guard = listen(cancel.clone());
         let prepared = tokio::select! {
             prepared = prepare(global, project, store, asked, forced, args, sink, cancel.clone(), run_dir) => prepared,
@@ -158,6 +159,11 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
         errors.push(Error::new(ErrorKind::Gate, "")); // what was refused is said above; this carries the exit code
     }
     if errors.is_empty() { Ok(()) } else { Err(Failure::Many(errors)) }
+}
+
+/// What a guard takes; `None` where it cannot be had.
+pub fn guarding(store: &Store, lock: &lock::Lock) -> Option<guard::Wanted> {
+    Some(guard::Wanted { hfbuild: std::env::current_exe().ok()?, work: store.tmp(), lock: lock.share().ok()? })
 }
 
 /// The key under which "nothing to do" may be remembered for this command line.

@@ -175,7 +175,8 @@ pub enum HubCommand {
 pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
     let args: Vec<_> = args.into_iter().collect();
     if args.get(1).is_some_and(|word| word == guard::WORD) {
-        guard::watch(std::io::stdin().lock());
+        let work = args.get(2).map(PathBuf::from).unwrap_or_default();
+        guard::watch(std::io::stdin().lock(), &work);
         return 0;
     }
     let sets = count_of("--set", &args);

@@ -6,6 +6,7 @@
 pub mod drive;
 pub mod matched;
 pub mod observe;
+mod place;
 pub mod planning;
 pub mod pools;
 pub mod project;

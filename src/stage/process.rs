@@ -4,6 +4,7 @@
 //! Knows processes; does not know what the program is for.
 
 use super::Workspace;
+use super::guard::MARK;
 use crate::core::action::Action;
 use crate::core::error::{Error, OnPath, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -62,7 +63,7 @@ fn spawn(
     command.arg0(program).args(args).current_dir(work).env_clear().stdin(Stdio::null()).process_group(0);
     command.stdout(log.try_clone().on("open", &workspace.log)?).stderr(log);
     command.envs(HANDED_THROUGH.iter().filter_map(|n| Some((*n, std::env::var_os(n)?))));
-    command.env("HFBUILD", "1").env("PYTHONHASHSEED", "0").env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env(MARK.0, MARK.1).env("PYTHONHASHSEED", "0").env("PYTHONDONTWRITEBYTECODE", "1");
     command.envs(action.env.iter().filter_map(|(k, v)| Some((k, v.as_ref()?))));
     command.envs(&workspace.secrets).envs(&workspace.pinned);
     let child = spawn_unbusy(&mut command).map_err(|e| {

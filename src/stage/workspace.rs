@@ -3,7 +3,7 @@
 //!
 //! Does not know the store: paths are handed in.
 
-use super::guard::Guard;
+use super::guard::{self, Guard};
 use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::FactSet;
@@ -44,15 +44,15 @@ struct State {
 struct Running {
     /// Their process groups.
     groups: BTreeSet<i32>,
-    /// hfbuild's own file, where a guard is wanted and none is there yet.
-    guarded_by: Option<PathBuf>,
+    /// Where a guard is wanted and none is there yet.
+    wanted: Option<guard::Wanted>,
     guard: Option<Guard>,
 }
 
 impl Cancel {
-    /// One whose programs do not outlive a kill of hfbuild, which is this file: see [`super::guard`].
-    pub fn guarded(hfbuild: Option<PathBuf>) -> Cancel {
-        let running = Mutex::new(Running { guarded_by: hfbuild, ..Running::default() });
+    /// One whose programs do not outlive a kill of hfbuild: see [`super::guard`].
+    pub fn guarded(wanted: Option<guard::Wanted>) -> Cancel {
+        let running = Mutex::new(Running { wanted, ..Running::default() });
         Cancel(Arc::new(State { running, ..State::default() }))
     }
     /// Asks everything to stop, as `kind` says ([`ErrorKind::Interrupted`] or [`ErrorKind::Terminated`]).
@@ -70,8 +70,8 @@ impl Cancel {
     /// A program runs as this process group.
     pub fn began(&self, group: i32) {
         let mut running = self.running();
-        if let Some(hfbuild) = running.guarded_by.take() {
-            running.guard = Guard::start(&hfbuild).ok(); // without one only a kill of hfbuild differs
+        if let Some(wanted) = running.wanted.take() {
+            running.guard = Guard::start(wanted).ok(); // without one only a kill of hfbuild differs
         }
         running.groups.insert(group);
         running.guard.iter_mut().for_each(|guard| guard.began(group));
