@@ -15,6 +15,7 @@ mod publish;
 mod python;
 mod readme;
 mod regressions;
+mod replay;
 mod resources;
 mod settings;
 mod store;
