@@ -21,3 +21,4 @@ mod settings;
 mod store;
 mod story;
 mod tidy;
+mod together;
