@@ -13,6 +13,8 @@ use std::sync::Mutex;
 
 const CASES: u64 = 40;
 const ROUNDS: usize = 6;
+/// Rounds after these in which everything is asked for and nothing is changed.
+const QUIET: usize = 3;
 const REPO: &str = "me/it";
 
 // --- what is generated -----------------------------------------------------------------------------------------------
@@ -167,18 +169,19 @@ struct State {
 }
 
 impl State {
+    /// Writes what is not there as it should be.
     fn write(&self, graph: &Graph, project: &Project) {
-        project.write("publish.toml", &graph.manifest(self));
-        project.write("page.txt.hbs", &format!("{{{{s{}.h}}}}\n", graph.read));
-        for (n, content) in self.files.iter().enumerate() {
-            let (path, text) = (format!("src/f{n}.txt"), format!("{content}\n"));
-            if std::fs::read_to_string(project.path(&path)).ok().as_ref() != Some(&text) {
-                project.write(&path, &text);
+        let put = |path: &str, text: &str| {
+            if std::fs::read(project.path(path)).ok().as_deref() != Some(text.as_bytes()) {
+                project.write(path, text);
             }
-        }
-        project.write("data/1.txt", "one\n");
+        };
+        put("publish.toml", &graph.manifest(self));
+        put("page.txt.hbs", &format!("{{{{s{}.h}}}}\n", graph.read));
+        self.files.iter().enumerate().for_each(|(n, content)| put(&format!("src/f{n}.txt"), &format!("{content}\n")));
+        put("data/1.txt", "one\n");
         match self.more_data {
-            true => project.write("data/2.txt", "two\n"),
+            true => put("data/2.txt", "two\n"),
             false => drop(std::fs::remove_file(project.path("data/2.txt"))),
         }
     }
@@ -399,6 +402,7 @@ fn lies(plan: &Planned, happened: &Happened) -> Vec<String> {
 // --- the replay ------------------------------------------------------------------------------------------------------
 
 /// How a round asks for what.
+#[derive(Default)]
 struct Asked {
     settings: Vec<String>,
     words: Vec<String>,
@@ -466,11 +470,11 @@ fn replay(case: u64) -> (Vec<String>, BTreeSet<(String, String)>) {
         more_data: false,
     };
     let (mut seen, mut told) = (BTreeSet::new(), Vec::new());
-    for round in 0..ROUNDS {
-        let changes = if round == 0 { 0 } else { dice.roll(3) };
+    for round in 0..ROUNDS + QUIET {
+        let changes = if round == 0 || round >= ROUNDS { 0 } else { dice.roll(3) };
         told.extend((0..changes).map(|_| state.change(&project, &mut dice).to_string()));
         state.write(&graph, &project);
-        let asked = Asked::roll(&graph, &mut dice);
+        let asked = if round < ROUNDS { Asked::roll(&graph, &mut dice) } else { Asked::default() };
         let command = |line: &[String]| {
             let mut command = project.command(&line.iter().map(String::as_str).collect::<Vec<_>>());
             command.env("EV", state.env.to_string());
