@@ -97,6 +97,24 @@ fn point_01_the_key_holds_command_env_tools_inputs_and_outputs_and_an_identical_
 }
 
 #[test]
+fn point_01_the_key_holds_the_facts_that_are_read_and_no_others() {
+    let line = "echo ran >> $HOME/ran; cp {in.measured} figures.json";
+    let more = "inputs = { measured = \"measured.json\" }\nfacts_file = \"figures.json\"";
+    let page = "[artifact.page]\nkind = \"template\"\ntemplate = \"page.txt.hbs\"\nfacts = [\"a\"]\n";
+    let project = project(&format!("{}{page}", shell("a", line, r#"["figures.json"]"#, more)));
+    project.write("page.txt.hbs", "{{a.read}}\n");
+    let build = |read: usize, other: usize| {
+        project.write("measured.json", &format!("{{\"read\": {read}, \"other\": {other}}}"));
+        project.run(&[]).code(0)
+    };
+    build(1, 1).says("Running page: it never ran");
+    build(1, 2).says("Running a").never_says("Running page");
+    build(2, 2).says("Running a").says("Running page: fact `a.read` changed from 1 to 2");
+    project.run(&["plan", "--check"]).code(0);
+    assert_eq!(lines(&project, "ran"), 3);
+}
+
+#[test]
 fn point_02_what_a_failed_or_killed_stage_left_is_never_taken_for_good_and_the_record_is_written_last() {
     let line = "echo half > out.txt; echo begun >> $HOME/begun; test -e $HOME/fail && exit 1; \
         test -e $HOME/good || read word < $HOME/go; echo whole >> out.txt";
@@ -277,10 +295,11 @@ fn point_09_the_plan_is_data_that_a_build_follows_and_has_an_exit_code_for_work(
 
 #[test]
 fn point_10_explain_names_what_changed_with_old_and_new() {
-    let more = "inputs = { script = \"make.sh\" }\noutputs = [\"out.txt\"]\nenv = [\"MODE\"]\n";
-    let stage =
-        format!("[artifact.a]\nkind = \"command\"\nrun = [\"sh\", \"{{in.script}}\", \"{{params.n}}\"]\n{more}");
-    let project = project(&format!("[params]\nn = 1\n{stage}"));
+    let line = "test $MODE != nothing && cat {in.script} > /dev/null && sh {in.script} {params.n} {params.unchanged}";
+    assert!(line.len() > 60, "longer than what a screen shows of a value");
+    let more = "inputs = { script = \"make.sh\" }\nenv = [\"MODE\"]";
+    let stage = shell("a", line, r#"["out.txt"]"#, more);
+    let project = project(&format!("[params]\nn = 1\nunchanged = 5\n{stage}"));
     project.write("make.sh", "echo $1 > out.txt\n");
     let with = |mode: &str, args: &[&str]| run(project.command(args).env("MODE", mode)).code(0);
     with("quick", &[]);
@@ -288,15 +307,21 @@ fn point_10_explain_names_what_changed_with_old_and_new() {
     project.write("make.sh", "echo $1 $1 > out.txt\n");
     let reasons = [
         "because parameter `params.n` changed from 1 to 2\n",
-        "because parameter `run` changed in item 3 from \"1\" to \"2\"\n",
+        "because parameter `run` changed in item 3 from",
         "because environment variable `MODE` changed from \"quick\" to \"whole\"\n",
         "because input `make.sh` changed\n",
     ];
     let said = reasons.iter().fold(with("whole", &["explain", "a"]), |said, reason| said.prints(reason));
     assert_eq!(said.stdout.matches("because ").count(), reasons.len(), "{}", said.stdout);
-    with("whole", &[]);
-    let said = with("whole", &["explain", "a"]).prints("up to date");
-    said.prints("since the one before: parameter `params.n` changed from 1 to 2\n");
+    with("whole", &[]).says("parameter `params.n` changed from 1 to 2");
+    // and afterwards, what changed when it ran last
+    let since =
+        ["parameter `params.n` changed from 1 to 2", "environment variable `MODE` changed from \"quick\" to \"whole\""];
+    let told =
+        |said: Run| since.iter().fold(said, |said, what| said.prints(&format!("since the one before: {what}\n")));
+    told(with("whole", &["explain", "a"]).prints("up to date"));
+    with("whole", &[]).never_says("Running");
+    told(with("whole", &["explain", "a"]));
 }
 
 #[test]
@@ -329,6 +354,56 @@ fn point_11_a_timeout_or_an_interrupt_ends_a_stage_with_all_that_it_started_and_
     project.write("quick", "");
     project.run(&[]).code(0);
     assert_eq!((lines(&project, "ran"), project.read("a.txt").as_str()), (1, "1\n"), "it went on where it stopped");
+}
+
+#[test]
+fn point_11_a_program_that_ignores_the_signal_to_end_is_killed() {
+    let line = "trap '' TERM; sh -c 'trap \"\" TERM; while :; do read word < $HOME/never; done' & \
+        echo $! > $HOME/grandchild; echo $$ > $HOME/program; while :; do read word < $HOME/never; done";
+    let more = "timeout = \"1s\"";
+    let project = project(&shell("a", line, r#"["a.txt"]"#, more));
+    assert_eq!(run(Command::new("mkfifo").arg(project.path("never"))).code, 0);
+    let build = Background::start(&project, "build.log", &[]);
+    build.end().code(1).says("took longer than its `timeout` of 1s");
+    for file in ["program", "grandchild"] {
+        until(&format!("`{file}` is gone"), || gone(&project, file));
+    }
+    assert!(!project.path("a.txt").exists());
+    project.run(&["plan"]).code(0).prints("Run a: it never ran");
+}
+
+#[test]
+fn point_12_an_input_that_is_a_symbolic_link_out_of_the_project_is_refused() {
+    let outside = Project::empty();
+    outside.write("secret.txt", "of somebody else\n");
+    let within = |input: &str| {
+        let more = format!("inputs = {{ data = \"{input}\" }}");
+        let project = project(&shell("a", "cat data/* {in.data} > a.txt 2> /dev/null; true", r#"["a.txt"]"#, &more));
+        project.write("data/own.txt", "own\n");
+        project
+    };
+    let link = |project: &Project, to: PathBuf, at: &str| {
+        std::os::unix::fs::symlink(to, project.path(at)).expect("a link");
+    };
+    for input in ["data/link.txt", "data/", "data/*.txt"] {
+        let project = within(input);
+        link(&project, outside.path("secret.txt"), "data/link.txt");
+        for args in [&["plan"][..], &[]] {
+            project.run(args).code(2).says("`data/link.txt`").says("leaves the project");
+        }
+        assert!(!project.path("a.txt").exists(), "{input}");
+    }
+    // by a folder on the way, too
+    let project = within("data/linked/secret.txt");
+    link(&project, outside.path("."), "data/linked");
+    project.run(&[]).code(2).says("leaves the project");
+    // a link that stays inside is its content
+    let project = within("data/link.txt");
+    link(&project, project.path("data/own.txt"), "data/link.txt");
+    project.run(&[]).code(0);
+    assert!(project.read("a.txt").contains("own\n"));
+    project.write("data/own.txt", "another\n");
+    project.run(&[]).code(0).says("Running a: input `data/link.txt` changed");
 }
 
 #[test]

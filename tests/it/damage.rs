@@ -4,7 +4,7 @@
 //! that names the damaged file, which works again once that file is removed. What is in `dist/` and on the hub is never
 //! wrong.
 
-use crate::every_effect::{REPO, copy_of, killed, of_all, preloaded, small};
+use crate::every_effect::{REPO, copy_of, killed, of_all, outputs, preloaded, small, unpublished};
 use crate::support::{Project, Run, history, native, run};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -55,6 +55,24 @@ const TABLE: &[(&str, &[Outcome])] = &[
     ("runs/RUN/events.jsonl", &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0)]),
     ("hub/lock",            &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Refused, Refused]),
     ("runs",                &[Right(0), Refused]),
+    ("tmp",                 &[Right(0), Refused]),
+    ("actions",             &[Right(4), Refused]),
+    ("blobs",               &[Right(0), Right(0)]),
+];
+
+/// The same of a project that publishes nothing, and that remembers in `memo/fresh` that nothing has changed.
+#[rustfmt::skip]
+const UNPUBLISHED: &[(&str, &[Outcome])] = &[
+    // path below cache/      deleted   emptied   first     middle    cut       appended  unreadable replaced
+    ("memo/fresh",          &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0)]),
+    ("memo/log",            &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0)]),
+    ("VERSION",             &[Right(0), Right(4), Right(4), Right(4), Right(4), Right(4), Refused, Refused]),
+    ("CACHEDIR.TAG",        &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0)]),
+    ("lock",                &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Refused, Refused]),
+    ("actions/log",         &[Right(4), Right(4), Right(1), Right(1), Right(0), Right(0), Refused, Refused]),
+    ("blobs/WORDS",         &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0)]),
+    ("memo",                &[Right(0), Refused]),
+    ("runs",                &[Right(0), Right(0)]),
     ("tmp",                 &[Right(0), Refused]),
     ("actions",             &[Right(4), Refused]),
     ("blobs",               &[Right(0), Right(0)]),
@@ -167,6 +185,32 @@ fn build(project: &Project, path: &Path, wrong: &mut Vec<String>) -> (Run, bool)
     (next, true)
 }
 
+/// Each damage of a table, but for those that this user does not feel.
+fn cases(table: &[(&'static str, &[Outcome])]) -> Vec<(&'static str, Damage, Outcome)> {
+    let mut cases = Vec::new();
+    for (path, outcomes) in table {
+        let damages = if outcomes.len() == FILE.len() { &FILE[..] } else { &FOLDER[..] };
+        cases.extend(damages.iter().zip(*outcomes).map(|(damage, outcome)| (*path, *damage, *outcome)));
+    }
+    if reads_everything() {
+        println!("skipped: unreadable files, because this user reads everything");
+        cases.retain(|(_, damage, _)| *damage != Unreadable);
+    }
+    cases
+}
+
+/// Damages the cache, builds, and says where the outcome is another.
+fn suffers(project: &Project, (name, damage, outcome): (&str, Damage, Outcome), wrong: &mut Vec<String>) -> PathBuf {
+    let path = meant(project, name);
+    inflict(damage, &path);
+    let (run, refused) = build(project, &path, wrong);
+    let seen = if refused { Refused } else { Right(ran(&run)) };
+    if seen != outcome {
+        wrong.push(format!("{seen:?}, not {outcome:?}: {}", run.stderr));
+    }
+    path
+}
+
 #[test]
 fn a_damaged_cache_costs_work_or_is_named_and_never_makes_wrong_bytes() {
     let whole = small();
@@ -176,28 +220,13 @@ fn a_damaged_cache_costs_work_or_is_named_and_never_makes_wrong_bytes() {
     edit(&edited);
     edited.run(&[]).code(0);
     let edited = edited.tree("dist");
-
-    let mut cases = Vec::new();
-    for (path, outcomes) in TABLE {
-        let damages = if outcomes.len() == FILE.len() { &FILE[..] } else { &FOLDER[..] };
-        cases.extend(damages.iter().zip(*outcomes).map(|(damage, outcome)| (*path, *damage, *outcome)));
-    }
-    if reads_everything() {
-        println!("skipped: unreadable files, because this user reads everything");
-        cases.retain(|(_, damage, _)| *damage != Unreadable);
-    }
-    let wrong = of_all(&cases, |(name, damage, outcome)| {
+    let cases = cases(TABLE);
+    let wrong = of_all(&cases, |case| {
         let project = copy_of(&whole);
-        let path = meant(&project, name);
-        inflict(*damage, &path);
         let mut wrong = Vec::new();
-        let (run, refused) = build(&project, &path, &mut wrong);
-        let seen = if refused { Refused } else { Right(ran(&run)) };
-        if seen != *outcome {
-            wrong.push(format!("{seen:?}, not {outcome:?}: {}", run.stderr));
-        }
+        let path = suffers(&project, *case, &mut wrong);
         if project.commits(REPO) != 1 || project.tree("dist") != dist || on_the_hub(&project.path("cache")) != dist {
-            wrong.push(format!("{} commits, or other bytes: {}", project.commits(REPO), run.stderr));
+            wrong.push(format!("{} commits, or other bytes", project.commits(REPO)));
         }
         // what was not read for want of anything to do is read now
         edit(&project);
@@ -206,7 +235,36 @@ fn a_damaged_cache_costs_work_or_is_named_and_never_makes_wrong_bytes() {
         {
             wrong.push(format!("edited: {} commits, or other bytes: {}", project.commits(REPO), run.stderr));
         }
-        wrong.into_iter().map(|w| format!("{name} {damage:?}: {w}")).collect()
+        wrong.into_iter().map(|w| format!("{} {:?}: {w}", case.0, case.1)).collect()
+    });
+    assert!(wrong.is_empty(), "{} things are wrong in {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_damaged_snapshot_or_what_it_rests_on_costs_work_or_is_named_and_never_makes_wrong_bytes() {
+    let made = |text: &str| {
+        let project = unpublished();
+        project.write("text.txt", text);
+        (0..2).for_each(|_| drop(project.run(&[]).code(0)));
+        assert!(project.path("cache/memo/fresh").exists(), "the second build remembers that nothing has changed");
+        project
+    };
+    const TEXT: &str = "one\ntwo\nthree\n";
+    let (right, edited) = (outputs(&made(TEXT)), outputs(&made("four\nfive\n")));
+    let cases = cases(UNPUBLISHED);
+    let wrong = of_all(&cases, |case| {
+        let project = made(TEXT); // no copy: the snapshot holds inodes
+        let mut wrong = Vec::new();
+        let path = suffers(&project, *case, &mut wrong);
+        if outputs(&project) != right {
+            wrong.push("other bytes".into());
+        }
+        project.write("text.txt", "four\nfive\n");
+        let (run, _) = build(&project, &path, &mut wrong);
+        if outputs(&project) != edited {
+            wrong.push(format!("edited: other bytes: {}", run.stderr));
+        }
+        wrong.into_iter().map(|w| format!("{} {:?}: {w}", case.0, case.1)).collect()
     });
     assert!(wrong.is_empty(), "{} things are wrong in {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
@@ -267,12 +325,12 @@ fn two_builds_at_once_run_each_stage_once_and_publish_once() {
 
 #[test]
 fn a_build_that_begins_at_any_effect_of_anothers_beginning_takes_nothing_from_it() {
-    let effects = killed(&small(), 0, false).1;
+    let effects = killed(&small(), &["-q"], 0, false).1;
     let begun = effects.iter().position(|e| e.contains("/cache/actions/log")).expect("the actions' log") + 1;
     let cases: Vec<usize> = (1..=begun).collect();
     let wrong = of_all(&cases, |at| {
         let project = small();
-        let mut command = preloaded(&project, *at);
+        let mut command = preloaded(&project, &["-q"], *at);
         let mut first = command.env("KILL_STOP", "1").stderr(Stdio::null()).spawn().expect("hfbuild starts");
         let pid = Pid::from_raw(i32::try_from(first.id()).expect("a pid"));
         let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("its state");
