@@ -30,7 +30,7 @@ pub fn v1_settings() -> Settings {
 
 /// The bytes after the header of an array of an `.npz` file.
 fn npy(file: &str, name: &str) -> Vec<u8> {
-    let mut archive = Archive::open(&fixture(file)).unwrap();
+    let archive = Archive::open(&fixture(file)).unwrap();
     let entry = archive.entries.iter().find(|e| e.name == format!("{name}.npy")).unwrap().clone();
     let bytes = archive.read(&entry, 1 << 30).unwrap();
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
