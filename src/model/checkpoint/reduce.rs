@@ -34,7 +34,7 @@ impl<R: BufRead> Machine<'_, R> {
                 Some(Node::Tensor(tensor)) => Some(Node::Tensor(Arc::clone(tensor))),
                 _ => None,
             },
-            Role::FromType => return self.from_type(callee, args),
+            Role::FromType => return self.of_type(callee, args),
             Role::Reconstructor => self.reconstructed(args)?,
             Role::Namespace => args.is_empty().then(|| Node::Object(Arc::clone(&callee.path), vec![])),
             Role::Device => self.device(args),
@@ -155,7 +155,7 @@ impl<R: BufRead> Machine<'_, R> {
     }
 
     /// A subclass of tensor, or a tensor with attributes: what its function gives.
-    fn from_type(&mut self, callee: &Global, args: &[Item]) -> Result<Item> {
+    fn of_type(&mut self, callee: &Global, args: &[Item]) -> Result<Item> {
         let (Some(&function), Some(Node::Tuple(inner))) = (args.first(), args.get(2).and_then(|&a| self.look(a)))
         else {
             return Err(self.wrong_call(callee));
