@@ -568,7 +568,7 @@ impl<R: BufRead> Machine<'_, R> {
     }
 }
 
-/// The escapes of protocol 0: those of Python's `repr`, and `\uXXXX`.
+/// The escapes of protocol 0: those of Python's `repr`, and `\u` with four hex digits.
 fn unescaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.chars();
