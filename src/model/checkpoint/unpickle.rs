@@ -159,8 +159,6 @@ impl<R: BufRead> Machine<'_, R> {
         }
     }
 
-    // --- the stack ---------------------------------------------------------------------------------------------------
-
     /// Takes `count` of the values that may be made.
     pub(super) fn spend(&mut self, count: usize) -> Result<()> {
         match self.left.checked_sub(count) {
@@ -249,8 +247,6 @@ impl<R: BufRead> Machine<'_, R> {
     pub(super) fn remember(&mut self, storage: &Arc<StorageRef>) {
         self.storages.push(Arc::clone(storage));
     }
-
-    // --- plain values ------------------------------------------------------------------------------------------------
 
     fn number(&mut self, op: u8) -> Result<()> {
         let item = match op {
@@ -369,8 +365,6 @@ impl<R: BufRead> Machine<'_, R> {
         })
     }
 
-    // --- collections -------------------------------------------------------------------------------------------------
-
     fn collection(&mut self, op: u8) -> Result<()> {
         let node = match op {
             b')' => Node::Tuple([].into()),
@@ -421,8 +415,6 @@ impl<R: BufRead> Machine<'_, R> {
         }
         Ok(())
     }
-
-    // --- globals and calls -------------------------------------------------------------------------------------------
 
     fn global(&mut self, op: u8) -> Result<()> {
         let (module, name) = if op == b'c' {
@@ -489,8 +481,6 @@ impl<R: BufRead> Machine<'_, R> {
         }
     }
 
-    // --- bytes -------------------------------------------------------------------------------------------------------
-
     /// The length that follows a string or bytes opcode.
     fn length(&mut self, op: u8) -> Result<u64> {
         Ok(match op {
@@ -549,8 +539,6 @@ impl<R: BufRead> Machine<'_, R> {
             false => Ok(()),
         }
     }
-
-    // --- errors ------------------------------------------------------------------------------------------------------
 
     fn ended(&self, cause: &std::io::Error) -> Error {
         Error::stage(format!("the pickle of {} ends early", self.what))
