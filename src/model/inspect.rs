@@ -3,12 +3,13 @@
 //! The only place that decides what a file is; stages and the `inspect` command show the same facts. It measures, and
 //! judges nothing.
 
-use super::checkpoint::{Checkpoint, Container, Scalar};
+use super::checkpoint::{Checkpoint, EmaForm, Scalar, Settings, sharded};
 use super::magic::{self, Magic};
 use super::onnx::import::{GraphInfo, OnnxFile};
+use super::safetensors_out::{self, SafetensorsFile};
 use super::tensor::StateDict;
 use super::tinydit::{self, Config};
-use super::{pictures, safetensors_out, sample};
+use super::{pictures, sample};
 use crate::core::error::{Error, OnPath, Result};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -16,7 +17,7 @@ use std::path::Path;
 /// What a file is, and its facts in the order to show them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inspection {
-    /// `checkpoint`, `safetensors`, `onnx` or `png`.
+    /// `checkpoint`, `safetensors`, `safetensors_index`, `onnx` or `png`.
     pub format: &'static str,
     /// Facts by dotted name.
     pub facts: Vec<(String, Value)>,
@@ -36,7 +37,8 @@ impl Inspection {
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let (format, mut facts) = match magic::sniff(path)? {
         Magic::Zip | Magic::TorchLegacy => ("checkpoint", checkpoint_facts(&Checkpoint::open(path)?)?),
-        Magic::Safetensors => ("safetensors", safetensors_facts(path)?),
+        Magic::Safetensors => ("safetensors", safetensors_facts(&safetensors_out::open(path)?)?),
+        Magic::Json => ("safetensors_index", safetensors_facts(&sharded::open(path)?)?),
         Magic::Png => ("png", png_facts(path)?),
         Magic::Onnx => ("onnx", onnx_facts(&OnnxFile::open(path)?)?),
         Magic::Unknown if path.extension().is_some_and(|ending| ending == "onnx") => {
@@ -59,7 +61,8 @@ fn put(facts: &mut Facts, key: &str, value: impl Into<Value>) {
     facts.push((key.to_owned(), value.into()));
 }
 
-/// The facts of a checkpoint: container, layout, weights, network, training, `config.*`.
+/// The facts of a checkpoint: container, layout, weights, network, training, `optimizer.*`, `config.*`; `extra.*` are
+/// plain values that mean nothing here, `unread.*` what is no plain value.
 ///
 /// # Errors
 /// A tensor cannot be read.
@@ -72,30 +75,42 @@ pub fn checkpoint_facts(checkpoint: &Checkpoint) -> Result<Facts> {
     }
     put(&mut facts, "raw_present", checkpoint.raw.is_some());
     put(&mut facts, "ema_present", checkpoint.ema.is_some());
-    if checkpoint.container != Container::Safetensors {
-        for (key, value) in [
-            ("step", json!(checkpoint.step)),
-            ("epoch", json!(checkpoint.epoch)),
-            ("loss", json!(checkpoint.loss)),
-            ("ema_step", json!(checkpoint.ema_step)),
-            ("val_acc", json!(checkpoint.val_acc)),
-            ("timestamp", json!(checkpoint.timestamp)),
-        ] {
-            if !value.is_null() {
-                put(&mut facts, key, value);
-            }
+    for (key, value) in [
+        ("ema_form", json!(checkpoint.ema_form.map(EmaForm::name))),
+        ("prefix_taken_off", json!(checkpoint.prefix)),
+        ("step", json!(checkpoint.step)),
+        ("epoch", json!(checkpoint.epoch)),
+        ("loss", json!(checkpoint.loss)),
+        ("ema_step", json!(checkpoint.ema_step)),
+        ("val_acc", json!(checkpoint.val_acc)),
+        ("timestamp", json!(checkpoint.timestamp)),
+    ] {
+        if !value.is_null() {
+            put(&mut facts, key, value);
         }
     }
-    facts.extend(checkpoint.config.iter().map(|(key, value)| (format!("config.{key}"), json!(value))));
+    if let Some(optimizer) = &checkpoint.optimizer {
+        put(&mut facts, "optimizer", optimizer.kind);
+        put(&mut facts, "optimizer.tensors", optimizer.tensors);
+        put(&mut facts, "optimizer.bytes", optimizer.bytes);
+        facts.extend(under("optimizer", &optimizer.settings));
+    }
+    facts.extend(under("config", &checkpoint.config));
+    facts.extend(under("extra", &checkpoint.extras));
     facts.extend(checkpoint.unread.iter().map(|(key, kind)| (format!("unread.{key}"), json!(kind))));
     Ok(facts)
+}
+
+fn under<'a>(group: &str, settings: &'a Settings) -> impl Iterator<Item = (String, Value)> + use<'a> {
+    let group = group.to_owned();
+    settings.iter().map(move |(key, value)| (format!("{group}.{key}"), json!(value)))
 }
 
 /// The facts of a state dict: network, tensors, parameters, bytes, dtypes, whether it was ever trained.
 ///
 /// # Errors
 /// A tensor cannot be read.
-pub fn weights_facts(dict: &StateDict, settings: &super::checkpoint::Settings) -> Result<Facts> {
+pub fn weights_facts(dict: &StateDict, settings: &Settings) -> Result<Facts> {
     let mut facts = Facts::new();
     let config = Config::infer(dict, settings);
     match &config {
@@ -118,8 +133,7 @@ pub fn weights_facts(dict: &StateDict, settings: &super::checkpoint::Settings) -
     Ok(facts)
 }
 
-fn safetensors_facts(path: &Path) -> Result<Facts> {
-    let file = safetensors_out::open(path)?;
+fn safetensors_facts(file: &SafetensorsFile) -> Result<Facts> {
     // what hfbuild wrote says its own configuration, which no tensor's shape can
     let config = file.metadata.get(tinydit::CONFIG_KEY).and_then(|json| serde_json::from_str::<Config>(json).ok());
     let settings = config.map_or_else(Default::default, |c| {

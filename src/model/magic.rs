@@ -26,6 +26,8 @@ pub enum Magic {
     Onnx,
     /// A PNG picture.
     Png,
+    /// A JSON object: an index of safetensors shards, perhaps.
+    Json,
     /// None of these.
     Unknown,
 }
@@ -39,6 +41,7 @@ impl Magic {
             Magic::Safetensors => "a safetensors file",
             Magic::Onnx => "an ONNX model",
             Magic::Png => "a PNG picture",
+            Magic::Json => "JSON",
             Magic::Unknown => "an unknown format",
         }
     }
@@ -79,6 +82,10 @@ pub fn of_bytes(head: &[u8], length: u64) -> Magic {
         Magic::Safetensors
     } else if head.len() >= 2 && head[0] == 0x08 && (1..=32).contains(&head[1]) {
         Magic::Onnx
+    } else if head.trim_ascii_start().first() == Some(&b'{')
+        && head.iter().all(|b| !b.is_ascii_control() || b.is_ascii_whitespace())
+    {
+        Magic::Json
     } else {
         Magic::Unknown
     }

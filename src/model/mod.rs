@@ -17,6 +17,7 @@ pub mod pictures;
 pub mod runtime;
 pub mod safetensors_out;
 pub mod sample;
+mod stored;
 pub mod table;
 pub mod tensor;
 pub mod tinydit;

@@ -3,6 +3,7 @@
 //! Knows element types, shapes and where a tensor's bytes lie. It does not know of networks, and no file format: readers
 //! ([`super::checkpoint`], [`super::safetensors_out`]) fill it. Bytes are always contiguous, row-major, little-endian.
 
+use super::stored::Stored;
 use crate::core::error::{Error, Result};
 use std::borrow::Cow;
 use std::fs::File;
@@ -25,10 +26,14 @@ pub enum DType {
     U16,
     U8,
     Bool,
+    /// Eight bits: sign, 4 of exponent, 3 of fraction; no infinities (torch's `float8_e4m3fn`).
+    F8E4M3,
+    /// Eight bits: sign, 5 of exponent, 2 of fraction (torch's `float8_e5m2`).
+    F8E5M2,
 }
 
 /// Every type with its name and the bytes of one element.
-const DTYPES: [(DType, &str, usize); 13] = [
+const DTYPES: [(DType, &str, usize); 15] = [
     (DType::F64, "F64", 8),
     (DType::F32, "F32", 4),
     (DType::F16, "F16", 2),
@@ -42,6 +47,8 @@ const DTYPES: [(DType, &str, usize); 13] = [
     (DType::U16, "U16", 2),
     (DType::U8, "U8", 1),
     (DType::Bool, "BOOL", 1),
+    (DType::F8E4M3, "F8_E4M3", 1),
+    (DType::F8E5M2, "F8_E5M2", 1),
 ];
 
 impl DType {
@@ -62,7 +69,7 @@ impl DType {
 /// Where the bytes lie.
 #[derive(Clone)]
 enum Source {
-    Torch(Box<pytorch_reader::Tensor>),
+    Stored(Arc<Stored>),
     File { file: Arc<File>, offset: u64 },
     Memory(Arc<[u8]>),
 }
@@ -86,11 +93,9 @@ impl std::fmt::Debug for TensorEntry {
 }
 
 impl TensorEntry {
-    /// A tensor of a torch file; its bytes stay in the file.
-    pub(super) fn torch(name: String, tensor: pytorch_reader::Tensor) -> Self {
-        let dtype = from_torch(tensor.dtype());
-        let shape = tensor.shape().to_vec();
-        TensorEntry { name, dtype, shape, source: Source::Torch(Box::new(tensor)) }
+    /// A tensor of a torch file; its bytes stay in the file. The caller has checked that they lie within it.
+    pub(super) fn stored(name: String, dtype: DType, shape: Vec<usize>, stored: Stored) -> Self {
+        TensorEntry { name, dtype, shape, source: Source::Stored(Arc::new(stored)) }
     }
 
     /// A tensor whose bytes start at `offset` of `file`. The caller has checked that they lie within it.
@@ -134,10 +139,13 @@ impl TensorEntry {
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         match &self.source {
             Source::Memory(bytes) => Ok(Cow::Borrowed(bytes)),
-            Source::Torch(tensor) => {
-                let bytes = tensor.read().map_err(|e| self.unreadable(&e))?;
+            Source::Stored(stored) => {
+                let mut bytes = stored.read(&self.shape, self.dtype.size()).map_err(|e| self.unreadable(&e))?;
                 self.checked(bytes.len())?;
-                Ok(Cow::Owned(little_endian(bytes, self.dtype.size())))
+                if self.dtype == DType::Bool {
+                    bytes.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
+                }
+                Ok(Cow::Owned(bytes))
             }
             Source::File { file, offset } => {
                 let mut bytes = vec![0; self.byte_len()];
@@ -180,6 +188,9 @@ impl TensorEntry {
             DType::U32 => each(&bytes, |b| u32::from_le_bytes(b) as f32),
             DType::U16 => each(&bytes, |b| f32::from(u16::from_le_bytes(b))),
             DType::U8 | DType::Bool => each(&bytes, |[b]: [u8; 1]| f32::from(b)),
+            DType::F8E4M3 => each(&bytes, |[b]: [u8; 1]| f8_e4m3_to_f32(b)),
+            // the upper half of an f16
+            DType::F8E5M2 => each(&bytes, |[b]: [u8; 1]| f16_to_f32(u16::from(b) << 8)),
         })
     }
 }
@@ -288,14 +299,6 @@ fn each<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> Vec<
     bytes.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)).collect()
 }
 
-/// torch's reader gives native bytes; ours are little-endian everywhere.
-fn little_endian(mut bytes: Vec<u8>, size: usize) -> Vec<u8> {
-    if cfg!(target_endian = "big") {
-        bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
-    }
-    bytes
-}
-
 /// IEEE half precision to single, exactly.
 pub(super) fn f16_to_f32(half: u16) -> f32 {
     let sign = if half & 0x8000 == 0 { 1.0 } else { -1.0 };
@@ -308,32 +311,25 @@ pub(super) fn f16_to_f32(half: u16) -> f32 {
     }
 }
 
-fn from_torch(dtype: pytorch_reader::DType) -> DType {
-    use pytorch_reader::DType as T;
-    match dtype {
-        T::F64 => DType::F64,
-        T::F32 => DType::F32,
-        T::F16 => DType::F16,
-        T::BF16 => DType::BF16,
-        T::I64 => DType::I64,
-        T::I32 => DType::I32,
-        T::I16 => DType::I16,
-        T::I8 => DType::I8,
-        T::U64 => DType::U64,
-        T::U32 => DType::U32,
-        T::U16 => DType::U16,
-        T::U8 => DType::U8,
-        T::Bool => DType::Bool,
+/// torch's `float8_e4m3fn` to single, exactly: bias 7, no infinities, one NaN of either sign
+/// (<https://arxiv.org/abs/2209.05433>, table 1).
+fn f8_e4m3_to_f32(byte: u8) -> f32 {
+    let sign = if byte & 0x80 == 0 { 1.0 } else { -1.0 };
+    let (exponent, fraction) = ((byte >> 3) & 15, f32::from(byte & 7));
+    match (exponent, byte & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => sign * fraction * 2f32.powi(-9),
+        (e, _) => sign * (1.0 + fraction / 8.0) * 2f32.powi(i32::from(e) - 7),
     }
 }
 
 #[cfg(unix)]
-fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+pub(super) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
 }
 
 #[cfg(windows)]
-fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+pub(super) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
     while !buffer.is_empty() {
         let count = std::os::windows::fs::FileExt::seek_read(file, buffer, offset)?;
         if count == 0 {

@@ -5,10 +5,10 @@ use super::{Declare, Kind, Workspace, text_param};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
-use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::manifest::{KindInfo, Spec};
 use crate::core::value::Value;
-use crate::model::checkpoint::{Checkpoint as File, Scalar, Settings, WeightsChoice};
+use crate::model::checkpoint::{Checkpoint as File, EmaForm, Scalar, Settings, WeightsChoice, sharded};
 use crate::model::table::TensorTable;
 use crate::model::tinydit;
 
@@ -21,7 +21,11 @@ impl Kind for Checkpoint {
             name: "checkpoint",
             doc: "reads a torch.save or safetensors file: the tensor table and what the file says of itself",
             fields: &[
-                Field::required("path", FieldType::Path, "the checkpoint file"),
+                Field::required(
+                    "path",
+                    FieldType::Path,
+                    "the checkpoint file, or a `.safetensors.index.json` beside its shards",
+                ),
                 Field::optional(
                     "weights",
                     FieldType::Choice(&["ema", "raw"]),
@@ -37,6 +41,7 @@ impl Kind for Checkpoint {
                 "container",
                 "layout",
                 "ema_present",
+                "ema_form",
                 "step",
                 "epoch",
                 "loss",
@@ -54,16 +59,27 @@ impl Kind for Checkpoint {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
         let declaration = Declaration::new("checkpoint", self.version(), Shape::File("tensors.json".into()));
         let config = cx.spec.counts("config").into_iter().map(|(k, v)| (k, Value::from(v))).collect();
-        Ok(declaration
+        let path = cx.path("path")?;
+        let mut declaration = declaration
             .param("config", Value::Map(config))
             .param("weights", cx.spec.text("weights").unwrap_or("ema"))
-            .input("file", InputFrom::File(cx.path("path")?), cx.spec.place("path")))
+            .input("file", InputFrom::File(path.clone()), cx.spec.place("path"));
+        // an index that is not there, or is none, is told when the file itself is looked for or read
+        let index = cx.texts.get(path.as_str()).filter(|_| index_path(cx.spec).is_some()).and_then(Option::as_ref);
+        let shards = index.and_then(|text| sharded::shards(text, path.as_str()).ok()).unwrap_or_default();
+        for shard in shards {
+            let beside =
+                path.as_str().rsplit_once('/').map_or(shard.clone(), |(folder, _)| format!("{folder}/{shard}"));
+            let beside = beside.parse().map_err(|why: String| cx.error("path", format!("shard `{shard}`: {why}")))?;
+            declaration = declaration.input(&format!("shard {shard}"), InputFrom::File(beside), cx.spec.place("path"));
+        }
+        Ok(declaration)
     }
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
@@ -94,6 +110,12 @@ impl Kind for Checkpoint {
         }
         Ok(facts)
     }
+}
+
+/// The path of a checkpoint that is an index of safetensors shards, by its name: shards are inputs, so that they are in
+/// the key, and have to be known before anything is read.
+pub(super) fn index_path(spec: &Spec) -> Option<&str> {
+    spec.text("path").filter(|path| spec.kind == "checkpoint" && path.ends_with(".safetensors.index.json"))
 }
 
 fn choice(action: &Action) -> Result<WeightsChoice> {
@@ -139,7 +161,9 @@ fn of_file(facts: &mut Facts, file: &File, of: usize) {
     facts.set("container", file.container.name(), of);
     facts.set("layout", file.layout.name(), of);
     facts.set("ema_present", file.ema.is_some(), of);
-    let optional: [(&str, Value); 5] = [
+    let form = file.ema_form.map(|form| EmaForm::name(form).to_string());
+    let optional: [(&str, Value); 6] = [
+        ("ema_form", form.into()),
         ("step", file.step.into()),
         ("epoch", file.epoch.into()),
         ("loss", file.loss.into()),

@@ -17,9 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Texts of templates by path; `None`: the file is not there, or is no UTF-8.
 pub type Texts = BTreeMap<String, Option<String>>;
 
-/// The template files that declaring needs to see.
+/// The files that declaring needs to see: templates, and indexes of safetensors shards.
 pub fn texts_wanted(manifest: &Manifest) -> Vec<RelPath> {
-    manifest.artifacts.iter().filter_map(|spec| spec.text("template")?.parse().ok()).collect()
+    let index = |spec: &Spec| super::checkpoint::index_path(spec).map(String::from);
+    let wanted = |spec: &Spec| spec.text("template").map(String::from).or_else(|| index(spec));
+    manifest.artifacts.iter().filter_map(|spec| wanted(spec)?.parse().ok()).collect()
 }
 
 /// Declares every artifact. All mistakes are reported together.

@@ -9,7 +9,7 @@ use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::RelPath;
 use crate::model::checkpoint::zip::Archive;
-use crate::model::checkpoint::{Checkpoint, globals};
+use crate::model::checkpoint::{Checkpoint, unpickle};
 use crate::model::magic::{self, Magic};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -115,9 +115,9 @@ fn check_pickle(path: &str, file: &std::path::Path, found: Magic) -> Result<()> 
         Magic::Zip if named || torch_zip() => Checkpoint::open(file).map(drop),
         Magic::Unknown if starts_like_pickle(file)? => {
             let mut reader = BufReader::new(File::open(file).on("open", file)?);
-            globals::scan(&mut reader, path)
+            unpickle::check(&mut reader, &format!("`{path}`"))
         }
-        Magic::Unknown if named && !path.to_lowercase().ends_with(".bin") => {
+        Magic::Unknown | Magic::Json if named && !path.to_lowercase().ends_with(".bin") => {
             Err(Error::stage(format!("`{path}` is called a checkpoint and is none that hfbuild can read"))
                 .hint("whoever loads it may run whatever it holds: publish it under another name if it is no pickle"))
         }

@@ -1,28 +1,32 @@
 //! Training checkpoints: what `torch.save` (zip or legacy) and safetensors files hold, read without running pickle code.
 //!
 //! [`Checkpoint::open`] tells the container by its first bytes and the layout by its keys (never by the file's name),
-//! refuses hostile pickles ([`globals`]), compressed archives ([`zip`]), Git LFS pointers and truncated files, and hands
-//! out state dicts whose tensors are read when asked for. It does not know what network the tensors are of.
+//! and hands out state dicts whose tensors are read when asked for. The way in: [`zip`] and [`storages`] (containers) ->
+//! [`unpickle`] (opcodes; [`globals`] is the set of what may be named, [`reduce`] what calls become, [`tree`] bounds what
+//! they unfold to) -> [`value`] -> [`layout`] ([`weights`], [`training`]). [`sharded`] reads safetensors with an index.
+//!
+//! Refused: pickles that name code, compressed archives, Git LFS pointers, tensors that reach beyond their storage, what is
+//! truncated. Memory is bounded by the pickle, never by a claimed size. It does not know what network the tensors are of.
 
 pub mod globals;
 mod layout;
+mod reduce;
+pub mod sharded;
+pub mod storages;
+mod training;
+mod tree;
+pub mod unpickle;
+pub mod value;
+mod weights;
 pub mod zip;
 
 use super::magic::{self, Magic};
 use super::safetensors_out;
-use super::tensor::{StateDict, TensorEntry};
-use crate::core::error::{Error, OnPath, Result};
-use pytorch_reader::{PickleValue, PytorchReader};
+use super::tensor::StateDict;
+use crate::core::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{BufReader, Cursor};
+use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Largest `data.pkl` read.
-const MAX_PICKLE: u64 = 100 << 20;
-/// Pickles that open a legacy file: magic number, protocol, system info, the object, the storage keys.
-const LEGACY_PICKLES: usize = 5;
 
 /// What the file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,15 +37,18 @@ pub enum Container {
     Legacy,
     /// A safetensors file.
     Safetensors,
+    /// An index of safetensors shards.
+    SafetensorsIndex,
 }
 
 impl Container {
-    /// The word for facts: `zip`, `legacy` or `safetensors`.
+    /// The word for facts: `zip`, `legacy`, `safetensors` or `safetensors_index`.
     pub fn name(self) -> &'static str {
         match self {
             Container::Zip => "zip",
             Container::Legacy => "legacy",
             Container::Safetensors => "safetensors",
+            Container::SafetensorsIndex => "safetensors_index",
         }
     }
 }
@@ -57,18 +64,21 @@ pub enum Layout {
     Classifier,
     /// D: `shadow_params`, `step`.
     EmaHelper,
+    /// Lightning's: `state_dict`, `hyper_parameters`, `callbacks`, `global_step`, ...
+    Lightning,
     /// The state dict itself.
     Bare,
 }
 
 impl Layout {
-    /// The word for facts: `export`, `trainer`, `classifier`, `ema_helper` or `bare`.
+    /// The word for facts: `export`, `trainer`, `classifier`, `ema_helper`, `lightning` or `bare`.
     pub fn name(self) -> &'static str {
         match self {
             Layout::Export => "export",
             Layout::Trainer => "trainer",
             Layout::Classifier => "classifier",
             Layout::EmaHelper => "ema_helper",
+            Layout::Lightning => "lightning",
             Layout::Bare => "bare",
         }
     }
@@ -111,6 +121,63 @@ impl Scalar {
             _ => None,
         }
     }
+    /// The value as an integer, if it is one.
+    pub fn as_int(&self) -> Option<i64> {
+        match self {
+            Scalar::Int(value) => Some(*value),
+            Scalar::Float(value) if value.fract() == 0.0 && value.abs() < 1e15 => Some(*value as i64),
+            _ => None,
+        }
+    }
+    /// The value as a float, if it is a number.
+    pub fn as_float(&self) -> Option<f64> {
+        match self {
+            Scalar::Int(value) => Some(*value as f64),
+            Scalar::Float(value) => Some(*value),
+            _ => None,
+        }
+    }
+}
+
+/// How the moving average is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmaForm {
+    /// A dict by name.
+    ByName,
+    /// A list in the order of the parameters.
+    ByOrder,
+    /// Among the weights, behind a prefix of its own.
+    Prefix,
+    /// In the state of a Lightning callback.
+    Callback,
+    /// In the place of the weights, with the raw ones beside it (Lightning's WeightAveraging).
+    Averaged,
+}
+
+impl EmaForm {
+    /// The word for facts: `by_name`, `by_order`, `prefix`, `callback` or `averaged`.
+    pub fn name(self) -> &'static str {
+        match self {
+            EmaForm::ByName => "by_name",
+            EmaForm::ByOrder => "by_order",
+            EmaForm::Prefix => "prefix",
+            EmaForm::Callback => "callback",
+            EmaForm::Averaged => "averaged",
+        }
+    }
+}
+
+/// An optimizer's state: never published, but told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OptimizerState {
+    /// Which optimizer, by what it keeps: `adam or adamw`, `sgd`, `unknown`, ...
+    pub kind: &'static str,
+    /// Tensors that it keeps.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The first group's settings: `lr`, `betas`, ...
+    pub settings: Settings,
 }
 
 /// A checkpoint's settings by name; nested dicts give dotted names.
@@ -139,9 +206,17 @@ pub struct Checkpoint {
     pub val_acc: Option<f64>,
     /// When the trainer says that it saved.
     pub timestamp: Option<String>,
+    /// How `ema` is saved.
+    pub ema_form: Option<EmaForm>,
+    /// What was taken off all names: `_orig_mod.`, `module.`, Lightning's `model.`.
+    pub prefix: Option<String>,
     /// The trainer's settings.
     pub config: Settings,
-    /// Values that are there but are no plain Python values: name and Python type, e.g. `loss` -> `numpy...scalar`.
+    /// The optimizer's state.
+    pub optimizer: Option<OptimizerState>,
+    /// Plain values under keys that mean nothing here, dotted.
+    pub extras: Settings,
+    /// What is there and is neither weights nor a plain value: name and what it is, e.g. `rng` -> `a tensor`.
     pub unread: BTreeMap<String, String>,
 }
 
@@ -154,20 +229,15 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Checkpoint> {
         match magic::sniff(path)? {
             Magic::Safetensors => open_safetensors(path),
-            Magic::Zip => {
-                scan_zip(path)?;
-                open_torch(path, Container::Zip)
-            }
-            Magic::TorchLegacy => {
-                scan_legacy(path)?;
-                open_torch(path, Container::Legacy)
-            }
+            Magic::Zip => layout::read(path, Container::Zip, &storages::open_zip(path)?),
+            Magic::TorchLegacy => layout::read(path, Container::Legacy, &storages::open_legacy(path)?),
+            Magic::Json => open_sharded(path),
             other => Err(Error::stage(format!(
                 "`{}` is not a checkpoint, it looks like {}",
                 path.display(),
                 other.describe()
             ))
-            .hint("expected a file of `torch.save`, or a safetensors file")),
+            .hint("expected a file of `torch.save`, a safetensors file, or an index of safetensors shards")),
         }
     }
 
@@ -202,7 +272,11 @@ impl Checkpoint {
             ema_step: None,
             val_acc: None,
             timestamp: None,
+            ema_form: None,
+            prefix: None,
             config: Settings::new(),
+            optimizer: None,
+            extras: Settings::new(),
             unread: BTreeMap::new(),
         }
     }
@@ -213,69 +287,7 @@ fn open_safetensors(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { raw, ..Checkpoint::empty(Container::Safetensors, Layout::Bare) })
 }
 
-/// Refuses what `torch.save` does not write, then walks the pickle.
-fn scan_zip(path: &Path) -> Result<()> {
-    let mut archive = zip::Archive::open(path)?;
-    let name = format!("`{}`", path.display());
-    if archive.entries.iter().any(|e| e.name.ends_with("/constants.pkl") || e.name.contains("/code/")) {
-        return Err(Error::stage(format!("{name} is a TorchScript program, not a checkpoint"))
-            .hint("save `model.state_dict()` with `torch.save`"));
-    }
-    if let Some(entry) = archive.entries.iter().find(|e| e.method != 0 || e.size != e.compressed) {
-        let (entry, claimed) = (&entry.name, entry.size);
-        return Err(Error::stage(format!(
-            "{name} holds the compressed entry `{entry}` ({claimed} bytes once unpacked)"
-        ))
-        .hint("`torch.save` stores entries uncompressed: save the checkpoint again with it"));
-    }
-    let pickles: Vec<_> = archive.entries.iter().filter(|e| is_pickle(&e.name)).cloned().collect();
-    let [pickle] = pickles.as_slice() else {
-        let found = pickles.len();
-        return Err(Error::stage(format!(
-            "{name} is a zip archive with {found} `data.pkl` entries, a checkpoint has one"
-        ))
-        .hint("expected a file of `torch.save`"));
-    };
-    let bytes = archive.read(pickle, MAX_PICKLE)?;
-    globals::scan(&mut Cursor::new(bytes), &name)
-}
-
-fn is_pickle(entry: &str) -> bool {
-    entry == "data.pkl" || entry.ends_with("/data.pkl")
-}
-
-fn scan_legacy(path: &Path) -> Result<()> {
-    let mut input = BufReader::new(File::open(path).on("open", path)?);
-    let name = format!("`{}`", path.display());
-    (0..LEGACY_PICKLES).try_for_each(|_| globals::scan(&mut input, &name))
-}
-
-/// A torch file's tensors by dotted path, and the plain values beside them.
-pub(super) struct Saved {
-    tensors: HashMap<String, pytorch_reader::Tensor>,
-    root: HashMap<String, PickleValue>,
-}
-
-fn open_torch(path: &Path, container: Container) -> Result<Checkpoint> {
-    let unreadable = |cause: pytorch_reader::PytorchError| {
-        Error::stage(format!("cannot read `{}` as a torch checkpoint", path.display()))
-            .cause(cause.to_string())
-            .hint("the file is damaged, truncated, or holds what no state dict holds")
-    };
-    let PickleValue::Dict(root) = PytorchReader::read_pickle_data(path, None).map_err(unreadable)? else {
-        return Err(Error::stage(format!("`{}` does not hold a dict", path.display()))
-            .hint("save `model.state_dict()`, or a dict that holds it"));
-    };
-    let tensors = PytorchReader::new(path).map_err(unreadable)?.into_tensors();
-    let length = std::fs::metadata(path).on("stat", path)?.len();
-    if let Some(tensor) = tensors.values().find(|tensor| tensor.byte_len() as u64 > length) {
-        let (name, bytes) = (&tensor.name, tensor.byte_len());
-        return Err(Error::stage(format!("tensor `{name}` claims {bytes} bytes, `{}` has {length}", path.display()))
-            .hint("the file is damaged, or the tensor is an expanded view: save `tensor.contiguous()`"));
-    }
-    layout::read(path, container, Saved { tensors, root })
-}
-
-fn state_dict(tensors: impl Iterator<Item = (String, pytorch_reader::Tensor)>) -> Result<StateDict> {
-    StateDict::new(tensors.map(|(name, tensor)| TensorEntry::torch(name, tensor)).collect())
+fn open_sharded(path: &Path) -> Result<Checkpoint> {
+    let raw = Some(sharded::open(path)?.tensors);
+    Ok(Checkpoint { raw, ..Checkpoint::empty(Container::SafetensorsIndex, Layout::Bare) })
 }

@@ -4,9 +4,10 @@
 //! deflated entry is refused by its user, so that no claimed size is ever allocated. It knows nothing of pickles.
 
 use crate::core::error::{Error, OnPath, Result};
+use crate::model::tensor::read_exact_at;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
 
 const END: [u8; 4] = *b"PK\x05\x06";
 const END_64: [u8; 4] = *b"PK\x06\x06";
@@ -27,13 +28,15 @@ pub struct Entry {
     pub compressed: u64,
     /// Bytes once decompressed, as the archive claims.
     pub size: u64,
+    /// CRC-32 of the bytes, zero where the writer left it out.
+    pub crc32: u32,
     /// Where its local header starts.
     header: u64,
 }
 
 /// An archive's directory, and its file.
 pub struct Archive {
-    file: File,
+    file: Arc<File>,
     length: u64,
     name: String,
     /// All entries, in the order of the directory.
@@ -46,27 +49,27 @@ impl Archive {
     /// # Errors
     /// Not a zip file, truncated, a directory that does not fit the file, a name that comes twice.
     pub fn open(path: &Path) -> Result<Archive> {
-        let mut file = File::open(path).on("open", path)?;
+        let file = File::open(path).on("open", path)?;
         let length = file.metadata().on("stat", path)?.len();
         let name = path.display().to_string();
         let tail_at = length.saturating_sub(65_557 + 20);
-        let tail = read_at(&mut file, tail_at, length - tail_at).on("read", path)?;
+        let tail = read_at(&file, tail_at, length - tail_at).on("read", path)?;
         let damaged = |what: &str| damaged(&name, what);
         let end =
             tail.windows(4).rposition(|w| w == END).ok_or_else(|| damaged("the end of the archive is missing"))?;
         let (count, size, offset) =
-            directory_of(&mut file, &tail, end).ok_or_else(|| damaged("the end of the archive is malformed"))?;
+            directory_of(&file, &tail, end).ok_or_else(|| damaged("the end of the archive is malformed"))?;
         if size > MAX_DIRECTORY || offset.checked_add(size).is_none_or(|end| end > length) {
             return Err(damaged("the archive's directory does not fit the file"));
         }
-        let directory = read_at(&mut file, offset, size).on("read", path)?;
+        let directory = read_at(&file, offset, size).on("read", path)?;
         let entries =
             parse_entries(&directory, count).ok_or_else(|| damaged("the archive's directory is malformed"))?;
         let mut names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(damaged(&format!("entry `{}` comes twice", pair[0]))),
-            None => Ok(Archive { file, length, name, entries }),
+            None => Ok(Archive { file: Arc::new(file), length, name, entries }),
         }
     }
 
@@ -74,31 +77,46 @@ impl Archive {
     ///
     /// # Errors
     /// The entry is compressed, larger than `limit`, or does not fit the file.
-    pub fn read(&mut self, entry: &Entry, limit: u64) -> Result<Vec<u8>> {
-        let (name, length) = (self.name.clone(), self.length);
-        let fail = |what: &str| damaged(&name, &format!("entry `{}` {what}", entry.name));
+    pub fn read(&self, entry: &Entry, limit: u64) -> Result<Vec<u8>> {
+        let fail = |what: &str| damaged(&self.name, &format!("entry `{}` {what}", entry.name));
         if entry.method != 0 || entry.size != entry.compressed {
             return Err(fail("is compressed, which torch.save never does"));
         }
         if entry.size > limit {
             return Err(fail(&format!("claims {} bytes, at most {limit} are read", entry.size)));
         }
-        let head = read_at(&mut self.file, entry.header, 30).map_err(|_| fail("lies outside the file"))?;
-        if !head.starts_with(&LOCAL) {
-            return Err(fail("has no local header"));
+        let start = self.locate(entry)?;
+        read_at(&self.file, start, entry.size).map_err(|_| fail("cannot be read"))
+    }
+
+    /// Where a stored entry's first byte lies in the file; all of its bytes lie within.
+    ///
+    /// # Errors
+    /// It has no local header, or does not fit the file.
+    pub fn locate(&self, entry: &Entry) -> Result<u64> {
+        let fail = |what: &str| damaged(&self.name, &format!("entry `{}` {what}", entry.name));
+        let inside = entry.header.checked_add(30).is_some_and(|end| end <= self.length);
+        let head = match inside {
+            true => read_at(&self.file, entry.header, 30).map_err(|_| fail("lies outside the file"))?,
+            false => return Err(fail("lies outside the file")),
+        };
+        let lengths = u16_at(&head, 26).zip(u16_at(&head, 28)).filter(|_| head.starts_with(&LOCAL));
+        let (name, extra) = lengths.ok_or_else(|| fail("has no local header"))?;
+        let start = entry.header + 30 + u64::from(name) + u64::from(extra);
+        match start.checked_add(entry.size).is_none_or(|end| end > self.length) {
+            true => Err(fail("ends beyond the file")),
+            false => Ok(start),
         }
-        let start =
-            u16_at(&head, 26).zip(u16_at(&head, 28)).map(|(n, x)| entry.header + 30 + u64::from(n) + u64::from(x));
-        let start = start.ok_or_else(|| fail("has no local header"))?;
-        if start.checked_add(entry.size).is_none_or(|end| end > length) {
-            return Err(fail("ends beyond the file"));
-        }
-        read_at(&mut self.file, start, entry.size).map_err(|_| fail("cannot be read"))
+    }
+
+    /// The file, and its length in bytes.
+    pub fn into_file(self) -> (Arc<File>, u64) {
+        (self.file, self.length)
     }
 }
 
 /// (entries, bytes, offset) of the directory, by the end record, or by the zip64 one where it is in use.
-fn directory_of(file: &mut File, tail: &[u8], end: usize) -> Option<(u64, u64, u64)> {
+fn directory_of(file: &File, tail: &[u8], end: usize) -> Option<(u64, u64, u64)> {
     let record = tail.get(end..end + 22)?;
     let (count, size, offset) = (u16_at(record, 10)?, u32_at(record, 12)?, u32_at(record, 16)?);
     if count != u16::MAX && size != u32::MAX && offset != u32::MAX {
@@ -126,6 +144,7 @@ fn parse_entries(mut rest: &[u8], count: u64) -> Option<Vec<Entry>> {
             method: u16_at(rest, 10)?,
             compressed: u32_at(rest, 20)?.into(),
             size: u32_at(rest, 24)?.into(),
+            crc32: u32_at(rest, 16)?,
             header: u32_at(rest, 42)?.into(),
         };
         apply_zip64(&mut entry, rest.get(46 + name..46 + name + extra)?)?;
@@ -154,11 +173,11 @@ fn apply_zip64(entry: &mut Entry, mut extra: &[u8]) -> Option<()> {
     Some(())
 }
 
-fn read_at(file: &mut File, offset: u64, length: u64) -> std::io::Result<Vec<u8>> {
-    file.seek(SeekFrom::Start(offset))?;
-    let mut bytes = Vec::new();
-    file.by_ref().take(length).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 == length { Ok(bytes) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+/// The caller has bounded `length`.
+fn read_at(file: &File, offset: u64, length: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(length).map_err(|_| std::io::ErrorKind::OutOfMemory)?];
+    read_exact_at(file, &mut bytes, offset)?;
+    Ok(bytes)
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

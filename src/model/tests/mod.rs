@@ -2,5 +2,7 @@
 
 mod checkpoints;
 mod graphs;
+mod pickles;
 mod pictures;
+mod shards;
 mod support;

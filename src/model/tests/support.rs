@@ -30,7 +30,7 @@ pub fn v1_settings() -> Settings {
 
 /// The bytes after the header of an array of an `.npz` file.
 fn npy(file: &str, name: &str) -> Vec<u8> {
-    let mut archive = Archive::open(&fixture(file)).unwrap();
+    let archive = Archive::open(&fixture(file)).unwrap();
     let entry = archive.entries.iter().find(|e| e.name == format!("{name}.npy")).unwrap().clone();
     let bytes = archive.read(&entry, 1 << 30).unwrap();
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
@@ -79,4 +79,47 @@ pub fn try_open(bytes: &[u8]) -> Result<Checkpoint> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     Checkpoint::open(file.path())
+}
+
+/// Pickle opcodes: a str.
+pub fn text(text: &str) -> Vec<u8> {
+    [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+}
+/// An int of 32 bits.
+pub fn int(value: i32) -> Vec<u8> {
+    [b"J", &value.to_le_bytes()[..]].concat()
+}
+pub fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let items = entries.iter().flat_map(|(key, value)| [text(key), value.clone()].concat());
+    b"}(".iter().copied().chain(items).chain(*b"u").collect()
+}
+pub fn list(items: &[Vec<u8>]) -> Vec<u8> {
+    [b"](", items.concat().as_slice(), b"e"].concat()
+}
+fn tuple(items: &[i32]) -> Vec<u8> {
+    [b"(", items.iter().flat_map(|n| int(*n)).collect::<Vec<_>>().as_slice(), b"t"].concat()
+}
+/// `_rebuild_tensor_v2` of storage `key` of `count` elements.
+pub fn tensor_at(class: &str, key: &str, count: i32, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
+    let class = format!("ctorch\n{class}\n");
+    let storage =
+        [b"(".to_vec(), text("storage"), class.into_bytes(), text(key), text("cpu"), int(count), b"tQ".to_vec()];
+    let rest = [int(offset), tuple(shape), tuple(strides), b"\x89ccollections\nOrderedDict\n)RtR".to_vec()].concat();
+    [b"ctorch._utils\n_rebuild_tensor_v2\n(".as_slice(), &storage.concat(), &rest].concat()
+}
+/// A tensor of two floats in storage `0`.
+pub fn tensor() -> Vec<u8> {
+    tensor_at("FloatStorage", "0", 2, 0, &[2], &[1])
+}
+/// A zip file of this object, with its storages.
+pub fn saved_with(root: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
+    let pickle = [b"\x80\x02", root, b"."].concat();
+    let names: Vec<_> = storages.iter().map(|(key, _)| format!("m/data/{key}")).collect();
+    let mut entries = vec![("m/data.pkl", 0, pickle.as_slice(), pickle.len() as u32)];
+    entries.extend(names.iter().zip(storages).map(|(name, (_, data))| (name.as_str(), 0, *data, data.len() as u32)));
+    zip_of(&entries)
+}
+/// A zip file of this object; storage `0` holds 1 and 2.
+pub fn saved(root: Vec<u8>) -> Vec<u8> {
+    saved_with(&root, &[("0", &[1f32, 2.0].map(f32::to_le_bytes).concat())])
 }
