@@ -15,6 +15,7 @@ mod metadata;
 mod onnx;
 mod pages;
 mod process;
+mod pytorch;
 mod reads;
 mod safetensors;
 mod samples;
@@ -53,6 +54,7 @@ pub const KINDS: &[&dyn Kind] = &[
     &checkpoint::Checkpoint,
     &metadata::Metadata,
     &safetensors::Safetensors,
+    &pytorch::Pytorch,
     &onnx::Onnx,
     &samples::Samples,
     &card::Card,
