@@ -3,4 +3,5 @@
 mod checkpoints;
 mod graphs;
 mod pictures;
+mod pytorch;
 mod support;
