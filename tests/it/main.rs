@@ -20,3 +20,4 @@ mod settings;
 mod store;
 mod story;
 mod tidy;
+mod weights;
