@@ -6,7 +6,6 @@ use hfbuild::model::checkpoint::{Checkpoint, Scalar};
 use hfbuild::model::tensor::StateDict;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use std::path::Path;
 
 /// A project of the trained fixture with these artifacts, all published.
 fn project(fixture: &str, weights: &str, artifacts: &str, files: &str) -> Project {
@@ -119,14 +118,14 @@ fn casts_round_as_numpy_does_their_error_is_a_fact_and_shards_are_as_the_hub_lib
 
 #[test]
 fn the_graph_of_sharded_weights_is_the_graph_of_the_one_file() {
-    let artifacts = weights("max_shard_size = \"100kB\"").replace("[artifact.cast]", "[artifact.shards]")
-        + "[artifact.one]\nkind = \"onnx\"\nfrom = \"full\"\n[artifact.many]\nkind = \"onnx\"\nfrom = \"shards\"\n";
-    let files = "\"one.onnx\" = \"one\", \"many.onnx\" = \"many\", \"shards/\" = \"shards\"";
+    let artifacts = weights("max_shard_size = \"100kB\"").replace("[artifact.cast]", "[artifact.split]")
+        + "[artifact.one]\nkind = \"onnx\"\nfrom = \"full\"\n[artifact.many]\nkind = \"onnx\"\nfrom = \"split\"\n";
+    let files = "\"one.onnx\" = \"one\", \"many.onnx\" = \"many\", \"shards/\" = \"split\"";
     let project = project("tiny_trained_trainer.pt", "ema", &artifacts, files);
-    project.run(&["build", "one", "many", "shards"]).code(0);
+    project.run(&["build", "one", "many", "split"]).code(0);
     let read = |name: &str| std::fs::read(project.path("dist").join(name)).expect("a graph");
     assert!(read("one.onnx") == read("many.onnx"));
-    assert!(Path::new(&project.path("dist/shards/model-00002-of-00009.safetensors")).parent().unwrap().is_dir());
+    assert!(project.tree("dist/shards").len() > 3, "shards and their index");
 }
 
 #[test]
