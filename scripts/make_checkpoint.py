@@ -2,8 +2,8 @@
 """Write `torch.save` checkpoints of TinyDiT without torch.
 
 Standard library only. Knows the zip form of `torch.save` (pickle protocol 2, stored entries, 64-byte alignment), the
-keys and shapes of TinyDiT layout v2, and the dict of layout A: `model`, `ema_params`, `step`, `loss`, `config`. Knows
-nothing of what the weights mean: a model made by `full-size` or `noise-model` has learnt nothing.
+keys and shapes of TinyDiT layout v2, and the dicts of layout A (`model`, `ema_params`, `step`, `loss`, `config`) and of a
+trainer, layout B (with an AdamW state). Knows nothing of what the weights mean: a model made by `full-size` or `noise-model` has learnt nothing.
 
 The same arguments give the same bytes, on every machine and in every Python from 3.9 on: no clock, no host, no
 identity of objects enters a file. Like torch's own, the bytes depend on the stem (the folder inside the zip), which
@@ -141,6 +141,13 @@ class Pickler:
             self.out += b"}"
             self.remember()
             self.save_items(value)
+        elif isinstance(value, list):
+            self.out += b"]"
+            self.remember()
+            self.out += b"("
+            for item in value:
+                self.save(item)
+            self.out += b"e"
         elif isinstance(value, Tensor):
             self.save_tensor(value)
         else:
@@ -418,6 +425,28 @@ def random_model(config, seed, with_ema, step, loss):
     return layout_a(model, ema, step, loss, config)
 
 
+def trainer(options):
+    """Layout B: the moments of AdamW are as large as the weights, so the file is four times the weights."""
+    shapes, weights = tinydit_v2(FULL), RandomWeights(options.seed)
+    moments = {word: RandomWeights(f"{options.seed}/{word}") for word in ("exp_avg", "exp_avg_sq")}
+    state = {}
+    for index, (name, shape) in enumerate(shapes.items()):
+        state[index] = {"step": Tensor((), lambda: float_bytes([200_000.0]))}
+        for word, source in moments.items():
+            state[index][word] = Tensor(shape, lambda n=name, s=shape, w=source: w.normal(n, math.prod(s), False))
+    group = {"lr": 1e-4, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "params": list(range(len(shapes)))}
+    return {
+        "step": 200_000,
+        "model_state_dict": with_metadata({name: weights.tensor(name, shape) for name, shape in shapes.items()}),
+        "optimizer_state_dict": {"state": state, "param_groups": [group]},
+        "ema_shadow_params": {name: weights.tensor(name, shape, average=True) for name, shape in shapes.items()},
+        "ema_step": 200_000,
+        "loss": 0.0625,
+        "timestamp": "2025-09-01T00:00:00",
+        "config": dict(FULL),
+    }
+
+
 # --- the subcommands -------------------------------------------------------------------------------------------------
 
 
@@ -518,6 +547,7 @@ def parser():
     sub = command("full-size", full_size, "33,088,128 random weights: layout A of the published size, step 200000")
     seeded(sub)
     sub.add_argument("--no-ema", action="store_true", help="`ema_params` None: half the bytes")
+    seeded(command("trainer", trainer, "the same weights as a trainer saves them: EMA, AdamW state, layout B, 529 MB"))
     seeded(command("noise-model", noise_model, "a small model that claims training and draws noise: gates must refuse it"))
     seeded(command("placeholder", placeholder, "a small untrained model, step 0, last layer zero: gates must refuse it"))
     return top
@@ -530,8 +560,9 @@ def main():
         write_checkpoint(options.output, saved, options.stem)
     except Refused as error:
         sys.exit(f"error: {error}")
-    tensors = len(saved["model"])
-    parameters = sum(tensor.numel for tensor in saved["model"].values())
+    model = saved.get("model") or saved["model_state_dict"]
+    tensors = len(model)
+    parameters = sum(tensor.numel for tensor in model.values())
     size = os.path.getsize(options.output)
     print(f"wrote {options.output}: {size:,} bytes, {tensors} tensors, {parameters:,} parameters, step {saved['step']}")
 

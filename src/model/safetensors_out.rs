@@ -4,8 +4,9 @@
 //! order), the header is padded with spaces to 8 bytes. Data lies in order of element size, largest first, then of
 //! name, as the safetensors crate writes it, so that every tensor is aligned. Knows nothing of networks.
 
+use super::cast::Cast;
 use super::magic::{self, Magic};
-use super::tensor::{DType, StateDict, TensorEntry};
+use super::tensor::{CHUNK, DType, StateDict, TensorEntry};
 use crate::core::error::{Error, OnPath, Result};
 use safetensors::tensor::Metadata;
 use serde_json::{Map, Value, json};
@@ -29,55 +30,66 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Writes `dict` to `path`, tensor by tensor.
+/// Writes `dict` to `path`, piece by piece.
 ///
 /// # Errors
 /// `dict` holds no tensor, one cannot be read, or the file cannot be written.
 pub fn write(path: &Path, dict: &StateDict, metadata: &BTreeMap<String, String>) -> Result<Written> {
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).on("create", path)?);
-    let written = write_to(&mut out, path, dict, metadata)?;
-    out.flush().on("write", path)?;
-    Ok(written)
+    let bytes = write_tensors(path, dict.tensors().iter().collect(), metadata, None)?;
+    Ok(Written { tensors: dict.len(), parameters: dict.parameters(), bytes })
 }
 
-/// The same into any writer; `path` is only for messages.
+/// The same of some tensors, cast on their way where `cast` says so; the bytes of the file.
 ///
 /// # Errors
-/// As [`write`].
-pub fn write_to(
-    out: &mut dyn Write,
+/// As [`write`], and a value that the cast cannot hold.
+pub(super) fn write_tensors(
     path: &Path,
-    dict: &StateDict,
+    mut tensors: Vec<&TensorEntry>,
     metadata: &BTreeMap<String, String>,
-) -> Result<Written> {
-    if dict.is_empty() {
+    mut cast: Option<&mut Cast>,
+) -> Result<u64> {
+    if tensors.is_empty() {
         return Err(Error::stage(format!("there are no tensors to write to `{}`", path.display())));
     }
-    let order = data_order(dict);
-    let header = header(&order, metadata);
+    let dtype = |tensor: &TensorEntry, cast: &Option<&mut Cast>| dtype_as(tensor, cast.as_deref());
+    tensors.sort_by(|a, b| dtype(b, &cast).size().cmp(&dtype(a, &cast).size()).then_with(|| a.name.cmp(&b.name)));
+    let header = header(&tensors, metadata, cast.as_deref());
+    let mut out = BufWriter::with_capacity(CHUNK, File::create(path).on("create", path)?);
     out.write_all(&(header.len() as u64).to_le_bytes()).on("write", path)?;
     out.write_all(&header).on("write", path)?;
-    let mut bytes = 8 + header.len() as u64;
-    for tensor in &order {
-        let data = tensor.bytes()?;
-        out.write_all(&data).on("write", path)?;
-        bytes += data.len() as u64;
+    let (mut bytes, mut buffer) = (8 + header.len() as u64, Vec::new());
+    for tensor in tensors {
+        let mut first = 0;
+        tensor.chunks(&mut |piece| {
+            let data = match cast.as_deref_mut() {
+                Some(cast) => {
+                    cast.chunk(tensor, first, piece, &mut buffer)?;
+                    first += piece.len() / tensor.dtype.size();
+                    &buffer[..]
+                }
+                None => piece,
+            };
+            bytes += data.len() as u64;
+            out.write_all(data).on("write", path)
+        })?;
     }
-    Ok(Written { tensors: order.len(), parameters: dict.parameters(), bytes })
+    out.flush().on("write", path)?;
+    Ok(bytes)
 }
 
-fn data_order(dict: &StateDict) -> Vec<&TensorEntry> {
-    let mut order: Vec<&TensorEntry> = dict.tensors().iter().collect();
-    order.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.name.cmp(&b.name)));
-    order
+/// The type that a tensor is written with.
+pub(super) fn dtype_as(tensor: &TensorEntry, cast: Option<&Cast>) -> DType {
+    cast.map_or(tensor.dtype, |cast| cast.dtype(tensor.dtype))
 }
 
-fn header(order: &[&TensorEntry], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+fn header(order: &[&TensorEntry], metadata: &BTreeMap<String, String>, cast: Option<&Cast>) -> Vec<u8> {
     let mut rows = BTreeMap::new();
     let mut offset = 0;
     for tensor in order {
-        let end = offset + tensor.byte_len();
-        let row = json!({"dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [offset, end]});
+        let dtype = dtype_as(tensor, cast);
+        let end = offset + tensor.elements() * dtype.size();
+        let row = json!({"dtype": dtype.name(), "shape": tensor.shape, "data_offsets": [offset, end]});
         rows.insert(tensor.name.clone(), row);
         offset = end;
     }

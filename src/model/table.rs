@@ -32,7 +32,7 @@ pub struct TensorTable {
 }
 
 impl TensorTable {
-    /// Reads and hashes every tensor, in parallel; at most one tensor a thread is in memory.
+    /// Reads and hashes every tensor, in parallel; at most one piece of a tensor a thread is in memory.
     ///
     /// # Errors
     /// There is no tensor, or one cannot be read.
@@ -98,11 +98,16 @@ impl TensorTable {
 }
 
 fn row(tensor: &TensorEntry) -> Result<Row> {
+    let mut hasher = blake3::Hasher::new();
+    tensor.chunks(&mut |bytes| {
+        hasher.update(bytes);
+        Ok(())
+    })?;
     Ok(Row {
         name: tensor.name.clone(),
         dtype: tensor.dtype.name().to_owned(),
         shape: tensor.shape.clone(),
-        blake3: blake3::hash(&tensor.bytes()?).to_hex().to_string(),
+        blake3: hasher.finalize().to_hex().to_string(),
     })
 }
 

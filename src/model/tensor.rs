@@ -66,6 +66,9 @@ impl DType {
     }
 }
 
+/// Most bytes that [`TensorEntry::chunks`] reads at once: a multiple of every element's size.
+pub const CHUNK: usize = 1 << 20;
+
 /// Where the bytes lie.
 #[derive(Clone)]
 enum Source {
@@ -153,6 +156,24 @@ impl TensorEntry {
                 Ok(Cow::Owned(bytes))
             }
         }
+    }
+
+    /// Hands out the bytes of [`TensorEntry::bytes`] in order, in pieces of whole elements: of a tensor in a file at most
+    /// [`CHUNK`] bytes are in memory, however large it is.
+    ///
+    /// # Errors
+    /// As [`TensorEntry::bytes`], and those of `each`, which end the reading.
+    pub fn chunks(&self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let Source::File { file, offset } = &self.source else { return each(&self.bytes()?) };
+        let (mut at, end) = (*offset, *offset + self.byte_len() as u64);
+        let mut buffer = vec![0; self.byte_len().min(CHUNK)];
+        while at < end {
+            let count = buffer.len().min((end - at) as usize);
+            read_exact_at(file, &mut buffer[..count], at).map_err(|e| self.unreadable(&e))?;
+            each(&buffer[..count])?;
+            at += count as u64;
+        }
+        Ok(())
     }
 
     fn checked(&self, found: usize) -> Result<()> {

@@ -16,6 +16,7 @@ mod metadata;
 mod onnx;
 mod pages;
 mod process;
+mod pytorch;
 mod reads;
 mod safetensors;
 mod samples;
@@ -54,6 +55,7 @@ pub const KINDS: &[&dyn Kind] = &[
     &checkpoint::Checkpoint,
     &metadata::Metadata,
     &safetensors::Safetensors,
+    &pytorch::Pytorch,
     &onnx::Onnx,
     &samples::Samples,
     &card::Card,

@@ -13,7 +13,6 @@ use crate::model::noise;
 use crate::model::onnx::emit::{self, EmitOptions, Guidance};
 use crate::model::onnx::import::OnnxFile;
 use crate::model::runtime::{Data, Input, Rten, Runtime};
-use crate::model::safetensors_out;
 use crate::model::tinydit::{CONFIG_KEY, Config};
 use std::path::Path;
 
@@ -74,8 +73,7 @@ impl Kind for Onnx {
     }
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
-        let weights = workspace.file("weights")?.clone();
-        let file = safetensors_out::open(&weights.file)?;
+        let file = super::safetensors::open(workspace.files("weights")?)?;
         let config: Config = match file.metadata.get(CONFIG_KEY) {
             Some(json) => serde_json::from_str(json)
                 .map_err(|e| Error::stage("the weights' configuration cannot be read").cause(e.to_string()))?,

@@ -195,6 +195,13 @@ impl Workspace {
             None => Err(Error::bug(format!("the workspace lacks its input `{role}`"))),
         }
     }
+    /// All files of an input.
+    pub fn files(&self, role: &str) -> Result<&[InputFile]> {
+        self.inputs
+            .get(role)
+            .map(Vec::as_slice)
+            .ok_or_else(|| Error::bug(format!("the workspace lacks its input `{role}`")))
+    }
     /// A source file that an input's digest proves.
     pub fn proven_file(&self, role: &str) -> Result<&Path> {
         self.proven.get(role).map(PathBuf::as_path).ok_or_else(|| Error::bug(format!("the workspace lacks `{role}`")))

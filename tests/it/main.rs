@@ -22,3 +22,4 @@ mod store;
 mod story;
 mod tidy;
 mod together;
+mod weights;

@@ -15,7 +15,7 @@ use std::process::Command;
 const REPO: &str = "d-oit/tinydit-cats";
 
 /// A script of this folder, with an environment in which the user's own hub, token and packages cannot be found.
-fn script(name: &str) -> Command {
+pub fn script(name: &str) -> Command {
     let mut command = Command::new(python());
     command.arg(root().join("tests/python").join(name));
     for name in ["HF_TOKEN", "HF_ENDPOINT", "HF_TOKEN_PATH", "PYTHONPATH"] {

@@ -4,5 +4,6 @@ mod checkpoints;
 mod graphs;
 mod pickles;
 mod pictures;
+mod pytorch;
 mod shards;
 mod support;

@@ -1,0 +1,140 @@
+//! Weights out: the `.pt` for fine-tuning, casts, shards, and what reads them.
+
+use crate::python::script;
+use crate::support::{Project, root, run};
+use hfbuild::model::checkpoint::{Checkpoint, Scalar};
+use hfbuild::model::tensor::StateDict;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+/// A project of the trained fixture with these artifacts, all published.
+fn project(fixture: &str, weights: &str, artifacts: &str, files: &str) -> Project {
+    let project = Project::with(&format!(
+        "[project]\nname = \"p\"\nversion = \"0.1.0\"\nlicense = \"mit\"\n
+[hub]\nrepo = \"me/it\"\nendpoint = \"embedded\"\n
+[artifact.checkpoint]\nkind = \"checkpoint\"\npath = \"run.pt\"\nweights = \"{weights}\"\n{artifacts}
+[artifact.publish]\nkind = \"upload\"\nfiles = {{ {files} }}\n"
+    ));
+    project.copy(&root().join("tests/fixtures").join(fixture), "run.pt");
+    project
+}
+
+fn rows(dict: &StateDict) -> Value {
+    let row = |t: &hfbuild::model::tensor::TensorEntry| {
+        let sha256 = hex::encode(Sha256::digest(t.bytes().expect("bytes")));
+        (t.name.clone(), json!({"shape": t.shape, "sha256": sha256}))
+    };
+    Value::Object(dict.tensors().iter().map(row).collect::<Map<_, _>>())
+}
+
+fn facts(project: &Project, artifact: &str) -> String {
+    project.run(&["explain", artifact]).code(0).stdout
+}
+
+const PT: &str = "[artifact.pytorch]\nkind = \"pytorch\"\nfrom = \"checkpoint\"\n";
+
+#[test]
+fn the_pt_for_fine_tuning_holds_weights_average_and_configuration_and_no_optimizer() {
+    let project = project("tiny_trained_trainer.pt", "ema", PT, "\"pytorch/model.pt\" = \"pytorch\"");
+    project.run(&["build", "pytorch"]).code(0);
+    let made = project.path("dist/pytorch/model.pt");
+    let source = Checkpoint::open(&project.path("run.pt")).expect("the fixture");
+    let config: Map<String, Value> =
+        source.config.iter().map(|(k, v)| (k.clone(), serde_json::to_value(v).expect("JSON"))).collect();
+    assert!(config.len() >= 5 && matches!(source.config["num_heads"], Scalar::Int(4)));
+    let mut values = json!({"step": source.step, "ema_step": source.ema_step, "loss": source.loss, "config": config});
+    if source.config.get("num_classes").is_none() {
+        values["config"]["num_classes"] = 13.into();
+    }
+    let expected = json!({"values": values, "model": rows(source.raw.as_ref().unwrap()), "ema_params": rows(source.ema.as_ref().unwrap())});
+    let list = project.path("expected.json");
+    std::fs::write(&list, expected.to_string()).expect("a file");
+    let check = run(script("check_pt.py").arg(&made).arg(&list)).code(0).prints("40 tensors");
+    println!("{}", check.stdout.trim());
+    // the same from a file of another name and other bytes
+    let bytes = std::fs::read(&made).expect("the file");
+    project.run(&["build", "--force", "pytorch", "pytorch"]).code(0);
+    assert!(bytes == std::fs::read(&made).expect("the file"));
+    // hfbuild reads it as a checkpoint, optimizer gone
+    let inspected = project.run(&["inspect", "dist/pytorch/model.pt"]).code(0);
+    inspected.prints("export").prints("1800");
+    assert!(!bytes.windows(9).any(|w| w == b"optimizer") && bytes.len() < 1_700_000, "{}", bytes.len());
+}
+
+#[test]
+fn a_checkpoint_without_an_average_gives_a_pt_whose_ema_params_is_none() {
+    let artifact = PT.to_owned() + "name = \"tiny.pth\"\n";
+    let project = project("tiny_placeholder.pt", "raw", &artifact, "\"pytorch/\" = \"pytorch\"");
+    project.run(&["build", "pytorch"]).code(0);
+    let source = Checkpoint::open(&project.path("run.pt")).expect("the fixture");
+    let config: Map<String, Value> =
+        source.config.iter().map(|(k, v)| (k.clone(), serde_json::to_value(v).expect("JSON"))).collect();
+    let values = json!({"step": 0, "config": config});
+    let expected = json!({"values": values, "model": rows(source.raw.as_ref().unwrap()), "ema_params": null});
+    let list = project.path("expected.json");
+    std::fs::write(&list, expected.to_string()).expect("a file");
+    run(script("check_pt.py").arg(project.path("dist/pytorch/tiny.pth")).arg(&list)).code(0).prints("39 tensors");
+}
+
+#[test]
+fn a_name_that_is_no_pt_is_refused_with_its_place() {
+    for name in ["model.bin", "a/model.pt", ".pt", ""] {
+        let artifact = format!("{PT}name = \"{name}\"\n");
+        let project = project("tiny_placeholder.pt", "raw", &artifact, "\"pytorch/\" = \"pytorch\"");
+        project.run(&["plan"]).code(2).says("publish.toml:");
+    }
+}
+
+fn weights(extra: &str) -> String {
+    format!(
+        "[artifact.full]\nkind = \"safetensors\"\nfrom = \"checkpoint\"\n
+[artifact.cast]\nkind = \"safetensors\"\nfrom = \"checkpoint\"\n{extra}\n"
+    )
+}
+
+#[test]
+fn casts_round_as_numpy_does_their_error_is_a_fact_and_shards_are_as_the_hub_library_splits_them() {
+    for kind in ["fp16", "bf16"] {
+        let artifacts = weights(&format!("dtype = \"{kind}\"\nmax_shard_size = \"100kB\""));
+        let files = "\"model.safetensors\" = \"full\", \"cast/\" = \"cast\"";
+        let project = project("tiny_trained_trainer.pt", "ema", &artifacts, files);
+        project.run(&["build", "full", "cast"]).code(0);
+        let mut command = script("check_cast.py");
+        command.arg(project.path("dist/model.safetensors")).arg(project.path("dist/cast")).args([kind, "100000"]);
+        let found: Value = serde_json::from_str(&run(&mut command).code(0).stdout).expect("JSON");
+        let facts = facts(&project, "cast");
+        let said = |name: &str| -> f64 {
+            let line = facts.lines().find(|l| l.contains(name)).unwrap_or_else(|| panic!("{name} in {facts}"));
+            let numbers = line.split_whitespace().filter_map(|w| w.parse().ok());
+            numbers.last().unwrap_or_else(|| panic!("a figure in {line}"))
+        };
+        for (fact, measured) in [("cast_max_abs_error", "absolute"), ("cast_max_rel_error", "relative")] {
+            let measured = found[measured].as_f64().expect("a number");
+            assert!(measured > 0.0 && (said(fact) - measured).abs() <= 1e-3 * measured, "{fact}: {measured} {facts}");
+        }
+        assert_eq!(said("shards "), found["shards"].as_f64().unwrap());
+    }
+}
+
+#[test]
+fn the_graph_of_sharded_weights_is_the_graph_of_the_one_file() {
+    let artifacts = weights("max_shard_size = \"100kB\"").replace("[artifact.cast]", "[artifact.split]")
+        + "[artifact.one]\nkind = \"onnx\"\nfrom = \"full\"\n[artifact.many]\nkind = \"onnx\"\nfrom = \"split\"\n";
+    let files = "\"one.onnx\" = \"one\", \"many.onnx\" = \"many\", \"shards/\" = \"split\"";
+    let project = project("tiny_trained_trainer.pt", "ema", &artifacts, files);
+    project.run(&["build", "one", "many", "split"]).code(0);
+    let read = |name: &str| std::fs::read(project.path("dist").join(name)).expect("a graph");
+    assert!(read("one.onnx") == read("many.onnx"));
+    assert!(project.tree("dist/shards").len() > 3, "shards and their index");
+}
+
+#[test]
+fn a_shard_size_that_everything_fits_gives_one_file_with_the_bytes_of_the_plain_one() {
+    let artifacts = weights("max_shard_size = \"5GB\"");
+    let files = "\"model.safetensors\" = \"full\", \"cast/\" = \"cast\"";
+    let project = project("tiny_trained_trainer.pt", "ema", &artifacts, files);
+    project.run(&["build", "full", "cast"]).code(0);
+    let made = project.tree("dist/cast");
+    assert_eq!(made.keys().collect::<Vec<_>>(), ["model.safetensors"]);
+    assert!(made["model.safetensors"] == std::fs::read(project.path("dist/model.safetensors")).unwrap());
+}
