@@ -6,6 +6,7 @@
 //!
 //! Nothing here knows of artifacts, receipts, the store, the Hub or the terminal, and nothing prints.
 
+pub mod architecture;
 pub mod checkpoint;
 pub mod inspect;
 pub mod magic;
@@ -14,6 +15,7 @@ pub mod network;
 pub mod noise;
 pub mod onnx;
 pub mod pictures;
+pub mod resnet;
 pub mod runtime;
 pub mod safetensors_out;
 pub mod sample;
