@@ -3,13 +3,13 @@
 //! The only place that decides what a file is; stages and the `inspect` command show the same facts. It measures, and
 //! judges nothing.
 
+use super::architecture::Architecture;
 use super::checkpoint::{Checkpoint, EmaForm, Scalar, Settings, sharded};
 use super::magic::{self, Magic};
 use super::onnx::import::{GraphInfo, OnnxFile};
 use super::safetensors_out::{self, SafetensorsFile};
 use super::tensor::StateDict;
-use super::tinydit::{self, Config};
-use super::{pictures, sample};
+use super::{pictures, sample, tinydit};
 use crate::core::error::{Error, OnPath, Result};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -112,35 +112,37 @@ fn under<'a>(group: &str, settings: &'a Settings) -> impl Iterator<Item = (Strin
 /// A tensor cannot be read.
 pub fn weights_facts(dict: &StateDict, settings: &Settings) -> Result<Facts> {
     let mut facts = Facts::new();
-    let config = Config::infer(dict, settings);
-    match &config {
-        Ok(config) => put(&mut facts, "network", format!("tinydit-{}", config.layout.name())),
-        Err(_) => put(&mut facts, "network", "unknown"),
-    }
-    if let (Err(why), true) = (&config, tinydit::looks_like(dict)) {
+    let architecture = Architecture::infer(dict, settings);
+    let name = architecture.as_ref().ok().and_then(Option::as_ref).map(Architecture::name);
+    put(&mut facts, "network", name.as_deref().unwrap_or("unknown"));
+    if let Err(why) = &architecture {
         put(&mut facts, "network_error", why.to_string());
     }
     put(&mut facts, "tensors", dict.len());
     put(&mut facts, "parameters", dict.parameters());
     put(&mut facts, "tensor_bytes", dict.bytes());
     put(&mut facts, "dtypes", json!(dict.dtypes()));
-    if let Ok(config) = config {
-        put(&mut facts, "freshly_initialised", tinydit::freshly_initialised(dict)?);
-        put(&mut facts, "num_labels", config.num_classes);
-        put(&mut facts, "null_label", config.null_label());
-        put(&mut facts, "image_size", config.image_size);
+    match architecture {
+        Ok(Some(Architecture::TinyDit(config))) => {
+            put(&mut facts, "freshly_initialised", tinydit::freshly_initialised(dict)?);
+            put(&mut facts, "num_labels", config.num_classes);
+            put(&mut facts, "null_label", config.null_label());
+            put(&mut facts, "image_size", config.image_size);
+        }
+        Ok(Some(Architecture::ResNet18(config))) => {
+            put(&mut facts, "num_labels", config.num_classes);
+            put(&mut facts, "width", config.width);
+        }
+        _ => {}
     }
     Ok(facts)
 }
 
 fn safetensors_facts(file: &SafetensorsFile) -> Result<Facts> {
     // what hfbuild wrote says its own configuration, which no tensor's shape can
-    let config = file.metadata.get(tinydit::CONFIG_KEY).and_then(|json| serde_json::from_str::<Config>(json).ok());
-    let settings = config.map_or_else(Default::default, |c| {
-        [("num_heads", c.num_heads), ("image_size", c.image_size)]
-            .map(|(k, v)| (k.to_string(), Scalar::Int(v as i64)))
-            .into()
-    });
+    let said = Architecture::of_metadata(&file.metadata).ok().flatten();
+    let sizes = said.map(|architecture| architecture.sizes()).unwrap_or_default();
+    let settings = sizes.into_iter().map(|(key, size)| (key.to_string(), Scalar::Int(size as i64))).collect();
     let mut facts = weights_facts(&file.tensors, &settings)?;
     facts.extend(file.metadata.iter().map(|(key, value)| (format!("metadata.{key}"), json!(value))));
     Ok(facts)

@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows of artifacts, receipts, the store, the Hub or the terminal, and nothing prints.
 
+pub mod architecture;
 pub mod cast;
 pub mod checkpoint;
 pub mod inspect;
@@ -17,6 +18,7 @@ pub mod noise;
 pub mod onnx;
 pub mod pictures;
 pub mod pytorch_out;
+pub mod resnet;
 pub mod runtime;
 pub mod safetensors_out;
 pub mod sample;

@@ -8,6 +8,7 @@ use crate::core::facts::Facts;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::manifest::{KindInfo, Spec};
 use crate::core::value::Value;
+use crate::model::architecture::Architecture;
 use crate::model::checkpoint::{Checkpoint as File, EmaForm, Scalar, Settings, WeightsChoice, sharded};
 use crate::model::table::TensorTable;
 use crate::model::tinydit;
@@ -100,11 +101,13 @@ impl Kind for Checkpoint {
         facts.set("weights", text_param(action, "weights")?, weights);
         facts.set("tensors", dict.len(), weights);
         facts.set("parameters", dict.parameters(), weights);
-        if tinydit::looks_like(dict) {
+        let architecture = Architecture::infer(dict, &settings(action, &file)?)?;
+        if let Some(Architecture::TinyDit(_)) = architecture {
             facts.set("freshly_initialised", tinydit::freshly_initialised(dict)?, weights);
-            let config = tinydit::Config::infer(dict, &settings(action, &file)?)?;
-            facts.set("network", format!("tinydit-{}", config.layout.name()), weights);
-            for (name, value) in config_facts(&config) {
+        }
+        if let Some(architecture) = architecture {
+            facts.set("network", architecture.name(), weights);
+            for (name, value) in architecture.sizes() {
                 facts.set(&format!("config.{name}"), value, weights);
             }
         }
@@ -140,20 +143,6 @@ fn settings(action: &Action, file: &File) -> Result<Settings> {
         };
     }
     Ok(settings)
-}
-
-/// The network's sizes, under the names that checkpoints use for them.
-fn config_facts(config: &tinydit::Config) -> [(&'static str, usize); 8] {
-    [
-        ("image_size", config.image_size),
-        ("patch_size", config.patch_size),
-        ("channels", config.channels),
-        ("num_classes", config.num_classes),
-        ("embed_dim", config.embed_dim),
-        ("depth", config.depth),
-        ("num_heads", config.num_heads),
-        ("mlp_dim", config.mlp_dim),
-    ]
 }
 
 /// What the file says of itself.

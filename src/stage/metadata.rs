@@ -55,7 +55,9 @@ impl Kind for Metadata {
         }
         let all = facts_under(action, from, "");
         let mut out = Map::new();
-        out.insert("model_type".into(), "tinydit".into());
+        // `tinydit-v2` is a layout of `tinydit`
+        let network = all.get("network").and_then(|v| v.as_text()).unwrap_or_default();
+        out.insert("model_type".into(), network.split('-').next().unwrap_or_default().into());
         for name in ["network", "parameters"] {
             let value = all.get(name).ok_or_else(|| Error::stage(format!("`{from}` has no fact `{name}`")))?;
             out.insert(name.into(), value.to_json());

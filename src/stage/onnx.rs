@@ -1,28 +1,33 @@
 //! `onnx`: the network as an ONNX graph, written by hfbuild itself, and verified by running it against a plain forward in
 //! Rust that shares no code with the emitter.
+//!
+//! One file, or with `external_data` a directory of two: the manifest has to say which, because the plan names the files
+//! of the repository before any stage has run. [`graph_file`] is how other kinds read either.
 
-use super::{Declare, Kind, Workspace, int_param, param};
+use super::{Declare, Kind, Workspace, int_param, param, text_param};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
-use crate::core::error::{Error, Result};
+use crate::core::digest::{Canonical, Digest};
+use crate::core::error::{Error, OnPath, Result};
 use crate::core::facts::Facts;
 use crate::core::manifest::KindInfo;
+use crate::core::manifest::dom::Data;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::value::Value;
-use crate::model::network::Network;
-use crate::model::noise;
-use crate::model::onnx::emit::{self, EmitOptions, Guidance};
+use crate::model::architecture::Architecture;
+use crate::model::onnx::emit::{self, EmitOptions, Emitted, Guidance};
+use crate::model::onnx::graph::data_path;
 use crate::model::onnx::import::OnnxFile;
-use crate::model::runtime::{Data, Input, Rten, Runtime};
-use crate::model::tinydit::{CONFIG_KEY, Config};
-use std::path::Path;
+use crate::model::onnx::precision::Precision;
+use crate::model::onnx::verify::{Verified, verify};
+use crate::model::tensor::StateDict;
+use crate::model::{onnx, resnet};
+use std::path::{Path, PathBuf};
 
 /// See the module.
 pub struct Onnx;
 
-/// The bound on the largest difference where the manifest names none.
-const ATOL: f64 = 1e-4;
-/// Pictures in the verification's batch.
-const BATCH: usize = 2;
+/// The file, and what it is called in an artifact of two.
+const FILE: &str = "model.onnx";
 
 impl Kind for Onnx {
     fn info(&self) -> KindInfo {
@@ -37,6 +42,16 @@ impl Kind for Onnx {
                     FieldType::Either(&FieldType::Choice(&["external"]), &FieldType::Table(BAKED)),
                     "who applies guidance: the caller, or the graph itself",
                 ),
+                Field::optional(
+                    "precision",
+                    FieldType::Choice(Precision::NAMES),
+                    "what the weights are stored in, `fp32` by default",
+                ),
+                Field::optional(
+                    "external_data",
+                    FieldType::Bool,
+                    "the weights in `model.onnx.data` beside `model.onnx`: needed from 2 GB on",
+                ),
                 Field::optional("verify", FieldType::Table(VERIFY), "bounds of the verification"),
             ],
             facts: &[
@@ -44,6 +59,9 @@ impl Kind for Onnx {
                 "bytes",
                 "nodes",
                 "max_abs_diff",
+                "relative_l2",
+                "network",
+                "precision",
                 "null_label",
                 "image_size",
                 "guidance",
@@ -58,15 +76,20 @@ impl Kind for Onnx {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
         let from = cx.artifact_of("from", &["safetensors"])?;
-        let mut declaration = Declaration::new("onnx", self.version(), Shape::File("model.onnx".into()))
+        let precision = cx.spec.text("precision").and_then(Precision::from_name).unwrap_or_default();
+        let external = matches!(cx.spec.node("external_data").map(|node| &node.data), Some(Data::Bool(true)));
+        let shape = if external { Shape::Dir } else { Shape::File(FILE.into()) };
+        let mut declaration = Declaration::new("onnx", self.version(), shape)
             .param("opset", cx.int("opset").unwrap_or(emit::DEFAULT_OPSET))
-            .param("atol", atol(cx))
+            .param("atol", atol(cx, precision))
             .param("guidance", guidance(cx))
+            .param("precision", precision.name())
+            .param("external_data", external)
             .input("weights", InputFrom::Artifact(from), cx.spec.place("from"));
         declaration.resources.insert("cores".into(), usize::MAX);
         Ok(declaration)
@@ -74,27 +97,24 @@ impl Kind for Onnx {
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
         let file = super::safetensors::open(workspace.files("weights")?)?;
-        let config: Config = match file.metadata.get(CONFIG_KEY) {
-            Some(json) => serde_json::from_str(json)
-                .map_err(|e| Error::stage("the weights' configuration cannot be read").cause(e.to_string()))?,
-            None => {
-                return Err(Error::stage("hfbuild writes ONNX for TinyDiT, and these weights are of another network")
-                    .hint("for other networks, run your own exporter with kind = \"command\""));
-            }
+        let architecture = Architecture::of_metadata(&file.metadata)?.ok_or_else(|| {
+            Error::stage("hfbuild writes ONNX for TinyDiT and ResNet-18, and these weights are of another network")
+                .hint("for other networks, run your own exporter with kind = \"command\"")
+        })?;
+        let options = options(action)?;
+        let out = workspace.output(FILE)?;
+        let emitted = match &architecture {
+            Architecture::TinyDit(config) => emit::emit(&out, &file.tensors, config, &options)?,
+            Architecture::ResNet18(config) => onnx::resnet::emit(&out, &file.tensors, config, &options)?,
         };
-        let guidance = match param(action, "guidance")? {
-            Value::Float(scale) => Guidance::Baked(*scale as f32),
-            _ => Guidance::External,
-        };
-        let out = workspace.output("model.onnx")?;
-        let options = EmitOptions { opset: int_param(action, "opset")?, guidance, ..Default::default() };
-        let emitted = emit::emit(&out, &file.tensors, &config, &options)?;
         (workspace.progress)(1, 2);
         workspace.cancel.check()?;
-        let network = Network::load(&file.tensors, &config)?;
-        let found = verify(&out, &network, guidance)?;
-        let atol = param(action, "atol")?.as_f64().unwrap_or(ATOL);
-        workspace.say(&format!("largest difference {:e}, bound {atol:e}", found.max_abs_diff))?;
+        let found = verify(&out, &file.tensors, &architecture, options.guidance)?;
+        let atol = param(action, "atol")?.as_f64().unwrap_or_default();
+        workspace.say(&format!(
+            "largest difference {:e}, bound {atol:e}; relative {:e}",
+            found.max_abs_diff, found.relative_l2
+        ))?;
         if found.max_abs_diff.is_nan() || found.max_abs_diff > atol {
             return Err(Error::stage(format!(
                 "the graph differs from the network by {:.3e} at most, and {atol:.3e} is allowed",
@@ -104,17 +124,37 @@ impl Kind for Onnx {
         }
         (workspace.progress)(2, 2);
         workspace.device = Some(format!("{} {} (cpu)", found.runtime.0, found.runtime.1));
-        facts(&out, &emitted, &config, &found, &options, &file.tensors)
+        facts(&out, &emitted, &architecture, &found, &options, &file.tensors)
     }
+}
+
+fn options(action: &Action) -> Result<EmitOptions> {
+    let guidance = match param(action, "guidance")? {
+        Value::Float(scale) => Guidance::Baked(*scale as f32),
+        _ => Guidance::External,
+    };
+    Ok(EmitOptions {
+        opset: int_param(action, "opset")?,
+        guidance,
+        precision: Precision::from_name(text_param(action, "precision")?).unwrap_or_default(),
+        external_data: param(action, "external_data")? == &Value::Bool(true),
+        ..Default::default()
+    })
 }
 
 const BAKED: &[Field] = &[Field::required("baked", FieldType::Param(&FieldType::Number(true)), "the guidance scale")];
 const VERIFY: &[Field] = &[Field::required("atol", FieldType::Number(true), "the largest difference that is allowed")];
 
-fn atol(cx: &Declare<'_>) -> f64 {
+/// The largest difference that is allowed: the manifest's bound, or one for the precision.
+fn atol(cx: &Declare<'_>, precision: Precision) -> f64 {
+    let default = match precision {
+        Precision::Fp32 => 1e-4,
+        Precision::Fp16 => 5e-3,
+        Precision::Int8 => 1e-1,
+    };
     match cx.value("verify") {
-        Some(Value::Map(map)) => map.get("atol").and_then(Value::as_f64).unwrap_or(ATOL),
-        _ => ATOL,
+        Some(Value::Map(map)) => map.get("atol").and_then(Value::as_f64).unwrap_or(default),
+        _ => default,
     }
 }
 
@@ -130,78 +170,93 @@ pub(super) fn guidance(cx: &Declare<'_>) -> Value {
     scale.map_or_else(|| "external".into(), Value::Float)
 }
 
-struct Verified {
-    max_abs_diff: f64,
-    runtime: (&'static str, String),
+/// A graph that another kind reads.
+pub(super) struct GraphInput {
+    /// Where the model can be opened, with its external data beside it.
+    pub file: PathBuf,
+    /// Of the model and its external data.
+    pub digest: Digest,
 }
 
-/// Runs the graph and the plain forward on fixed inputs: noise of Philox under seed 0, times .1 and .9, the first and
-/// the last label.
-fn verify(graph: &Path, network: &Network, guidance: Guidance) -> Result<Verified> {
-    let config = network.config();
-    let length = config.picture_len();
-    let noise: Vec<f32> = (0..BATCH as u64).flat_map(|k| noise::normals(0, 0, k, length)).collect();
-    let (times, labels) = ([0.1f32, 0.9], [0i64, config.num_classes as i64 - 1]);
-    let runtime = Rten::default();
-    let mut session = runtime.open(graph)?;
-    let side = config.image_size;
-    let inputs = [
-        Input { name: "noise", shape: vec![BATCH, config.channels, side, side], data: Data::F32(&noise) },
-        Input { name: "timestep", shape: vec![BATCH], data: Data::F32(&times) },
-        Input { name: "breed", shape: vec![BATCH], data: Data::I64(&labels) },
-    ];
-    let got = session.run(&inputs, "velocity")?.values;
-    let conditional = network.forward(&noise, &times, &labels)?;
-    let want = match guidance {
-        Guidance::External => conditional,
-        Guidance::Baked(scale) => {
-            let null = network.forward(&noise, &times, &[config.null_label(); BATCH])?;
-            null.iter().zip(&conditional).map(|(u, c)| u + scale * (c - u)).collect()
-        }
-    };
-    if got.len() != want.len() {
-        return Err(Error::stage(format!(
-            "the graph gives {} numbers where the network gives {}",
-            got.len(),
-            want.len()
-        )));
+/// The graph of an input. The store keeps files by digest, so a graph of several files is laid out under their own names
+/// in the work directory: the model as a copy, because readers look for external data beside the file that a link leads
+/// to, and the data as links.
+pub(super) fn graph_file(workspace: &Workspace, role: &str) -> Result<GraphInput> {
+    let files = workspace.inputs.get(role).map(Vec::as_slice).unwrap_or_default();
+    if let [one] = files {
+        return Ok(GraphInput { file: one.file.clone(), digest: one.digest });
     }
-    let largest = got.iter().zip(&want).map(|(a, b)| f64::from((a - b).abs()));
-    // NaN must not hide in `max`: any makes the whole NaN, which no bound allows
-    let max_abs_diff = largest.fold(0.0, |m: f64, d| if m.is_nan() || d.is_nan() { f64::NAN } else { m.max(d) });
-    Ok(Verified { max_abs_diff, runtime: (runtime.name(), runtime.version()) })
+    let dir = workspace.dir.join("graph");
+    std::fs::create_dir_all(&dir).on("create", &dir)?;
+    let (mut model, mut digest) = (None, Canonical::new("hfbuild graph 1"));
+    for input in files {
+        let to = dir.join(&input.path);
+        digest.digest(&input.digest);
+        if input.path.ends_with(".onnx") {
+            std::fs::copy(&input.file, &to).on("copy", &input.file)?;
+            model = Some(to);
+        } else {
+            std::os::unix::fs::symlink(&input.file, &to).on("link", &to)?;
+        }
+    }
+    let file = model.ok_or_else(|| Error::stage(format!("input `{role}` holds no .onnx file")))?;
+    OnnxFile::open(&file)?.require_external()?;
+    Ok(GraphInput { file, digest: digest.finish() })
+}
+
+/// BLAKE3 of a file.
+fn digest(path: &Path) -> Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    Ok(Digest::from_hash(hasher.update_mmap_rayon(path).map_err(|e| Error::io("read", path, &e))?.finalize()))
+}
+
+/// What was written: the model, and with external data the model and it.
+fn subject(facts: &mut Facts, out: &Path, external: bool) -> Result<usize> {
+    let model = digest(out)?;
+    if !external {
+        return Ok(facts.subject(FILE, model));
+    }
+    let mut both = Canonical::new("hfbuild graph 1");
+    both.digest(&model);
+    both.digest(&digest(&data_path(out))?);
+    Ok(facts.subject("model.onnx and model.onnx.data", both.finish()))
 }
 
 fn facts(
     out: &Path,
-    emitted: &emit::Emitted,
-    config: &Config,
+    emitted: &Emitted,
+    architecture: &Architecture,
     found: &Verified,
     options: &EmitOptions,
-    tensors: &crate::model::tensor::StateDict,
+    tensors: &StateDict,
 ) -> Result<Facts> {
     let mut facts = Facts::default();
-    let digest = crate::core::digest::Digest::from_hash(
-        blake3::Hasher::new().update_mmap_rayon(out).map_err(|e| Error::io("read", out, &e))?.finalize(),
-    );
-    let of = facts.subject("model.onnx", digest);
+    let of = subject(&mut facts, out, options.external_data)?;
     facts.set("opset", options.opset, of);
     facts.set("bytes", emitted.bytes, of);
     facts.set("nodes", emitted.nodes, of);
+    facts.set("network", architecture.name(), of);
+    facts.set("precision", options.precision.name(), of);
     facts.set("max_abs_diff", found.max_abs_diff, of);
-    facts.set("null_label", config.null_label(), of);
-    facts.set("image_size", config.image_size, of);
-    let guidance = match options.guidance {
-        Guidance::External => "external".to_string(),
-        Guidance::Baked(scale) => format!("baked:{scale}"),
-    };
-    facts.set("guidance", guidance, of);
+    facts.set("relative_l2", found.relative_l2, of);
+    if let Some((_, size)) = architecture.sizes().into_iter().find(|(name, _)| *name == "image_size") {
+        facts.set("image_size", size, of);
+    }
+    if let Architecture::TinyDit(config) = architecture {
+        facts.set("null_label", config.null_label(), of);
+        let guidance = match options.guidance {
+            Guidance::External => "external".to_string(),
+            Guidance::Baked(scale) => format!("baked:{scale}"),
+        };
+        facts.set("guidance", guidance, of);
+    }
     facts.set("runtime", format!("{} {}", found.runtime.0, found.runtime.1), of);
     let file = OnnxFile::open(out)?;
     let described = file.info()?;
     facts.set("inputs", described.inputs.iter().map(ToString::to_string).collect::<Vec<_>>(), of);
     facts.set("outputs", described.outputs.iter().map(ToString::to_string).collect::<Vec<_>>(), of);
-    let same = file.compare(tensors)?;
+    let read = tensors.tensors().iter().filter(|tensor| resnet::is_read(&tensor.name)).cloned();
+    let same = file.compare(&StateDict::new(read.collect())?)?;
     facts.set("weights_equal", same.equal, of);
     facts.set("weights_differing", same.differing.len() + same.absent.len(), of);
     Ok(facts)

@@ -10,12 +10,13 @@ use crate::core::facts::Facts;
 use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::size;
+use crate::model::architecture::Architecture;
 use crate::model::cast::Cast;
 use crate::model::checkpoint::{Checkpoint, Scalar, WeightsChoice};
 use crate::model::safetensors_out::SafetensorsFile;
 use crate::model::shards;
 use crate::model::table::TensorTable;
-use crate::model::tinydit::{self, CONFIG_KEY, Config};
+use crate::model::tinydit::CONFIG_KEY;
 use std::collections::BTreeMap;
 
 /// See the module.
@@ -45,7 +46,7 @@ impl Kind for Safetensors {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
@@ -82,15 +83,12 @@ impl Kind for Safetensors {
         let dict = file.select(choice(action, from))?;
         table.verify(dict)?;
         let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-        if tinydit::looks_like(dict) {
-            let settings = facts_under(action, from, "config")
-                .into_iter()
-                .filter_map(|(k, v)| Some((k.to_string(), Scalar::Int(v.as_int()?))))
-                .collect();
-            let config = Config::infer(dict, &settings)?;
-            let json =
-                serde_json::to_string(&config).map_err(|e| Error::bug(format!("a configuration is no JSON: {e}")))?;
-            metadata.insert(CONFIG_KEY.into(), json);
+        let settings = facts_under(action, from, "config")
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.to_string(), Scalar::Int(v.as_int()?))))
+            .collect();
+        if let Some(architecture) = Architecture::infer(dict, &settings)? {
+            metadata.insert(CONFIG_KEY.into(), architecture.to_json());
         }
         let mut cast = action.params.get("dtype").and_then(|v| v.as_text()).and_then(Cast::to);
         let max = action.params.get("max_shard_size").and_then(|v| v.as_int()).and_then(|v| u64::try_from(v).ok());

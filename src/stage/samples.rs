@@ -99,7 +99,7 @@ impl Kind for Samples {
     }
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
-        let graph = workspace.file("graph")?.clone();
+        let graph = onnx::graph_file(workspace, "graph")?;
         let described = OnnxFile::open(&graph.file)?.info()?;
         let meta = |key: &str| {
             described.metadata.get(key).and_then(|v| v.parse::<i64>().ok()).ok_or_else(|| {

@@ -11,6 +11,7 @@ mod damage;
 mod every_effect;
 mod graphs;
 mod laws;
+mod onnx;
 mod publish;
 mod python;
 mod readme;

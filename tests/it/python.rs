@@ -166,15 +166,16 @@ fn onnx_checker_and_onnxruntime_accept_every_graph_that_is_emitted() {
             emit(&graph, dict, &config, &options).expect("a v2 graph");
             let velocity = reference(if word == "baked" { "velocity_cfg15" } else { "velocity" });
             cases.push(json!({
-                "graph": graph, "opset": opset, "noise": reference("noise"), "timestep": reference("timestep"),
-                "breed": reference("breed"), "velocity": velocity,
+                "graph": graph, "opset": opset, "output": "velocity", "expected": velocity,
+                "inputs": {"noise": reference("noise"), "timestep": reference("timestep"), "breed": reference("breed")},
             }));
             let graph = path(format!("v1-{opset}-{word}.onnx"));
             emit(&graph, v1, &v1_config, &options).expect("a v1 graph");
             let side = v1_config.image_size;
             cases.push(json!({
-                "graph": graph, "opset": opset, "noise": path("noise".into()), "timestep": path("time".into()),
-                "breed": path("labels".into()), "velocity": path(word.into()), "shape": [2, v1_config.channels, side, side],
+                "graph": graph, "opset": opset, "output": "velocity", "expected": path(word.into()),
+                "inputs": {"noise": path("noise".into()), "timestep": path("time".into()), "breed": path("labels".into())},
+                "shape": [2, v1_config.channels, side, side],
             }));
         }
     }

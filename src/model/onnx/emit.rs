@@ -4,10 +4,11 @@
 //! compared with. Linear layers are `Gemm` over rows of tokens, so that weights keep their PyTorch layout and bytes. What
 //! a consumer must know (guidance, labels, sizes) stands in the model's metadata. No clock: same input, same bytes.
 
-use super::graph::{Attribute::*, GraphBuilder};
-use super::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
+use super::graph::{Attribute::*, Dim, GraphBuilder, entry};
+use super::precision::Precision;
+use super::proto::{FLOAT, INT64, ModelProto, OperatorSetIdProto};
 use crate::core::error::{Error, Result};
-use crate::model::tensor::{DType, StateDict};
+use crate::model::tensor::StateDict;
 use crate::model::tinydit::{Config, NetworkLayout};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,10 +19,7 @@ const OPSETS: [(i64, i64); 5] = [(17, 8), (18, 8), (19, 9), (20, 9), (21, 10)];
 pub const DEFAULT_OPSET: i64 = 18;
 /// The emitter's own version, raised when it writes other bytes for the same weights. Not the crate's: a release that
 /// changes nothing here must not change the file.
-const EMITTER: &str = "1";
-/// Element types of ONNX in use.
-const F32: i32 = 1;
-const I64: i32 = 7;
+const EMITTER: &str = "2";
 
 /// Who applies classifier-free guidance.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,91 +35,108 @@ pub enum Guidance {
 pub struct EmitOptions {
     /// 17 to 21.
     pub opset: i64,
-    /// Who applies guidance.
+    /// Who applies guidance (of a generator).
     pub guidance: Guidance,
+    /// What weights are stored in.
+    pub precision: Precision,
+    /// Whether the weights go to a file of their own, `model.onnx.data` beside `model.onnx`. A model of 2 GB and more must.
+    pub external_data: bool,
     /// More metadata; keys that begin with `hfbuild.` are taken.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl Default for EmitOptions {
     fn default() -> Self {
-        EmitOptions { opset: DEFAULT_OPSET, guidance: Guidance::External, metadata: BTreeMap::new() }
+        EmitOptions {
+            opset: DEFAULT_OPSET,
+            guidance: Guidance::External,
+            precision: Precision::Fp32,
+            external_data: false,
+            metadata: BTreeMap::new(),
+        }
     }
 }
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Emitted {
-    /// Bytes of the file.
+    /// Bytes of the file, and of its external data.
     pub bytes: u64,
     /// Nodes of the graph.
     pub nodes: usize,
 }
 
-/// Writes the graph of `dict` to `path`.
+/// Writes the graph of a TinyDiT's weights to `path`.
 ///
 /// Inputs `noise` f32 `[batch_size, C, S, S]`, `timestep` f32 `[batch_size]`, `breed` i64 `[batch_size]`; output `velocity`
 /// f32 `[batch_size, C, S, S]`.
 ///
 /// # Errors
-/// Weights that do not fit `config`, an opset that is not 17..=21, guidance that is not finite, weights that are not f32, a model beyond 2 GB.
+/// Weights that do not fit `config` or that the precision cannot hold, an opset that is not 17..=21, guidance that is not
+/// finite, one file beyond 2 GB.
 pub fn emit(path: &Path, dict: &StateDict, config: &Config, options: &EmitOptions) -> Result<Emitted> {
-    let Some(&(opset, ir)) = OPSETS.iter().find(|row| row.0 == options.opset) else {
-        return Err(Error::stage(format!("opset {} cannot be emitted, 17 to 21 can", options.opset)));
-    };
     if matches!(options.guidance, Guidance::Baked(scale) if !scale.is_finite()) {
         return Err(Error::stage("the guidance scale is not a finite number"));
     }
-    if let Some(tensor) = dict.tensors().iter().find(|tensor| tensor.dtype != DType::F32) {
-        return Err(Error::stage(format!("tensor `{}` is {}, the graph needs F32", tensor.name, tensor.dtype.name())));
-    }
     config.check(dict)?;
-    let mut emitter = Emitter { graph: GraphBuilder::new("tinydit"), config };
+    let mut emitter = Emitter { graph: GraphBuilder::new("tinydit", dict, options.precision), config };
     emitter.network(options.guidance);
-    let model = ModelProto {
-        ir_version: Some(ir),
-        producer_name: Some("hfbuild".into()),
-        producer_version: Some(EMITTER.into()),
-        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(opset) }],
-        metadata_props: metadata(config, options),
-        ..Default::default()
-    };
-    let bytes = emitter.graph.write(&model, dict, path)?;
-    Ok(Emitted { bytes, nodes: emitter.graph.node_count() })
-}
-
-fn metadata(config: &Config, options: &EmitOptions) -> Vec<StringStringEntryProto> {
     let guidance = match options.guidance {
         Guidance::External => "external".to_owned(),
         Guidance::Baked(scale) => format!("baked:{scale}"),
     };
-    let mut entries = options.metadata.clone();
-    for (key, value) in [
+    let said = [
         ("guidance", guidance),
         ("network", format!("tinydit-{}", config.layout.name())),
         ("num_labels", config.num_classes.to_string()),
         ("null_label", config.null_label().to_string()),
         ("image_size", config.image_size.to_string()),
         ("config", serde_json::to_string(config).unwrap_or_default()),
-    ] {
-        entries.insert(format!("hfbuild.{key}"), value);
-    }
-    entries.into_iter().map(|(key, value)| StringStringEntryProto { key: Some(key), value: Some(value) }).collect()
+    ];
+    finish(&emitter.graph, path, options, &said)
+}
+
+/// Writes a finished graph with its metadata: what is `said` of the network, under `hfbuild.`, and the precision.
+///
+/// # Errors
+/// As [`emit`].
+pub(super) fn finish(
+    graph: &GraphBuilder<'_>,
+    path: &Path,
+    options: &EmitOptions,
+    said: &[(&str, String)],
+) -> Result<Emitted> {
+    let Some(&(opset, ir)) = OPSETS.iter().find(|row| row.0 == options.opset) else {
+        return Err(Error::stage(format!("opset {} cannot be emitted, 17 to 21 can", options.opset)));
+    };
+    let mut metadata = options.metadata.clone();
+    metadata.insert("hfbuild.precision".into(), options.precision.name().into());
+    metadata.extend(said.iter().map(|(key, value)| (format!("hfbuild.{key}"), value.clone())));
+    let model = ModelProto {
+        ir_version: Some(ir),
+        producer_name: Some("hfbuild".into()),
+        producer_version: Some(EMITTER.into()),
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(opset) }],
+        metadata_props: metadata.iter().map(|(key, value)| entry(key, value)).collect(),
+        ..Default::default()
+    };
+    let bytes = graph.write(&model, path, options.external_data)?;
+    Ok(Emitted { bytes, nodes: graph.node_count() })
 }
 
 struct Emitter<'a> {
-    graph: GraphBuilder,
+    graph: GraphBuilder<'a>,
     config: &'a Config,
 }
 
 impl Emitter<'_> {
     fn network(&mut self, guidance: Guidance) {
-        let size = Some(self.config.image_size);
-        let picture = [None, Some(self.config.channels), size, size];
-        self.graph.input("noise", F32, &picture);
-        self.graph.input("timestep", F32, &[None]);
-        self.graph.input("breed", I64, &[None]);
-        self.graph.output("velocity", F32, &picture);
+        let size = Dim::Fixed(self.config.image_size);
+        let picture = [Dim::Batch, Dim::Fixed(self.config.channels), size, size];
+        self.graph.input("noise", FLOAT, &picture);
+        self.graph.input("timestep", FLOAT, &[Dim::Batch]);
+        self.graph.input("breed", INT64, &[Dim::Batch]);
+        self.graph.output("velocity", FLOAT, &picture);
         let mut x = self.tokens();
         let mut time = self.time();
         let mut labels = "breed".to_owned();
@@ -135,7 +150,9 @@ impl Emitter<'_> {
             x = self.block(n, &x, &condition);
         }
         let output = if guidance == Guidance::External { "velocity" } else { "guided.velocity" };
-        let velocity = self.last(&x, &condition, output);
+        let computed = self.graph.before_widening(output);
+        self.last(&x, &condition, &computed);
+        let velocity = self.graph.widen(output);
         if let Guidance::Baked(scale) = guidance {
             self.combine(&velocity, scale);
         }
@@ -177,7 +194,8 @@ impl Emitter<'_> {
         let weight = self.graph.weight("patch_embed.proj.weight");
         let bias = self.graph.weight("patch_embed.proj.bias");
         let attributes = [("kernel_shape", Ints(vec![p, p])), ("strides", Ints(vec![p, p]))];
-        let patches = self.graph.node("Conv", &["noise", &weight, &bias], "patches", &attributes);
+        let noise = self.graph.narrow("noise", "noise.half");
+        let patches = self.graph.node("Conv", &[&noise, &weight, &bias], "patches", &attributes);
         let flat = self.reshape(&patches, &[-1, e, n], "patches.flat");
         let tokens = self.transpose(&flat, &[0, 2, 1], "tokens");
         if self.config.layout == NetworkLayout::V1 {
@@ -187,7 +205,7 @@ impl Emitter<'_> {
         self.op("Add", &[&tokens, &positions], "tokens.placed")
     }
 
-    /// The time embedding `[B, E]`.
+    /// The time embedding `[B, E]`. Angles are always f32: they go up to 1000, where f16 knows no fractions.
     fn time(&mut self) -> String {
         let half = self.config.frequency_dim / 2;
         let decay = -(10000f64.ln()) as f32;
@@ -203,6 +221,7 @@ impl Emitter<'_> {
         let cosines = self.op("Cos", &[&angles], "time.cosines");
         let sines = self.op("Sin", &[&angles], "time.sines");
         let waves = self.graph.node("Concat", &[&cosines, &sines], "time.waves", &[("axis", Int(1))]);
+        let waves = self.graph.narrow(&waves, "time.waves.half");
         let hidden = self.linear(&waves, "t_embedder.mlp.0", true, "time.hidden");
         let active = self.silu(&hidden, "time.active");
         self.linear(&active, "t_embedder.mlp.2", true, "time.embedding")
@@ -248,7 +267,7 @@ impl Emitter<'_> {
         let attributes = [("axis", Int(-1)), ("epsilon", Float(1e-5))];
         let normed =
             self.graph.node("LayerNormalization", &[x, &weight, &bias], &format!("{output}.normed"), &attributes);
-        let one = self.graph.floats("const.1", &[], &[1.0]);
+        let one = self.graph.scalar("const.1", 1.0);
         let factor = self.op("Add", &[scale, &one], &format!("{output}.factor"));
         let scaled = self.op("Mul", &[&normed, &factor], &format!("{output}.scaled"));
         let shifted = self.op("Add", &[&scaled, shift], &format!("{output}.shifted"));
@@ -292,7 +311,7 @@ impl Emitter<'_> {
         let query = side(self, 0, "q", &[0, 2, 1, 3]);
         let key = side(self, 1, "k", &[0, 2, 3, 1]);
         let value = side(self, 2, "v", &[0, 2, 1, 3]);
-        let scale = self.graph.floats("attention.scale", &[], &[(width as f32).powf(-0.5)]);
+        let scale = self.graph.scalar("attention.scale", (width as f32).powf(-0.5));
         let query = self.op("Mul", &[&query, &scale], &format!("{name}.q.scaled"));
         let scores = self.op("MatMul", &[&query, &key], &format!("{name}.scores"));
         let weights = self.graph.node("Softmax", &[&scores], &format!("{name}.weights"), &[("axis", Int(-1))]);
@@ -303,9 +322,9 @@ impl Emitter<'_> {
 
     /// Exact GELU.
     fn gelu(&mut self, x: &str, output: &str) -> String {
-        let root = self.graph.floats("const.sqrt2", &[], &[std::f32::consts::SQRT_2]);
-        let one = self.graph.floats("const.1", &[], &[1.0]);
-        let half = self.graph.floats("const.half", &[], &[0.5]);
+        let root = self.graph.scalar("const.sqrt2", std::f32::consts::SQRT_2);
+        let one = self.graph.scalar("const.1", 1.0);
+        let half = self.graph.scalar("const.half", 0.5);
         let divided = self.op("Div", &[x, &root], &format!("{output}.divided"));
         let erf = self.op("Erf", &[&divided], &format!("{output}.erf"));
         let raised = self.op("Add", &[&erf, &one], &format!("{output}.raised"));

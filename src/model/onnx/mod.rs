@@ -5,4 +5,7 @@
 pub mod emit;
 pub mod graph;
 pub mod import;
+pub mod precision;
 pub mod proto;
+pub mod resnet;
+pub mod verify;

@@ -195,6 +195,15 @@ pub struct FunctionProto {
     pub name: Option<String>,
 }
 
+/// `TensorProto.DataType.FLOAT`: f32.
+pub const FLOAT: i32 = 1;
+/// `TensorProto.DataType.INT8`.
+pub const INT8: i32 = 3;
+/// `TensorProto.DataType.INT64`.
+pub const INT64: i32 = 7;
+/// `TensorProto.DataType.FLOAT16`.
+pub const FLOAT16: i32 = 10;
+
 /// `TensorProto.DataType` of the types that hfbuild has, with the safetensors name.
 pub const DATA_TYPES: &[(i32, &str)] = &[
     (1, "F32"),
