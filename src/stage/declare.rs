@@ -2,7 +2,7 @@
 //!
 //! Pure but for the texts that it is handed.
 
-use super::{CHECK, Declare, Shard, UPLOAD, check_fact, kind, pages};
+use super::{CHECK, Declare, Shard, UPLOAD, bounds, check_fact, kind, pages};
 use crate::core::action::Shape;
 use crate::core::error::{Error, Result};
 use crate::core::gate;
@@ -206,15 +206,19 @@ fn gates(manifest: &Manifest, spec: &Spec) -> Result<Body> {
                 .error(span.clone(), format!("this is no condition: {why}"))
                 .hint("gates are written in CEL: `checkpoint.step >= 1000 && checkpoint.ema_present`")
         })?;
-        if clause.roots.is_empty() {
-            return Err(manifest.source.error(span, "this condition names no fact, so it proves nothing"));
+        if clause.artifacts().next().is_none() && !clause.is_about_published() {
+            return Err(manifest
+                .source
+                .error(span, "this condition names no fact, so it proves nothing")
+                .hint("name what a stage measured, e.g. `checkpoint.step`: settings alone cannot refuse a bad model"));
         }
-        for root in clause.roots.iter().filter(|r| !["params", "declared"].contains(&r.as_str())) {
+        for root in clause.artifacts() {
             if let Err(why) = root.parse::<ArtifactName>() {
                 return Err(manifest.source.error(span, format!("`{root}` in this condition: {why}")));
             }
         }
         check_names(manifest, &clause, &span)?;
+        bounds::check(manifest, &clause, &span)?;
         if !seen.insert(text.clone()) {
             return Err(manifest.source.error(span, "this condition is there twice"));
         }
@@ -239,6 +243,8 @@ fn check_names(manifest: &Manifest, clause: &gate::Clause, span: &std::ops::Rang
             ("declared", Some(first)) => {
                 (manifest.declared.contains_key(first), nearest(first, manifest.declared.keys().map(String::as_str)))
             }
+            // what an earlier version measured may have been another kind's facts
+            ("published", _) => (true, None),
             _ => match pages::fact_name(manifest, root, rest).map(|fact| check_fact(manifest, root, &fact)) {
                 Some(Err(near)) => (false, near),
                 _ => (true, None),
