@@ -7,6 +7,7 @@
 //! Nothing here knows of artifacts, receipts, the store, the Hub or the terminal, and nothing prints.
 
 pub mod checkpoint;
+pub mod classifier;
 pub mod inspect;
 pub mod magic;
 pub mod matmul;

@@ -234,14 +234,15 @@ fn gates(manifest: &Manifest, spec: &Spec) -> Result<Body> {
 
 /// Names in a clause that can never be measured or are not there are mistakes of the manifest, not refusals.
 fn check_names(manifest: &Manifest, clause: &gate::Clause, span: &std::ops::Range<usize>) -> Result<()> {
+    let near = |known: &mut dyn Iterator<Item = &String>, word: &str| {
+        nearest(word, known.map(String::as_str)).map(str::to_string)
+    };
     for name in &clause.names {
         let (root, rest) = (name[0].as_str(), &name[1..]);
         let (known, near) = match (root, rest.first()) {
-            ("params", Some(first)) => {
-                (manifest.params.contains_key(first), nearest(first, manifest.params.keys().map(String::as_str)))
-            }
+            ("params", Some(first)) => (manifest.params.contains_key(first), near(&mut manifest.params.keys(), first)),
             ("declared", Some(first)) => {
-                (manifest.declared.contains_key(first), nearest(first, manifest.declared.keys().map(String::as_str)))
+                (manifest.declared.contains_key(first), near(&mut manifest.declared.keys(), first))
             }
             // what an earlier version measured may have been another kind's facts
             ("published", _) => (true, None),
