@@ -41,8 +41,8 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
     let graph = &project.graph;
     let gates: Vec<NodeId> = graph.ids().filter(|id| graph.clause(*id).is_some()).collect();
     // what `published` is compared with is known only with the tree that would be sent
-    let is_upload = |id: &NodeId| graph.asks_published() && matches!(graph.node(*id).work, Work::Upload(_));
-    let uploads: Vec<NodeId> = graph.ids().filter(is_upload).collect();
+    let is_upload = |id: &NodeId| matches!(graph.node(*id).work, Work::Upload(_));
+    let uploads: Vec<NodeId> = graph.ids().filter(is_upload).filter(|_| graph.asks_published()).collect();
     let wanted = graph.closure(&[&gates[..], &uploads].concat());
     let store = Store::at(&project.root);
     let loaded = records::load(&store)?;

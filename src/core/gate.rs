@@ -45,7 +45,7 @@ impl Clause {
     pub fn artifacts(&self) -> impl Iterator<Item = &String> {
         self.roots.iter().filter(|root| !SETTINGS.contains(&root.as_str()))
     }
-    /// Its comparisons of a dotted name with a number or with another name (on the left is always a name).
+    /// Its comparisons of a dotted name with a number or with another name; of two names both ways round.
     pub fn comparisons(&self) -> Vec<Comparison> {
         let mut out = Vec::new();
         compared(&self.expr, &mut out);
@@ -343,12 +343,11 @@ fn compared(expr: &IdedExpr, out: &mut Vec<Comparison>) {
         && let (Some(operator), [a, b]) = (operator(&call.func_name), &call.args[..])
     {
         let (left, right) = (bound(a), bound(b));
-        match (left, right) {
-            (Some(Bound::Name(name)), Some(bound)) => out.push(Comparison { name, operator, bound }),
-            (Some(bound), Some(Bound::Name(name))) => {
-                out.push(Comparison { name, operator: operator.turned(), bound });
-            }
-            _ => {}
+        if let (Some(Bound::Name(name)), Some(bound)) = (left.clone(), right.clone()) {
+            out.push(Comparison { name, operator, bound });
+        }
+        if let (Some(bound), Some(Bound::Name(name))) = (left, right) {
+            out.push(Comparison { name, operator: operator.turned(), bound });
         }
     }
     let mut inner = expr.clone();
@@ -537,6 +536,41 @@ mod tests {
         assert!(ask("samples.all(s, s.ncc > 0.4)").passed());
         assert!(!ask("samples.all(s, s.ncc > 0.6)").passed());
         assert!(ask("samples.exists(s, s.key == 'Big Cat')").passed());
+    }
+
+    #[test]
+    fn published_is_null_at_first_then_the_facts_of_the_version_and_unknown_is_no_pass() {
+        let set = |n: f64| {
+            FactSet::Family(vec![
+                ("a".into(), facts(&[("x", n.into())])),
+                ("b".into(), facts(&[("x", (n / 2.0).into())])),
+            ])
+        };
+        let name = || "samples".parse().unwrap();
+        let now = BTreeMap::from([(name(), set(0.5))]);
+        let then = |n: f64| Replaced::Version(BTreeMap::from([(name(), set(n))]));
+        let ask = |clause: &str, replaced: &Replaced| {
+            evaluate(&parse(clause).unwrap(), &now, &BTreeMap::new(), &BTreeMap::new(), replaced)
+        };
+        for clause in [
+            "published == null || samples.mean.x >= published.samples.mean.x",
+            "published == null || samples.x >= published.samples.x",
+            "published != null ? samples.mean.x >= published.samples.mean.x : true",
+            "!has(published.samples.mean.x) || samples.mean.x >= published.samples.mean.x",
+            "!(published != null && samples.mean.x < published.samples.mean.x)",
+        ] {
+            assert!(ask(clause, &Replaced::First).passed(), "{clause}: {:?}", ask(clause, &Replaced::First));
+            assert!(ask(clause, &then(0.5)).passed() && ask(clause, &then(0.4)).passed(), "{clause}");
+            assert!(
+                matches!(ask(clause, &then(0.6)), Outcome::Refused { .. }),
+                "{clause}: {:?}",
+                ask(clause, &then(0.6))
+            );
+            assert!(matches!(ask(clause, &Replaced::Unknown), Outcome::Unmeasured { .. }), "{clause}");
+        }
+        let lacking = ask("samples.mean.x >= published.samples.mean.y", &then(0.5));
+        assert!(matches!(lacking, Outcome::Unmeasured { .. }), "{lacking:?}");
+        assert!(!ask("samples.mean.x >= published.samples.mean.x", &Replaced::First).passed());
     }
 
     #[test]

@@ -207,10 +207,7 @@ fn gates(manifest: &Manifest, spec: &Spec) -> Result<Body> {
                 .hint("gates are written in CEL: `checkpoint.step >= 1000 && checkpoint.ema_present`")
         })?;
         if clause.artifacts().next().is_none() && !clause.is_about_published() {
-            return Err(manifest
-                .source
-                .error(span, "this condition names no fact, so it proves nothing")
-                .hint("name what a stage measured, e.g. `checkpoint.step`: settings alone cannot refuse a bad model"));
+            return Err(manifest.source.error(span, "this condition names no fact, so it proves nothing"));
         }
         for root in clause.artifacts() {
             if let Err(why) = root.parse::<ArtifactName>() {

@@ -57,8 +57,8 @@ pub struct Graph {
     pub digest: Digest,
 }
 
-/// The one ONNX graph of an input. Where the input has external data too, all of it is linked into one folder under its
-/// own names, for a graph finds its data by them.
+/// The one ONNX graph of an input. Where the input has external data too, all of it is copied into one folder under its
+/// own names, for a graph finds its data by them, and rten follows no links there.
 ///
 /// # Errors
 /// No `.onnx` file among several, or two of them.
@@ -73,11 +73,11 @@ pub fn graph(workspace: &Workspace, role: &str) -> Result<Graph> {
     };
     let folder = workspace.dir.join(role);
     for file in files {
-        let link = folder.join(&file.path);
-        if let Some(parent) = link.parent() {
+        let place = folder.join(&file.path);
+        if let Some(parent) = place.parent() {
             std::fs::create_dir_all(parent).on("create", parent)?;
         }
-        std::os::unix::fs::symlink(&file.file, &link).on("link", &link)?;
+        reflink_copy::reflink_or_copy(&file.file, &place).on("copy", &file.file)?;
     }
     Ok(Graph { file: folder.join(&graph.path), path: graph.path.clone(), digest: graph.digest })
 }

@@ -91,7 +91,9 @@ impl Kind for OnnxImport {
                 let made = cx.manifest.artifact(from.as_str()).map(|spec| spec.texts("outputs")).unwrap_or_default();
                 inputs.push(("model".to_string(), InputFrom::Artifact(from), cx.spec.place("from")));
                 match &made[..] {
-                    [(one, _)] if !one.ends_with('/') => Shape::File(one.rsplit('/').next().unwrap_or(one).to_string()),
+                    [(one, _)] if one.to_lowercase().ends_with(".onnx") => {
+                        Shape::File(one.rsplit('/').next().unwrap_or(one).to_string())
+                    }
                     _ => Shape::Dir,
                 }
             }

@@ -157,6 +157,7 @@ pub fn check_schema(path: &str, figures: &BTreeMap<String, Value>, schema: &Valu
             Some(_) => {}
         }
     }
+    wrong.extend(key.filter(|key| !figures.contains_key(*key)).map(|key| format!("`{key}` is missing")));
     let unexpected = figures.keys().filter(|name| !schema.contains_key(*name) && Some(name.as_str()) != key);
     wrong.extend(unexpected.map(|name| format!("`{name}` is not in the schema")));
     if wrong.is_empty() {
