@@ -87,8 +87,9 @@ pub async fn observe_remote(
     wanted: &[bool],
     world: &mut World,
 ) -> Result<()> {
-    let observed = remote.observe(&loaded.publishes).await?;
     let graph = &project.graph;
+    let blobs = graph.asks_published().then(|| Store::at(&project.root).blobs());
+    let observed = remote.observe(&loaded.publishes, blobs.as_ref()).await?;
     for id in graph.ids().filter(|id| wanted[id.index()] && matches!(graph.node(*id).work, Work::Upload(_))) {
         world.remotes.insert(id, observed.clone());
     }
@@ -215,6 +216,7 @@ async fn prepare<'a>(
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(project, &asked.wanted, &loaded.history, &mut memo)?;
     world.forced = forced;
+    world.allow_regression = args.allow_regression;
     world.overwrite = args.overwrite || project.manifest.hub.as_ref().is_some_and(|h| h.on_drift == OnDrift::Overwrite);
     let remote = open_remote(global, project, store, &asked.wanted, Access::Write).await?;
     let mut recovered = None;

@@ -7,14 +7,19 @@ use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::gate::{Clause, Outcome};
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::plan::{self, Plan, Settled, World};
+use crate::core::publish::Observed;
+use crate::core::record;
+use crate::core::replaced::Replaced;
 use crate::core::value::{Value, human_bytes};
 use crate::core::verdict::Verdict;
 use crate::exec::drive::{Cancel, Sink};
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
+use crate::exec::remote;
 use crate::exec::twice::{Against, Differing, Twice, What};
 use crate::store::memo::Memo;
+use crate::store::records::Publishes;
 use crate::store::{Store, lock, records};
 use crate::ui::{count, explain as words};
 use std::collections::BTreeSet;
@@ -34,18 +39,27 @@ fn talk(global: &Global, text: &str) {
 pub fn gates(global: &Global) -> Result<(), Failure> {
     let project = Project::open(&global.project, &global.settings())?;
     let graph = &project.graph;
-    let gates: Vec<NodeId> = graph.ids().filter(|id| clause(graph, *id).is_some()).collect();
-    let wanted = graph.closure(&gates);
+    let gates: Vec<NodeId> = graph.ids().filter(|id| graph.clause(*id).is_some()).collect();
+    // what `published` is compared with is known only with the tree that would be sent
+    let is_upload = |id: &NodeId| matches!(graph.node(*id).work, Work::Upload(_));
+    let uploads: Vec<NodeId> = graph.ids().filter(is_upload).filter(|_| graph.asks_published()).collect();
+    let wanted = graph.closure(&[&gates[..], &uploads].concat());
     let store = Store::at(&project.root);
-    let history = records::load(&store)?.history;
-    let world = observe::observe(&project, &wanted, &history, &mut Memo::load(&store.memo_log())?)?;
-    let plan = plan::plan(graph, &wanted, &gates.iter().copied().collect(), &history, &world);
+    let loaded = records::load(&store)?;
+    let mut world = observe::observe(&project, &wanted, &loaded.history, &mut Memo::load(&store.memo_log())?)?;
+    let last = last_publish(global, &project, &store, &loaded.publishes)?;
+    world.remotes = uploads.iter().filter_map(|id| Some((*id, last.clone()?))).collect();
+    let plan = plan::plan(graph, &wanted, &gates.iter().copied().collect(), &loaded.history, &world);
     let mut lines = Vec::new();
     for &id in &gates {
-        let (Some(decision), Some(clause)) = (&plan.decisions[id.index()], clause(graph, id)) else { continue };
+        let (Some(decision), Some(clause)) = (&plan.decisions[id.index()], graph.clause(id)) else { continue };
+        let against = last.as_ref().and_then(|l| l.head.as_deref()).filter(|_| clause.is_about_published());
+        let against = against.map_or(String::new(), |head| format!(" (published: {})", crate::ui::short(head)));
+        let judged = |outcome| format!("{}{against}", judged(graph, &plan, &world, clause, outcome));
         let (word, text) = match &decision.outcome {
-            Some(outcome) if outcome.passed() => ("passed", judged(graph, &plan, &world, clause, outcome)),
-            Some(outcome) => ("refused", judged(graph, &plan, &world, clause, outcome)),
+            Some(outcome) if outcome.passed() => ("passed", judged(outcome)),
+            Some(outcome) => ("refused", judged(outcome)),
+            None if decision.is_at_upload() => at_upload(&plan, &uploads),
             None => ("unknown", waits(graph, clause, &decision.verdict)),
         };
         lines.push((word, format!("{word:<7}  {}  {text}\n", graph.node(id).name)));
@@ -70,8 +84,30 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
     }
 }
 
-fn clause(graph: &Graph, id: NodeId) -> Option<&Clause> {
-    if let Work::Gate(clause) = &graph.node(id).work { Some(clause) } else { None }
+/// The remote as this machine's last publish left it: no hub is asked. `None` where it has not published.
+fn last_publish(global: &Global, project: &Project, store: &Store, publishes: &Publishes) -> Result<Option<Observed>> {
+    let Some(hub) = project.manifest.hub.as_ref().filter(|_| project.graph.asks_published()) else { return Ok(None) };
+    let target = remote::target(hub, global.endpoint.as_deref(), global.repo.as_deref());
+    let Some(last) = publishes.last(&target) else { return Ok(None) };
+    let record = last.tree.get(plan::RECORD).map(|file| store.blobs().read(&file.digest)).transpose()?.flatten();
+    let managed = last.tree.iter().map(|(path, file)| (path.clone(), file.hub.clone())).collect();
+    Ok(Some(Observed {
+        head: Some(last.commit.clone()),
+        last_commit: Some(last.commit.clone()),
+        managed,
+        replaced: record.map_or(Replaced::Unknown, |record| record::version(&record).0),
+        allowed: last.allowed.clone(),
+        ..Observed::default()
+    }))
+}
+
+/// What can be said of a gate over `published` that was not asked.
+fn at_upload(plan: &Plan, uploads: &[NodeId]) -> (&'static str, String) {
+    let decided = uploads.iter().filter_map(|id| plan.decisions[id.index()].as_ref());
+    match decided.map(|d| &d.verdict).next() {
+        Some(Verdict::UpToDate) => ("passed", "not asked: nothing differs from what was published last".into()),
+        _ => ("unknown", "it is asked when something is sent, against what is published then".into()),
+    }
 }
 
 /// An outcome with its values, the bounds that the manifest names, and what was measured.

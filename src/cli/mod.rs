@@ -79,6 +79,9 @@ pub struct BuildArgs {
     /// Publish over a remote that was changed by others
     #[arg(long)]
     pub overwrite: bool,
+    /// Publish where a gate over `published` refuses; the published record says so
+    #[arg(long)]
+    pub allow_regression: bool,
 }
 
 /// The commands.

@@ -191,6 +191,7 @@ fn state(graph: &Graph, plan: &crate::core::plan::Plan, ids: &[NodeId]) -> Strin
             (_, Some(outcome), _) if outcome.passed() => "passed",
             (_, Some(_), _) => "refused",
             (Verdict::UpToDate, _, _) if matches!(graph.node(*id).work, Work::Upload(_)) => "published",
+            (Verdict::UpToDate, _, Some(Settled::AtUpload)) => "asked at the upload",
             (Verdict::UpToDate, ..) => "up to date",
             (Verdict::Restore { .. }, _, Some(Settled::Made(_))) => "cached",
             (Verdict::Restore { .. }, ..) => "cached",

@@ -5,9 +5,13 @@
 //!
 //! A family (`each`) is seen as `samples["Siamese"].x` (one shard), `samples.mean.x` / `.min.x` / `.max.x` (folds), and
 //! `samples.all(s, s.x > c)` (macros over the shards). A bare `samples.x` must hold for every shard.
+//!
+//! `published` is the version that the commit would replace ([`Replaced`]); in a clause over a bare family
+//! `published.samples.x` is the same shard's fact in that version.
 
 use crate::core::facts::{FactSet, is_family_word};
 use crate::core::name::ArtifactName;
+use crate::core::replaced::{PUBLISHED, Replaced};
 use crate::core::value::Value;
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 use cel::{Context, Program};
@@ -20,13 +24,65 @@ use std::sync::Arc;
 pub struct Clause {
     /// As written.
     pub text: String,
-    /// Root names that it mentions: artifacts, `params`, `declared`.
+    /// Root names that it mentions: artifacts, `params`, `declared`, `published`.
     pub roots: BTreeSet<String>,
     /// Every dotted name that it spells, e.g. `["checkpoint", "config", "depth"]`.
     pub names: BTreeSet<Vec<String>>,
     /// Names that it asks for with `has(..)`: these may be missing.
     tested: BTreeSet<String>,
     expr: IdedExpr,
+}
+
+/// Root names that are no artifacts.
+pub const SETTINGS: [&str; 3] = ["params", "declared", PUBLISHED];
+
+impl Clause {
+    /// Whether it compares with the version that would be replaced: then it is asked when something is sent.
+    pub fn is_about_published(&self) -> bool {
+        self.roots.contains(PUBLISHED)
+    }
+    /// The artifacts that it mentions.
+    pub fn artifacts(&self) -> impl Iterator<Item = &String> {
+        self.roots.iter().filter(|root| !SETTINGS.contains(&root.as_str()))
+    }
+    /// Its comparisons of a dotted name with a number or with another name; of two names both ways round.
+    pub fn comparisons(&self) -> Vec<Comparison> {
+        let mut out = Vec::new();
+        compared(&self.expr, &mut out);
+        out
+    }
+}
+
+/// A comparison in a clause.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// The segments of the name on its left.
+    pub name: Vec<String>,
+    /// The operator, turned round where the name was on the right.
+    pub operator: Operator,
+    /// What the name is compared with.
+    pub bound: Bound,
+}
+
+/// An order or an equality.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Operator {
+    Less,
+    AtMost,
+    Greater,
+    AtLeast,
+    Equal,
+    Unequal,
+}
+
+/// The other side of a comparison.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Bound {
+    /// A number as written.
+    Number(f64),
+    /// Another name, e.g. `["params", "bound"]`.
+    Name(Vec<String>),
 }
 
 /// How a clause ended.
@@ -59,6 +115,13 @@ impl Outcome {
     pub fn passed(&self) -> bool {
         matches!(self, Outcome::Passed { .. })
     }
+    /// The facts that it was decided by, with their values; none where it could not be.
+    pub fn values(&self) -> &[(String, Value)] {
+        match self {
+            Outcome::Passed { values } | Outcome::Refused { values, .. } => values,
+            Outcome::Unmeasured { .. } => &[],
+        }
+    }
 }
 
 /// Parses a clause. The error is the parser's own, on one line.
@@ -85,45 +148,41 @@ pub fn parse(text: &str) -> Result<Clause, String> {
 }
 
 /// Evaluates a clause over the facts of artifacts. Facts of an artifact that the clause mentions and `facts` lacks make
-/// it unmeasured.
+/// it unmeasured; so does `published` where what would be replaced is not known.
 pub fn evaluate(
     clause: &Clause,
     facts: &BTreeMap<ArtifactName, FactSet>,
     params: &BTreeMap<String, Value>,
     declared: &BTreeMap<String, Value>,
+    replaced: &Replaced,
 ) -> Outcome {
+    if clause.is_about_published() && *replaced == Replaced::Unknown {
+        return Outcome::Unmeasured { shard: None, why: "what is published now is not known".into() };
+    }
     let families: BTreeMap<&str, &FactSet> = facts
         .iter()
         .filter(|(name, set)| matches!(set, FactSet::Family(_)) && clause.roots.contains(name.as_str()))
         .map(|(name, set)| (name.as_str(), set))
         .collect();
-    let expr = strict(over_shards(&clause.expr, &families));
+    let expr = strict(over_shards(&replaced.settle(clause.expr.clone()), &families));
     let mut roots: BTreeMap<String, Value> = facts
         .iter()
         .filter(|(name, _)| clause.roots.contains(name.as_str()))
-        .map(|(name, set)| (name.to_string(), family_tree(set)))
+        .map(|(name, set)| (name.to_string(), set.view(None)))
         .collect();
     roots.insert("params".into(), Value::Map(params.clone()));
     roots.insert("declared".into(), Value::Map(declared.clone()));
+    roots.insert(PUBLISHED.into(), replaced.value(None));
     let Some((family, FactSet::Family(shards))) = bare_family(&expr, &families) else {
         return judge(&expr, &roots, None, &clause.tested);
     };
     if shards.is_empty() {
         return Outcome::Unmeasured { shard: None, why: format!("`{family}` has no shard") };
     }
-    let folds = family_tree(families[family]);
     let mut last = None;
-    for (key, shard) in shards {
-        let mut tree = match shard.tree() {
-            Value::Map(map) => map,
-            _ => BTreeMap::new(),
-        };
-        if let Value::Map(folds) = &folds {
-            for (name, value) in folds.iter().filter(|(name, _)| is_family_word(name)) {
-                tree.entry(name.clone()).or_insert_with(|| value.clone());
-            }
-        }
-        roots.insert(family.to_string(), Value::Map(tree));
+    for (key, _) in shards {
+        roots.insert(family.to_string(), families[family].view(Some(key)));
+        roots.insert(PUBLISHED.into(), replaced.value(Some((family, key))));
         match judge(&expr, &roots, Some(key), &clause.tested) {
             passed @ Outcome::Passed { .. } => last = Some(passed),
             other => return other,
@@ -148,7 +207,11 @@ fn judge(
     let values = mentioned(expr, roots);
     let missing = |(name, value): &&(String, Value)| *value == Value::Null && !tested.contains(name);
     if let Some((name, _)) = values.iter().find(missing) {
-        return Outcome::Unmeasured { shard, why: format!("`{name}` was not measured") };
+        let why = match name.strip_prefix("published.") {
+            Some(fact) => format!("the version that would be replaced has no `{fact}` (ask with `has({name})`)"),
+            None => format!("`{name}` was not measured"),
+        };
+        return Outcome::Unmeasured { shard, why };
     }
     match cel::Value::resolve(expr, &context) {
         Ok(cel::Value::Bool(true)) => Outcome::Passed { values },
@@ -180,15 +243,6 @@ fn mentioned(expr: &IdedExpr, roots: &BTreeMap<String, Value>) -> Vec<(String, V
         }
     });
     out
-}
-
-/// Of a family: its shards by key, and beside them `shards`, `common`, `mean`, `min`, `max`.
-fn family_tree(set: &FactSet) -> Value {
-    let (Value::Map(mut tree), FactSet::Family(shards)) = (set.tree(), set) else { return set.tree() };
-    for (key, facts) in shards {
-        tree.entry(key.clone()).or_insert_with(|| facts.tree());
-    }
-    Value::Map(tree)
 }
 
 /// The family whose facts the expression reads barely (`samples.x`), if there is one.
@@ -265,7 +319,7 @@ fn tests(expr: &IdedExpr, out: &mut BTreeSet<String>) {
 }
 
 /// The segments of a plain dotted name, root first.
-fn spelled(mut expr: &Expr) -> Option<Vec<&str>> {
+pub(super) fn spelled(mut expr: &Expr) -> Option<Vec<&str>> {
     let mut segments = Vec::new();
     loop {
         match expr {
@@ -280,6 +334,64 @@ fn spelled(mut expr: &Expr) -> Option<Vec<&str>> {
             }
             _ => return None,
         }
+    }
+}
+
+/// Collects the comparisons, wherever they stand.
+fn compared(expr: &IdedExpr, out: &mut Vec<Comparison>) {
+    if let Expr::Call(call) = &expr.expr
+        && let (Some(operator), [a, b]) = (operator(&call.func_name), &call.args[..])
+    {
+        let (left, right) = (bound(a), bound(b));
+        if let (Some(Bound::Name(name)), Some(bound)) = (left.clone(), right.clone()) {
+            out.push(Comparison { name, operator, bound });
+        }
+        if let (Some(bound), Some(Bound::Name(name))) = (left, right) {
+            out.push(Comparison { name, operator: operator.turned(), bound });
+        }
+    }
+    let mut inner = expr.clone();
+    each_child(&mut inner, &mut |child| compared(child, out));
+}
+
+fn operator(name: &str) -> Option<Operator> {
+    Some(match name {
+        operators::LESS => Operator::Less,
+        operators::LESS_EQUALS => Operator::AtMost,
+        operators::GREATER => Operator::Greater,
+        operators::GREATER_EQUALS => Operator::AtLeast,
+        operators::EQUALS => Operator::Equal,
+        operators::NOT_EQUALS => Operator::Unequal,
+        _ => return None,
+    })
+}
+
+impl Operator {
+    /// The operator that says the same of the sides exchanged.
+    fn turned(self) -> Operator {
+        match self {
+            Operator::Less => Operator::Greater,
+            Operator::AtMost => Operator::AtLeast,
+            Operator::Greater => Operator::Less,
+            Operator::AtLeast => Operator::AtMost,
+            same => same,
+        }
+    }
+}
+
+fn bound(expr: &IdedExpr) -> Option<Bound> {
+    if let Some(path) = spelled(&expr.expr) {
+        return Some(Bound::Name(path.into_iter().map(String::from).collect()));
+    }
+    match &expr.expr {
+        Expr::Literal(LiteralValue::Int(n)) => Some(Bound::Number(*n.inner() as f64)),
+        Expr::Literal(LiteralValue::UInt(n)) => Some(Bound::Number(*n.inner() as f64)),
+        Expr::Literal(LiteralValue::Double(x)) => Some(Bound::Number(*x.inner())),
+        Expr::Call(call) if call.func_name == operators::NEGATE => match bound(call.args.first()?)? {
+            Bound::Number(x) => Some(Bound::Number(-x)),
+            Bound::Name(_) => None,
+        },
+        _ => None,
     }
 }
 
@@ -330,7 +442,7 @@ fn strict(mut expr: IdedExpr) -> IdedExpr {
 }
 
 /// Calls `visit` for every direct part of an expression.
-fn each_child(expr: &mut IdedExpr, visit: &mut dyn FnMut(&mut IdedExpr)) {
+pub(super) fn each_child(expr: &mut IdedExpr, visit: &mut dyn FnMut(&mut IdedExpr)) {
     match &mut expr.expr {
         Expr::Call(call) => {
             call.target.iter_mut().for_each(|t| visit(t));
@@ -384,7 +496,7 @@ mod tests {
         let family = FactSet::Family(vec![("Siamese".into(), shard(0.9)), ("Big Cat".into(), shard(0.5))]);
         let all = BTreeMap::from([("checkpoint".parse().unwrap(), one), ("samples".parse().unwrap(), family)]);
         let params = BTreeMap::from([("bound".to_string(), Value::Float(0.6))]);
-        evaluate(&parse(clause).unwrap(), &all, &params, &BTreeMap::new())
+        evaluate(&parse(clause).unwrap(), &all, &params, &BTreeMap::new(), &Replaced::Unknown)
     }
 
     #[test]
@@ -424,6 +536,41 @@ mod tests {
         assert!(ask("samples.all(s, s.ncc > 0.4)").passed());
         assert!(!ask("samples.all(s, s.ncc > 0.6)").passed());
         assert!(ask("samples.exists(s, s.key == 'Big Cat')").passed());
+    }
+
+    #[test]
+    fn published_is_null_at_first_then_the_facts_of_the_version_and_unknown_is_no_pass() {
+        let set = |n: f64| {
+            FactSet::Family(vec![
+                ("a".into(), facts(&[("x", n.into())])),
+                ("b".into(), facts(&[("x", (n / 2.0).into())])),
+            ])
+        };
+        let name = || "samples".parse().unwrap();
+        let now = BTreeMap::from([(name(), set(0.5))]);
+        let then = |n: f64| Replaced::Version(BTreeMap::from([(name(), set(n))]));
+        let ask = |clause: &str, replaced: &Replaced| {
+            evaluate(&parse(clause).unwrap(), &now, &BTreeMap::new(), &BTreeMap::new(), replaced)
+        };
+        for clause in [
+            "published == null || samples.mean.x >= published.samples.mean.x",
+            "published == null || samples.x >= published.samples.x",
+            "published != null ? samples.mean.x >= published.samples.mean.x : true",
+            "!has(published.samples.mean.x) || samples.mean.x >= published.samples.mean.x",
+            "!(published != null && samples.mean.x < published.samples.mean.x)",
+        ] {
+            assert!(ask(clause, &Replaced::First).passed(), "{clause}: {:?}", ask(clause, &Replaced::First));
+            assert!(ask(clause, &then(0.5)).passed() && ask(clause, &then(0.4)).passed(), "{clause}");
+            assert!(
+                matches!(ask(clause, &then(0.6)), Outcome::Refused { .. }),
+                "{clause}: {:?}",
+                ask(clause, &then(0.6))
+            );
+            assert!(matches!(ask(clause, &Replaced::Unknown), Outcome::Unmeasured { .. }), "{clause}");
+        }
+        let lacking = ask("samples.mean.x >= published.samples.mean.y", &then(0.5));
+        assert!(matches!(lacking, Outcome::Unmeasured { .. }), "{lacking:?}");
+        assert!(!ask("samples.mean.x >= published.samples.mean.x", &Replaced::First).passed());
     }
 
     #[test]

@@ -153,6 +153,14 @@ impl Graph {
     pub fn stage(&self, id: NodeId) -> Option<&Declaration> {
         if let Work::Stage(d) = &self.node(id).work { Some(d) } else { None }
     }
+    /// The clause, if the node is a gate.
+    pub fn clause(&self, id: NodeId) -> Option<&Clause> {
+        if let Work::Gate(clause) = &self.node(id).work { Some(clause) } else { None }
+    }
+    /// Whether a gate compares with the version that would be replaced.
+    pub fn asks_published(&self) -> bool {
+        self.ids().any(|id| self.clause(id).is_some_and(Clause::is_about_published))
+    }
     /// The nodes of an artifact.
     pub fn of(&self, artifact: &ArtifactName) -> &[NodeId] {
         self.artifacts.get(artifact).map_or(&[], Vec::as_slice)
@@ -262,8 +270,7 @@ impl Graph {
                 all.extend(d.facts.iter().map(|(name, _, span)| (name.to_string(), span.clone(), Role::Facts)));
             }
             Work::Gate(clause) => {
-                let roots = clause.roots.iter().filter(|r| !["params", "declared"].contains(&r.as_str()));
-                all.extend(roots.map(|root| (root.clone(), node.span.clone(), Role::Facts)));
+                all.extend(clause.artifacts().map(|root| (root.clone(), node.span.clone(), Role::Facts)));
             }
             Work::Upload(upload) => {
                 all.extend(upload.files.iter().map(|(_, _, name, span)| (name.to_string(), span.clone(), Role::Data)));

@@ -6,11 +6,12 @@
 use crate::core::action::{Action, ActionInput, Declaration, InputFrom, Shape};
 use crate::core::digest::{Canonical, Digest, HubDigests};
 use crate::core::facts::FactSet;
-use crate::core::gate::{self, Outcome};
+use crate::core::gate::{self, Clause, Outcome};
 use crate::core::graph::{Graph, NodeId, Upload, Work, placed_path, repo_place};
 use crate::core::name::ArtifactName;
 use crate::core::publish::{Observed, Tree, TreeFile, UploadVerdict, decide_upload};
 use crate::core::receipt::{History, Receipt};
+use crate::core::replaced::Replaced;
 use crate::core::value::Value;
 use crate::core::verdict::{Reason, Verdict, difference};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -45,6 +46,8 @@ pub struct World {
     pub project: BTreeMap<String, Value>,
     /// Whether a publish may go over a remote that drifted.
     pub overwrite: bool,
+    /// Whether a publish may go where a gate over `published` refuses.
+    pub allow_regression: bool,
 }
 
 /// How a node ended, or where it stands.
@@ -54,6 +57,8 @@ pub enum Settled {
     Made(Arc<Receipt>),
     /// The gate's outcome is known.
     Judged(Outcome),
+    /// The gate is over `published`: it is asked when something is sent, and not before.
+    AtUpload,
     /// The publish is done (or there was nothing to send).
     Published,
     /// It failed, or something before it did.
@@ -73,11 +78,22 @@ pub struct Decision {
     pub outcome: Option<Outcome>,
     /// Of an upload whose inputs are known: the tree and the verdict on it (`None`: the remote was not observed).
     pub upload: Option<(Tree, Vec<u8>, Option<UploadVerdict>)>,
+    /// Of an upload that has something to send: the gates over `published` before it, with their outcomes. Where one of
+    /// them refuses and may, `upload` is `None`.
+    pub asked: Vec<(NodeId, Outcome)>,
+    /// The clauses that refused and were allowed to, as the published record says it.
+    pub allowed: Vec<String>,
 }
 
 impl Decision {
     fn bare(verdict: Verdict) -> Decision {
-        Decision { verdict, action: None, receipt: None, outcome: None, upload: None }
+        let (asked, allowed) = (vec![], vec![]);
+        Decision { verdict, action: None, receipt: None, outcome: None, upload: None, asked, allowed }
+    }
+    /// Whether it is that of a gate that is asked at the upload.
+    pub fn is_at_upload(&self) -> bool {
+        let nothing = self.receipt.is_none() && self.outcome.is_none() && self.upload.is_none();
+        self.verdict == Verdict::UpToDate && nothing
     }
 }
 
@@ -103,12 +119,9 @@ pub fn decide(graph: &Graph, id: NodeId, settled: &[Option<Settled>], history: &
     }
     match &node.work {
         Work::Stage(declaration) => decide_stage(graph, id, declaration, settled, history, world),
+        Work::Gate(clause) if clause.is_about_published() => Decision::bare(Verdict::UpToDate),
         Work::Gate(clause) => {
-            let facts = clause.roots.iter().filter_map(|root| {
-                let name: ArtifactName = root.parse().ok()?;
-                Some((name.clone(), fact_set(graph, &name, settled)?))
-            });
-            let outcome = gate::evaluate(clause, &facts.collect(), &world.params, &world.declared);
+            let outcome = evaluate(graph, clause, settled, world, &Replaced::Unknown);
             let verdict = match outcome.passed() {
                 true => Verdict::UpToDate,
                 false => Verdict::Blocked { by: vec![node.name.clone()] },
@@ -117,6 +130,21 @@ pub fn decide(graph: &Graph, id: NodeId, settled: &[Option<Settled>], history: &
         }
         Work::Upload(upload) => decide_publish(graph, id, upload, settled, world),
     }
+}
+
+/// Evaluates a clause over what is settled.
+fn evaluate(
+    graph: &Graph,
+    clause: &Clause,
+    settled: &[Option<Settled>],
+    world: &World,
+    replaced: &Replaced,
+) -> Outcome {
+    let facts = clause.artifacts().filter_map(|root| {
+        let name: ArtifactName = root.parse().ok()?;
+        Some((name.clone(), fact_set(graph, &name, settled)?))
+    });
+    gate::evaluate(clause, &facts.collect(), &world.params, &world.declared, replaced)
 }
 
 fn decide_stage(
@@ -285,7 +313,65 @@ pub fn fact_set(graph: &Graph, artifact: &ArtifactName, settled: &[Option<Settle
 /// The name of the published record in the repo.
 pub const RECORD: &str = "provenance.json";
 
+/// Decides a publish. The record holds what regressions were allowed, and those are known only when the gates over
+/// `published` were asked, which is when something is sent: so the tree is first what it would be with those that were
+/// allowed at the last publish, and where that differs from the remote the gates are asked.
 fn decide_publish(graph: &Graph, id: NodeId, upload: &Upload, settled: &[Option<Settled>], world: &World) -> Decision {
+    let files = tree_of(graph, upload, settled, world);
+    let observed = world.remotes.get(&id);
+    let judge = |allowed: &[String]| {
+        let mut tree = files.clone();
+        let record = crate::core::record::render(graph, id, &tree, settled, world, allowed);
+        tree.insert(RECORD.into(), crate::core::record::tree_file(&record));
+        let verdict = observed.map(|observed| decide_upload(&tree, observed, world.overwrite));
+        (tree, record, verdict)
+    };
+    let before = observed.map(|o| o.allowed.clone()).unwrap_or_default();
+    let (mut made, mut allowed, mut asked) = (judge(&before), before, vec![]);
+    if let (Some(UploadVerdict::Send { .. }), Some(observed)) = (&made.2, observed) {
+        asked = ask(graph, id, settled, world, observed);
+        let refused = asked.iter().filter(|(_, outcome)| !outcome.passed());
+        let regression = |outcome: &Outcome| world.allow_regression && matches!(outcome, Outcome::Refused { .. });
+        let (may, stop): (Vec<_>, Vec<_>) = refused.partition(|(_, outcome)| regression(outcome));
+        if !stop.is_empty() {
+            let by = stop.iter().map(|(gate, _)| graph.node(*gate).name.clone()).collect();
+            return Decision { asked, ..Decision::bare(Verdict::Blocked { by }) };
+        }
+        let clauses = may.iter().filter_map(|(gate, _)| graph.clause(*gate));
+        let now: Vec<String> = clauses.map(|clause| clause.text.clone()).collect();
+        if now != allowed {
+            made = judge(&now);
+            allowed = now;
+        }
+    }
+    let shown = match &made.2 {
+        Some(UploadVerdict::UpToDate { .. }) => Verdict::UpToDate,
+        Some(UploadVerdict::Drift { .. }) => Verdict::Blocked { by: vec![graph.node(id).name.clone()] },
+        Some(UploadVerdict::Send { .. }) => Verdict::Run { reasons: vec![] },
+        None => Verdict::Pending { on: vec![] },
+    };
+    Decision { upload: Some(made), asked, allowed, ..Decision::bare(shown) }
+}
+
+/// Asks the gates over `published` that an upload waits for.
+fn ask(
+    graph: &Graph,
+    upload: NodeId,
+    settled: &[Option<Settled>],
+    world: &World,
+    observed: &Observed,
+) -> Vec<(NodeId, Outcome)> {
+    let before = graph.closure(&[upload]);
+    let asked = graph.ids().filter(|id| before[id.index()]);
+    let asked = asked.filter_map(|id| Some((id, graph.clause(id).filter(|c| c.is_about_published())?)));
+    let key = |id: &NodeId| graph.node(*id).name.key.clone();
+    let keys = |artifact: &ArtifactName| graph.of(artifact).iter().filter_map(key).collect();
+    let replaced = observed.replaced.clone().in_order(&keys);
+    asked.map(|(id, clause)| (id, evaluate(graph, clause, settled, world, &replaced))).collect()
+}
+
+/// The files of an upload whose inputs are settled, without the record.
+fn tree_of(graph: &Graph, upload: &Upload, settled: &[Option<Settled>], world: &World) -> Tree {
     let mut tree = Tree::new();
     for (path, _, artifact, _) in &upload.files {
         for dep in graph.of(artifact) {
@@ -301,16 +387,7 @@ fn decide_publish(graph: &Graph, id: NodeId, upload: &Upload, settled: &[Option<
             }
         }
     }
-    let record = crate::core::record::render(graph, id, &tree, settled, world);
-    tree.insert(RECORD.into(), crate::core::record::tree_file(&record));
-    let verdict = world.remotes.get(&id).map(|observed| decide_upload(&tree, observed, world.overwrite));
-    let shown = match &verdict {
-        Some(UploadVerdict::UpToDate { .. }) => Verdict::UpToDate,
-        Some(UploadVerdict::Drift { .. }) => Verdict::Blocked { by: vec![graph.node(id).name.clone()] },
-        Some(UploadVerdict::Send { .. }) => Verdict::Run { reasons: vec![] },
-        None => Verdict::Pending { on: vec![] },
-    };
-    Decision { upload: Some((tree, record, verdict)), ..Decision::bare(shown) }
+    tree
 }
 
 /// The content of published outputs whose Hub digests nobody knows yet: they have to be read once before planning on.
@@ -344,6 +421,16 @@ pub fn plan(graph: &Graph, wanted: &[bool], targets: &BTreeSet<NodeId>, history:
     for &id in graph.order.iter().filter(|id| wanted[id.index()]) {
         let decision = decide(graph, id, &settled, history, world);
         settled[id.index()] = settle(&decision, graph, id);
+        for (gate, outcome) in &decision.asked {
+            let verdict = match outcome.passed() || decision.upload.is_some() {
+                true => Verdict::UpToDate,
+                false => Verdict::Blocked { by: vec![graph.node(*gate).name.clone()] },
+            };
+            if verdict != Verdict::UpToDate {
+                settled[gate.index()] = Some(Settled::Judged(outcome.clone()));
+            }
+            decisions[gate.index()] = Some(Decision { outcome: Some(outcome.clone()), ..Decision::bare(verdict) });
+        }
         decisions[id.index()] = Some(decision);
     }
     for (id, by) in useless(graph, wanted, targets, &settled) {
@@ -365,6 +452,7 @@ pub fn settle(decision: &Decision, graph: &Graph, id: NodeId) -> Option<Settled>
     match (&decision.verdict, &decision.receipt, &graph.node(id).work) {
         (Verdict::UpToDate | Verdict::Restore { .. }, Some(receipt), _) => Some(Settled::Made(receipt.clone())),
         (Verdict::UpToDate, None, Work::Upload(_)) => Some(Settled::Published),
+        (Verdict::UpToDate, None, Work::Gate(_)) => Some(Settled::AtUpload),
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! Knows digests, paths and commits. Does not speak to the Hub and reads no file.
 
 use crate::core::digest::{Canonical, Digest, HubDigests};
+use crate::core::replaced::Replaced;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -54,6 +55,9 @@ pub struct Published {
     pub tree: Tree,
     /// Milliseconds since 1970.
     pub at_ms: i64,
+    /// Clauses over `published` that refused and were allowed to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<String>,
 }
 
 /// Where a publish goes.
@@ -82,6 +86,9 @@ pub struct Intent {
     pub nonce: String,
     /// Milliseconds since 1970.
     pub at_ms: i64,
+    /// Clauses over `published` that refused and were allowed to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<String>,
 }
 
 /// What was seen of the remote.
@@ -95,6 +102,10 @@ pub struct Observed {
     pub managed: BTreeMap<String, HubDigests>,
     /// The last publish's commit, where this machine knows it.
     pub last_commit: Option<String>,
+    /// The facts of what is published there, where a gate may ask for them.
+    pub replaced: Replaced,
+    /// Clauses over `published` that what is published there was allowed to go against, by its own record.
+    pub allowed: Vec<String>,
 }
 
 /// A file of a change, with its size in bytes.

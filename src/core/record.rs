@@ -5,10 +5,14 @@
 //! `predicate.hfbuild`: sizes and git digests of the managed files, actions, facts, gates.
 
 use crate::core::digest::HubDigests;
+use crate::core::facts::{Fact, FactSet, Facts};
 use crate::core::graph::{Graph, NodeId, Work};
+use crate::core::name::{ArtifactName, NodeName};
 use crate::core::plan::{RECORD, Settled, World};
 use crate::core::publish::{Tree, TreeFile};
 use crate::core::receipt::Receipt;
+use crate::core::replaced::Replaced;
+use crate::core::value::Value;
 use serde_json::{Map, Value as Json, json};
 use sha1::Digest as _;
 use std::collections::BTreeMap;
@@ -16,8 +20,16 @@ use std::collections::BTreeMap;
 /// The build type that names this predicate's parameters.
 const BUILD_TYPE: &str = "urn:hfbuild:publish:1";
 
-/// Renders the record of an upload over `tree` (which does not hold the record itself).
-pub fn render(graph: &Graph, upload: NodeId, tree: &Tree, settled: &[Option<Settled>], world: &World) -> Vec<u8> {
+/// Renders the record of an upload over `tree` (which does not hold the record itself). `allowed` are the clauses over
+/// `published` that refused and were allowed to.
+pub fn render(
+    graph: &Graph,
+    upload: NodeId,
+    tree: &Tree,
+    settled: &[Option<Settled>],
+    world: &World,
+    allowed: &[String],
+) -> Vec<u8> {
     let closure = graph.closure(&[upload]);
     let mut artifacts: BTreeMap<String, Json> = BTreeMap::new();
     let mut sources: BTreeMap<String, String> = BTreeMap::new();
@@ -34,6 +46,10 @@ pub fn render(graph: &Graph, upload: NodeId, tree: &Tree, settled: &[Option<Sett
             (Work::Gate(clause), Some(Settled::Judged(outcome))) => {
                 gates.insert(clause.text.clone(), json!({"require": clause.text, "outcome": outcome}));
             }
+            // its outcome depends on what was there before: the same tree would have another record the next time
+            (Work::Gate(clause), Some(Settled::AtUpload)) => {
+                gates.insert(clause.text.clone(), json!({"require": clause.text, "asked": "at the upload"}));
+            }
             _ => {}
         }
     }
@@ -45,10 +61,10 @@ pub fn render(graph: &Graph, upload: NodeId, tree: &Tree, settled: &[Option<Sett
         .collect();
     let dependencies: Vec<_> =
         sources.iter().map(|(name, digest)| json!({"name": name, "digest": {"blake3": digest}})).collect();
-    let map = |m: &BTreeMap<String, crate::core::value::Value>| -> Json {
+    let map = |m: &BTreeMap<String, Value>| -> Json {
         m.iter().map(|(k, v)| (k.clone(), v.to_json())).collect::<Map<_, _>>().into()
     };
-    let record = json!({
+    let mut record = json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": subject,
         "predicateType": "https://slsa.dev/provenance/v1",
@@ -64,6 +80,9 @@ pub fn render(graph: &Graph, upload: NodeId, tree: &Tree, settled: &[Option<Sett
             "hfbuild": {"managed": managed, "artifacts": artifacts, "gates": gates.into_values().collect::<Vec<_>>()},
         },
     });
+    if !allowed.is_empty() {
+        record["predicate"]["hfbuild"]["allowed_regressions"] = allowed.into();
+    }
     let mut text = serde_json::to_vec_pretty(&record).unwrap_or_default();
     text.push(b'\n');
     text
@@ -107,14 +126,51 @@ pub fn hub_digests(bytes: &[u8]) -> HubDigests {
 /// Reads the managed files out of a record found on the Hub, the record itself included. `None`: it is no record of
 /// ours.
 pub fn managed(bytes: &[u8]) -> Option<BTreeMap<String, HubDigests>> {
-    let json: Json = serde_json::from_slice(bytes).ok()?;
-    let predicate = json.get("predicate")?;
-    (predicate.pointer("/buildDefinition/buildType")? == BUILD_TYPE).then_some(())?;
-    let managed = predicate.pointer("/hfbuild/managed")?.as_object()?;
+    let ours = own_part(bytes)?;
+    let managed = ours.get("managed")?.as_object()?;
     let mut out = BTreeMap::new();
     for (path, file) in managed {
         out.insert(path.clone(), serde_json::from_value::<HubDigests>(file.clone()).ok()?);
     }
     out.insert(RECORD.into(), hub_digests(bytes));
+    Some(out)
+}
+
+/// What is hfbuild's own in a record. `None`: it is no record of ours.
+fn own_part(bytes: &[u8]) -> Option<Json> {
+    let mut json: Json = serde_json::from_slice(bytes).ok()?;
+    let predicate = json.get_mut("predicate")?;
+    (predicate.pointer("/buildDefinition/buildType")? == BUILD_TYPE).then_some(())?;
+    Some(predicate.get_mut("hfbuild")?.take())
+}
+
+/// Reads what a record says of its version: the facts, for gates, and the regressions that were allowed. A file that is no
+/// record of ours says nothing that could be known.
+pub fn version(bytes: &[u8]) -> (Replaced, Vec<String>) {
+    let Some(ours) = own_part(bytes) else { return (Replaced::Unknown, vec![]) };
+    let texts = ours.get("allowed_regressions").and_then(Json::as_array);
+    let allowed = texts.into_iter().flatten().filter_map(|t| Some(t.as_str()?.to_string())).collect();
+    (facts(&ours).map_or(Replaced::Unknown, Replaced::Version), allowed)
+}
+
+/// The facts of every artifact in a record; shards of a family together.
+fn facts(ours: &Json) -> Option<BTreeMap<ArtifactName, FactSet>> {
+    let mut out: BTreeMap<ArtifactName, FactSet> = BTreeMap::new();
+    for (name, artifact) in ours.get("artifacts")?.as_object()? {
+        let name: NodeName = name.parse().ok()?;
+        let mut facts = Facts::default();
+        for (fact, entry) in artifact.get("facts")?.as_object()? {
+            facts.values.insert(fact.clone(), Fact { value: Value::from_json(entry.get("value")?), of: 0 });
+        }
+        match name.key {
+            None => {
+                out.insert(name.artifact, FactSet::One(facts));
+            }
+            Some(key) => match out.entry(name.artifact).or_insert_with(|| FactSet::Family(vec![])) {
+                FactSet::Family(shards) => shards.push((key, facts)),
+                FactSet::One(_) => return None,
+            },
+        }
+    }
     Some(out)
 }

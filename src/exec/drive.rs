@@ -10,7 +10,6 @@ use crate::core::event::{Event, Summary};
 use crate::core::graph::{NodeId, Work};
 use crate::core::name::ArtifactName;
 use crate::core::plan::{self, Decision, Settled, World, decide};
-use crate::core::publish::UploadVerdict;
 use crate::core::receipt::{Output, Receipt};
 use crate::core::schedule;
 use crate::core::verdict::Verdict;
@@ -61,7 +60,7 @@ pub struct Driver<'a> {
     options: Options,
     wanted: Vec<bool>,
     targets: BTreeSet<NodeId>,
-    settled: Vec<Option<Settled>>,
+    pub(super) settled: Vec<Option<Settled>>,
     waits: Vec<usize>,
     /// Nodes of each artifact that have not ended.
     open: HashMap<ArtifactName, usize>,
@@ -247,6 +246,7 @@ impl<'a> Driver<'a> {
             self.stopping |= self.cancel.stopped().is_some();
             let decision = decide(&self.project.graph, id, &self.settled, &self.loaded.history, &self.world);
             match decision.verdict.clone() {
+                Verdict::UpToDate if decision.is_at_upload() => self.settle(id, Settled::AtUpload),
                 Verdict::UpToDate if decision.receipt.is_some() => {
                     if self.has_blobs(id, &decision)? {
                         self.hit(id, &decision);
@@ -275,6 +275,7 @@ impl<'a> Driver<'a> {
                 }
                 _ if decision.outcome.is_some() => self.judge(id, decision),
                 _ if decision.upload.is_some() && !self.stopping => self.publish(id, decision).await?,
+                _ if !decision.asked.is_empty() => self.refuse(&decision.asked),
                 _ => {}
             }
         }
@@ -346,7 +347,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn spare(&mut self) {
+    pub(super) fn spare(&mut self) {
         self.spared = plan::useless(&self.project.graph, &self.wanted, &self.targets, &self.settled)
             .into_iter()
             .map(|(id, _)| id)
@@ -477,14 +478,12 @@ impl<'a> Driver<'a> {
     }
 
     async fn publish(&mut self, id: NodeId, decision: Decision) -> Result<()> {
-        let Some((tree, record, verdict)) = decision.upload else { return Ok(()) };
         let Some(remote) = self.remote.take() else { return Err(Error::bug("a publish without a hub")) };
-        let verdict: Option<UploadVerdict> = verdict;
         let cancel = self.cancel.clone();
         // a publish may be dropped at any await: what it had begun is found again by its intent
         let mut publisher = Publisher { driver: self, remote: &remote, upload: id };
         let result = tokio::select! {
-            result = publisher.publish(tree, record, verdict) => result,
+            result = publisher.publish(decision) => result,
             interrupted = stopped(&cancel) => Err(interrupted),
         };
         self.remote = Some(remote);

@@ -7,6 +7,7 @@ use crate::core::graph::{self, Graph};
 use crate::core::manifest::dom::Source;
 use crate::core::manifest::overlay::Settings;
 use crate::core::manifest::{self, Manifest};
+use crate::core::wiring;
 use crate::hub::{RepoId, RepoKind};
 use crate::stage::{self, Texts};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ impl Project {
             .collect();
         let told = |error| manifest.overlay.told(&manifest.source, error);
         let graph = graph::build(stage::parts(&manifest, &texts).map_err(told)?, &manifest.source)?;
+        wiring::check(&graph, &manifest.source)?;
         Ok(Project { root, manifest, graph })
     }
 }

@@ -8,10 +8,11 @@ use crate::core::action::Shape;
 use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::Event;
+use crate::core::gate::Outcome;
 use crate::core::graph::{NodeId, Work};
 use crate::core::manifest::{Hub, OnTag};
-use crate::core::plan::RECORD;
-use crate::core::publish::{self, Changes, Drifted, Intent, Published, Tree, UploadVerdict, decide_upload, is_same};
+use crate::core::plan::{Decision, RECORD, Settled, decide};
+use crate::core::publish::{self, Changes, Drifted, Intent, Published, Tree, UploadVerdict, is_same};
 use crate::exec::drive::{Driver, now_ms};
 use crate::exec::remote::Remote;
 use crate::hub::RepoKind;
@@ -42,17 +43,38 @@ enum Sent {
     Moved,
 }
 
-impl Publisher<'_, '_> {
-    /// Brings the remote to `tree`, or finds that it is there already.
-    pub async fn publish(&mut self, tree: Tree, record: Vec<u8>, first: Option<UploadVerdict>) -> Result<()> {
-        let unchanged = matches!(first, Some(UploadVerdict::UpToDate { adopt: false, .. }));
-        if !(unchanged && self.is_laid_out(&record)?) {
-            self.lay_out(&tree, &record)?;
+impl Driver<'_> {
+    /// Gates over `published` refused: nothing is sent.
+    pub(super) fn refuse(&mut self, asked: &[(NodeId, Outcome)]) {
+        for (gate, outcome) in asked {
+            let node = self.project.graph.node(*gate).name.to_string();
+            self.emit(Event::Gate { node, outcome: outcome.clone() });
+            if !outcome.passed() {
+                self.settled[gate.index()] = Some(Settled::Judged(outcome.clone()));
+                self.summary.refused += 1;
+            }
         }
-        let mut verdict = first.ok_or_else(|| Error::bug("a publish whose remote was not observed"))?;
+        self.spare();
+    }
+}
+
+impl Publisher<'_, '_> {
+    /// Brings the remote to the decided tree, or finds that it is there already.
+    pub async fn publish(&mut self, mut decision: Decision) -> Result<()> {
         for _ in 0..REPLANS {
-            match verdict {
-                UploadVerdict::UpToDate { commit, adopt } => return self.up_to_date(tree, commit, adopt).await,
+            let Some((tree, record, verdict)) = decision.upload.take() else {
+                self.driver.refuse(&decision.asked);
+                return Err(Error::new(ErrorKind::Gate, "a gate refuses against what was published meanwhile"));
+            };
+            let unchanged = matches!(verdict, Some(UploadVerdict::UpToDate { adopt: false, .. }));
+            if !(unchanged && self.is_laid_out(&record)?) {
+                self.lay_out(&tree, &record)?;
+            }
+            let allowed = &decision.allowed;
+            match verdict.ok_or_else(|| Error::bug("a publish whose remote was not observed"))? {
+                UploadVerdict::UpToDate { commit, adopt } => {
+                    return self.up_to_date(tree, commit, adopt, allowed).await;
+                }
                 UploadVerdict::Drift { files } => return Err(drift_error(&files, self.remote)),
                 UploadVerdict::Send { changes, over } => {
                     if !over.is_empty() {
@@ -61,13 +83,14 @@ impl Publisher<'_, '_> {
                             text: format!("publishing over changes on the remote: {}", list.join(", ")),
                         });
                     }
-                    match self.send(&tree, changes).await? {
+                    self.tell_asked(&decision.asked);
+                    match self.send(&tree, changes, allowed).await? {
                         Sent::Commit { commit, parent, found } => {
-                            return self.landed(tree, commit, parent, found).await;
+                            return self.landed(tree, commit, parent, found, allowed).await;
                         }
                         Sent::Moved => {
                             self.driver.emit(Event::Note { text: "the branch moved meanwhile: planning again".into() });
-                            verdict = self.look_again(&tree).await?;
+                            decision = self.look_again().await?;
                         }
                     }
                 }
@@ -146,17 +169,37 @@ impl Publisher<'_, '_> {
         })
     }
 
-    async fn look_again(&mut self, tree: &Tree) -> Result<UploadVerdict> {
-        let observed = self.remote.observe(&self.driver.loaded.publishes).await?;
-        let verdict = decide_upload(tree, &observed, self.driver.world.overwrite);
+    async fn look_again(&mut self) -> Result<Decision> {
+        let graph = &self.driver.project.graph;
+        let blobs = graph.asks_published().then(|| self.driver.store.blobs());
+        let observed = self.remote.observe(&self.driver.loaded.publishes, blobs.as_ref()).await?;
         self.driver.world.remotes.insert(self.upload, observed);
-        Ok(verdict)
+        let driver = &self.driver;
+        Ok(decide(graph, self.upload, &driver.settled, &driver.loaded.history, &driver.world))
     }
 
-    async fn up_to_date(&mut self, tree: Tree, commit: String, adopt: bool) -> Result<()> {
+    /// Says how the gates over `published` ended: all of them passed, or may refuse.
+    fn tell_asked(&self, asked: &[(NodeId, Outcome)]) {
+        for (gate, outcome) in asked {
+            let node = self.driver.project.graph.node(*gate).name.to_string();
+            let values = outcome.values().iter().map(|(name, value)| format!("`{name}` is {value}"));
+            self.driver.emit(match outcome.passed() {
+                true => Event::Gate { node, outcome: outcome.clone() },
+                false => Event::Warning {
+                    text: format!(
+                        "{node} refuses, and `--allow-regression` publishes all the same: {}",
+                        values.collect::<Vec<_>>().join(", ")
+                    ),
+                },
+            });
+        }
+    }
+
+    async fn up_to_date(&mut self, tree: Tree, commit: String, adopt: bool, allowed: &[String]) -> Result<()> {
         if adopt {
             let target = self.remote.target.clone();
-            let published = Published { target, commit: commit.clone(), parent: None, tree, at_ms: now_ms() };
+            let allowed = allowed.to_vec();
+            let published = Published { target, commit: commit.clone(), parent: None, tree, at_ms: now_ms(), allowed };
             self.driver.recorder.published(&published)?;
             self.driver.loaded.publishes.landed.push(published);
         }
@@ -174,7 +217,7 @@ impl Publisher<'_, '_> {
     }
 
     /// Preflight of the tree, repo, content, intent, commit.
-    async fn send(&mut self, tree: &Tree, changes: Changes) -> Result<Sent> {
+    async fn send(&mut self, tree: &Tree, changes: Changes, allowed: &[String]) -> Result<Sent> {
         self.check_card(tree).await?;
         let (remote, target) = (self.remote, self.remote.target.clone());
         let mut parent = self.driver.world.remotes.get(&self.upload).and_then(|o| o.head.clone());
@@ -191,15 +234,22 @@ impl Publisher<'_, '_> {
         let operations = self.upload_content(tree, &changes).await?;
         let nonce = format!("hfbuild-{}", nonce());
         let digest = publish::tree_digest(tree);
-        let intent =
-            Intent { target, parent: parent.clone(), tree: tree.clone(), nonce: nonce.clone(), at_ms: now_ms() };
+        let intent = Intent {
+            target,
+            parent: parent.clone(),
+            tree: tree.clone(),
+            nonce: nonce.clone(),
+            at_ms: now_ms(),
+            allowed: allowed.to_vec(),
+        };
         self.driver.cancel.check()?;
         self.driver.recorder.intent(&intent)?;
         let request = CommitRequest {
             summary: self.summary(&changes),
             description: format!(
-                "{}\n\ntree: {digest}\nrecord: {}\nnonce: {nonce}",
+                "{}\n\n{}tree: {digest}\nrecord: {}\nnonce: {nonce}",
                 describe(&changes),
+                allowed.iter().map(|clause| format!("allowed regression: {clause}\n")).collect::<String>(),
                 tree[RECORD].hub.sha256
             ),
             parent,
@@ -334,7 +384,14 @@ impl Publisher<'_, '_> {
     }
 
     /// After the commit: verify, tag, record. The record comes last, so that a kill before it is found by the intent.
-    async fn landed(&mut self, tree: Tree, commit: String, parent: String, found: bool) -> Result<()> {
+    async fn landed(
+        &mut self,
+        tree: Tree,
+        commit: String,
+        parent: String,
+        found: bool,
+        allowed: &[String],
+    ) -> Result<()> {
         self.verify(&tree, &commit).await?;
         self.tag(&commit).await?;
         let published = Published {
@@ -343,6 +400,7 @@ impl Publisher<'_, '_> {
             parent: Some(parent),
             tree,
             at_ms: now_ms(),
+            allowed: allowed.to_vec(),
         };
         self.driver.recorder.published(&published)?;
         self.driver.loaded.publishes.landed.push(published);
@@ -481,6 +539,7 @@ pub async fn settle_intents(
                 parent: Some(intent.parent.clone()),
                 tree: intent.tree.clone(),
                 at_ms: now_ms(),
+                allowed: intent.allowed.clone(),
             };
             if let Some(recorder) = recorder {
                 recorder.published(&published)?;

@@ -6,11 +6,13 @@
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::manifest::Hub;
 use crate::core::plan::RECORD;
-use crate::core::publish::{Intent, Observed, RemoteFile, Target};
+use crate::core::publish::{Intent, Observed, Published, RemoteFile, Target};
 use crate::core::record;
+use crate::core::replaced::Replaced;
 use crate::hub::client::CommitInfo;
 use crate::hub::embedded::{Options, Running};
 use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, resolve_token};
+use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
 use std::path::Path;
 use std::time::Duration;
@@ -97,8 +99,9 @@ impl Remote {
         Ok(())
     }
 
-    /// Observes the remote. When the head is the last publish's own commit, that was the only request.
-    pub async fn observe(&self, publishes: &Publishes) -> Result<Observed> {
+    /// Observes the remote. When the head is the last publish's own commit, that was the only request. `blobs` is given
+    /// where gates ask for the facts of what is published: of the last publish they are in the store.
+    pub async fn observe(&self, publishes: &Publishes, blobs: Option<&Blobs>) -> Result<Observed> {
         let last = publishes.last(&self.target);
         let mut observed = Observed { last_commit: last.map(|p| p.commit.clone()), ..Observed::default() };
         let last_managed = |o: &mut Observed| {
@@ -106,9 +109,15 @@ impl Remote {
                 last.map(|p| p.tree.iter().map(|(k, f)| (k.clone(), f.hub.clone())).collect()).unwrap_or_default();
         };
         last_managed(&mut observed);
+        observed.replaced = Replaced::First;
         let Some(head) = self.client.head(&self.repo, &self.target.revision).await? else { return Ok(observed) };
         observed.head = Some(head.sha.clone());
-        if observed.head == observed.last_commit {
+        if let Some(last) = last.filter(|_| observed.head == observed.last_commit) {
+            observed.allowed = last.allowed.clone();
+            observed.replaced = match blobs {
+                Some(blobs) => self.replaced(last, blobs).await?,
+                None => Replaced::Unknown,
+            };
             return Ok(observed);
         }
         let tree = self.client.tree(&self.repo, &head.sha).await?;
@@ -119,10 +128,26 @@ impl Remote {
         if let Some(managed) = record.as_deref().and_then(record::managed) {
             observed.managed = managed;
         }
+        if let Some(record) = &record {
+            (observed.replaced, observed.allowed) = record::version(record);
+        }
         let file =
             |f: crate::hub::client::RemoteFile| RemoteFile { size: f.size, git_sha1: f.git_sha1, sha256: f.sha256 };
         observed.files = Some(tree.into_iter().map(|(path, f)| (path, file(f))).collect());
         Ok(observed)
+    }
+
+    /// The facts of the last publish: from the store, else from the repo.
+    async fn replaced(&self, last: &Published, blobs: &Blobs) -> Result<Replaced> {
+        let kept = match last.tree.get(RECORD) {
+            Some(file) => blobs.read(&file.digest)?,
+            None => None,
+        };
+        let record = match kept {
+            Some(record) => Some(record),
+            None => self.client.download_small(&self.repo, &last.commit, RECORD).await?,
+        };
+        Ok(record.map_or(Replaced::Unknown, |record| record::version(&record).0))
     }
 
     /// Looks for the commit of an intent: one after its parent whose message holds the nonce. `wait` says how long the

@@ -10,6 +10,7 @@
 pub mod architecture;
 pub mod cast;
 pub mod checkpoint;
+pub mod classifier;
 pub mod inspect;
 pub mod magic;
 pub mod matmul;

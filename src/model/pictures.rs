@@ -120,6 +120,117 @@ fn pair_difference(pictures: &[Picture]) -> Option<f64> {
     (pairs > 0).then(|| total as f64 / pairs as f64)
 }
 
+/// How a set compares with another of the same pictures, one by one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Against {
+    /// Pearson correlation of the values with their counterparts, pooled over all pictures; `None` where either side is
+    /// constant.
+    pub correlation: Option<f64>,
+    /// Mean of |a - b|, 0..255.
+    pub difference: f64,
+}
+
+/// Compares pictures with their counterparts: samples with the noise that they were drawn from. A network that hands its
+/// noise through gives correlation 1 and difference 0.
+///
+/// # Errors
+/// As [`stats`], or sets of different lengths or sizes.
+pub fn against(pictures: &[Picture], others: &[Picture]) -> Result<Against> {
+    check(pictures)?;
+    check(others)?;
+    if pictures.len() != others.len() || pictures[0].pixels.len() != others[0].pixels.len() {
+        return Err(Error::stage("pictures cannot be compared with others of another number or size"));
+    }
+    let (mut pairs, mut total) = (Pairs::default(), 0u64);
+    for (a, b) in pictures.iter().zip(others) {
+        for (&a, &b) in a.pixels.iter().zip(&b.pixels) {
+            pairs.add(a, b);
+            total += u64::from(a.abs_diff(b));
+        }
+    }
+    Ok(Against { correlation: pairs.correlation(), difference: total as f64 / pairs.n as f64 })
+}
+
+/// How far classes of pictures lie apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassStats {
+    /// Mean of |a - b| over all pairs of pictures of different classes and all values, 0..255.
+    pub between: f64,
+    /// The same over all pairs of pictures of one class; `None` where no class has two pictures.
+    pub within: Option<f64>,
+    /// Mean of |a - b| of the mean pictures of the two classes that are nearest to each other.
+    pub closest: f64,
+    /// Which two they are, by index.
+    pub closest_pair: (usize, usize),
+}
+
+/// The facts of classes. Pictures drawn without regard to their label have `between` and `within` alike.
+///
+/// Sums over all pairs are taken from histograms of each value's place, so that the work grows with the pictures and not
+/// with their pairs: the sum of |a - b| over the pairs of n numbers is the sum over t in 0..255 of c(t) * (n - c(t)),
+/// where c(t) of them are at most t.
+///
+/// # Errors
+/// Fewer than two classes, an empty one, pictures of different sizes.
+pub fn class_stats(classes: &[Vec<Picture>]) -> Result<ClassStats> {
+    if classes.len() < 2 {
+        return Err(Error::stage("classes can only be compared where there are two of them at least"));
+    }
+    classes.iter().try_for_each(|class| check(class))?;
+    let size = classes[0][0].pixels.len();
+    if classes.iter().any(|class| class[0].pixels.len() != size || class[0].width != classes[0][0].width) {
+        return Err(Error::stage("pictures of different sizes cannot be measured together"));
+    }
+    let (mut all_pairs, mut inner_pairs) = (0u128, 0u128);
+    for at in 0..size {
+        let mut all = [0u64; 256];
+        for class in classes {
+            let mut own = [0u64; 256];
+            class.iter().for_each(|picture| own[usize::from(picture.pixels[at])] += 1);
+            all.iter_mut().zip(&own).for_each(|(all, own)| *all += own);
+            inner_pairs += pair_sum(&own);
+        }
+        all_pairs += pair_sum(&all);
+    }
+    let pairs = |n: usize| (n * n.saturating_sub(1) / 2) as f64;
+    let inner: f64 = classes.iter().map(|class| pairs(class.len())).sum();
+    let outer = pairs(classes.iter().map(Vec::len).sum()) - inner;
+    let mean = |sum: u128, pairs: f64| sum as f64 / (pairs * size as f64);
+    let (closest, closest_pair) = closest(classes)?;
+    Ok(ClassStats {
+        between: mean(all_pairs - inner_pairs, outer),
+        within: (inner > 0.0).then(|| mean(inner_pairs, inner)),
+        closest,
+        closest_pair,
+    })
+}
+
+/// The sum of |a - b| over all pairs of the counted numbers.
+fn pair_sum(counts: &[u64; 256]) -> u128 {
+    let n: u64 = counts.iter().sum();
+    let mut below = 0;
+    let steps = counts[..255].iter().map(|count| {
+        below += count;
+        u128::from(below) * u128::from(n - below)
+    });
+    steps.sum()
+}
+
+/// The least difference of two classes' mean pictures, and the first two that have it.
+fn closest(classes: &[Vec<Picture>]) -> Result<(f64, (usize, usize))> {
+    let means = classes.iter().map(|class| mean_picture(class)).collect::<Result<Vec<_>>>()?;
+    let mut least = (f64::INFINITY, (0, 0));
+    for (b, second) in means.iter().enumerate() {
+        for (a, first) in means[..b].iter().enumerate() {
+            let difference = mean_difference(first, second)?;
+            if difference < least.0 {
+                least = (difference, (a, b));
+            }
+        }
+    }
+    Ok(least)
+}
+
 /// The mean picture of a set: `3 * width * height` values in 0..255.
 ///
 /// # Errors

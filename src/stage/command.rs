@@ -5,7 +5,7 @@
 //! `VIRTUAL_ENV`, `LD_LIBRARY_PATH`. Set: `HFBUILD=1`, `PYTHONHASHSEED=0`, `PYTHONDONTWRITEBYTECODE=1`.
 
 use super::workspace::InputFile;
-use super::{Declare, Kind, Workspace, param, process};
+use super::{Declare, Kind, Workspace, param, process, report};
 use crate::core::action::{Action, Declaration, Input, InputFrom, Shape};
 use crate::core::digest::Digest;
 use crate::core::error::{Error, OnPath, Result};
@@ -53,6 +53,8 @@ impl Kind for Command {
                     "a shard an item, named {each}; of a table of lists a shard a combination, {each.NAME}",
                 ),
                 Field::optional("facts_file", FieldType::Path, "an output that is JSON: its figures become facts"),
+                Field::optional("facts_schema", FieldType::Map(&report::TYPE), "the type of every figure in it"),
+                Field::optional("facts_subject", FieldType::Table(SUBJECT), "which input it is about"),
                 Field::optional(
                     "env",
                     FieldType::List(&FieldType::Text),
@@ -107,6 +109,7 @@ impl Kind for Command {
             }
             declaration = declaration.param("facts_file", file);
         }
+        declaration = typed(cx, declaration)?;
         declaration.env = names(cx, "env")?;
         declaration.pass_env = cx.spec.texts("pass_env").into_iter().map(|(t, _)| t).collect();
         declaration.tools = cx.spec.texts("tools").into_iter().map(|(t, _)| t).collect();
@@ -411,41 +414,51 @@ fn collect(from: &Path, to: &Path, name: &str, top: bool) -> Result<()> {
     Ok(())
 }
 
-/// Reads the facts file: a JSON object of finite numbers, strings, booleans, and objects and lists of these. Every fact is
-/// bound to the stage's inputs.
+/// Reads the facts file: a JSON object of finite numbers, strings, booleans, and objects and lists of these, held against
+/// the schema where there is one. Every fact is bound to the file that the report is about, or else to all inputs.
 fn read_facts(file: &str, action: &Action, workspace: &Workspace) -> Result<Facts> {
     let path = workspace.output(file)?;
     let bytes = std::fs::read(&path).on("read", &path)?;
-    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| {
-        Error::stage(format!("`{file}` is no JSON")).cause(e.to_string()).hint("NaN and Infinity are no JSON")
-    })?;
-    let object = json.as_object().ok_or_else(|| Error::stage(format!("`{file}` is no JSON object")))?;
-    let mut facts = Facts::default();
+    let figures = report::figures(file, &bytes)?;
+    let text = |name: &str| action.params.get(name).and_then(Value::as_text);
+    let (key, role) = (text("facts_key"), text("facts_input"));
+    if let Some(schema) = action.params.get("facts_schema") {
+        report::check_schema(file, &figures, schema, key)?;
+    }
+    if let (Some(key), Some(role)) = (key, role) {
+        let about = report::subject(file, &figures, key, &action.inputs[role].name, workspace, role)?;
+        return Ok(report::facts(figures, &about.path, about.digest));
+    }
     let mut subject = crate::core::digest::Canonical::new("hfbuild inputs 1");
     action.inputs.iter().for_each(|(role, input)| {
         subject.text(role).digest(&input.digest);
     });
     let names: Vec<_> = action.inputs.values().map(|i| i.name.clone()).collect();
-    let of = facts.subject(&names.join(", "), subject.finish());
-    flatten("", object, of, &mut facts)
-        .map_err(|name| Error::stage(format!("`{file}` gives the fact `{name}` twice")))?;
-    Ok(facts)
+    Ok(report::facts(figures, &names.join(", "), subject.finish()))
 }
 
-/// Groups become dotted names; a name that comes twice is the error.
-fn flatten(
-    prefix: &str,
-    object: &serde_json::Map<String, serde_json::Value>,
-    of: usize,
-    facts: &mut Facts,
-) -> Result<(), String> {
-    for (name, value) in object {
-        let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-        match value {
-            serde_json::Value::Object(inner) => flatten(&name, inner, of, facts)?,
-            _ if facts.values.contains_key(&name) => return Err(name),
-            other => facts.set(&name, Value::from_json(other), of),
+/// The schema of the facts file, and which input it is about under which key.
+fn typed(cx: &Declare<'_>, mut declaration: Declaration) -> Result<Declaration> {
+    for key in ["facts_schema", "facts_subject"] {
+        if cx.spec.node(key).is_some() && cx.spec.node("facts_file").is_none() {
+            return Err(cx.error(key, format!("`{key}` is of a `facts_file`, and there is none")));
         }
     }
-    Ok(())
+    if cx.spec.node("facts_schema").is_some() {
+        declaration = declaration.param("facts_schema", report::schema(cx, "facts_schema"));
+    }
+    for (key, _, text, span) in cx.spec.map("facts_subject") {
+        if key == "input" && !declaration.inputs.iter().any(|input| input.role == text) {
+            let error = cx.manifest.source.error(span, format!("`{text}` is no input of this command"));
+            let roles: Vec<_> = declaration.inputs.iter().map(|input| format!("`{}`", input.role)).collect();
+            return Err(error.hint(format!("its inputs: {}", roles.join(", "))));
+        }
+        declaration = declaration.param(if key == "input" { "facts_input" } else { "facts_key" }, text);
+    }
+    Ok(declaration)
 }
+
+const SUBJECT: &[Field] = &[
+    Field::required("input", FieldType::Text, "the role of the input that the figures are about"),
+    Field::required("key", FieldType::Text, "the key with that file's SHA-256 or BLAKE3"),
+];

@@ -2,7 +2,7 @@
 //!
 //! Pure but for the texts that it is handed.
 
-use super::{CHECK, Declare, Shard, UPLOAD, check_fact, kind, pages};
+use super::{CHECK, Declare, Shard, UPLOAD, bounds, check_fact, kind, pages};
 use crate::core::action::Shape;
 use crate::core::error::{Error, Result};
 use crate::core::gate;
@@ -208,15 +208,16 @@ fn gates(manifest: &Manifest, spec: &Spec) -> Result<Body> {
                 .error(span.clone(), format!("this is no condition: {why}"))
                 .hint("gates are written in CEL: `checkpoint.step >= 1000 && checkpoint.ema_present`")
         })?;
-        if clause.roots.is_empty() {
+        if clause.artifacts().next().is_none() && !clause.is_about_published() {
             return Err(manifest.source.error(span, "this condition names no fact, so it proves nothing"));
         }
-        for root in clause.roots.iter().filter(|r| !["params", "declared"].contains(&r.as_str())) {
+        for root in clause.artifacts() {
             if let Err(why) = root.parse::<ArtifactName>() {
                 return Err(manifest.source.error(span, format!("`{root}` in this condition: {why}")));
             }
         }
         check_names(manifest, &clause, &span)?;
+        bounds::check(manifest, &clause, &span)?;
         if !seen.insert(text.clone()) {
             return Err(manifest.source.error(span, "this condition is there twice"));
         }
@@ -232,15 +233,18 @@ fn gates(manifest: &Manifest, spec: &Spec) -> Result<Body> {
 
 /// Names in a clause that can never be measured or are not there are mistakes of the manifest, not refusals.
 fn check_names(manifest: &Manifest, clause: &gate::Clause, span: &std::ops::Range<usize>) -> Result<()> {
+    let near = |known: &mut dyn Iterator<Item = &String>, word: &str| {
+        nearest(word, known.map(String::as_str)).map(str::to_string)
+    };
     for name in &clause.names {
         let (root, rest) = (name[0].as_str(), &name[1..]);
         let (known, near) = match (root, rest.first()) {
-            ("params", Some(first)) => {
-                (manifest.params.contains_key(first), nearest(first, manifest.params.keys().map(String::as_str)))
-            }
+            ("params", Some(first)) => (manifest.params.contains_key(first), near(&mut manifest.params.keys(), first)),
             ("declared", Some(first)) => {
-                (manifest.declared.contains_key(first), nearest(first, manifest.declared.keys().map(String::as_str)))
+                (manifest.declared.contains_key(first), near(&mut manifest.declared.keys(), first))
             }
+            // what an earlier version measured may have been another kind's facts
+            ("published", _) => (true, None),
             _ => match pages::fact_name(manifest, root, rest).map(|fact| check_fact(manifest, root, &fact)) {
                 Some(Err(near)) => (false, near),
                 _ => (true, None),

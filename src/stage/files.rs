@@ -11,6 +11,7 @@ use crate::core::name::RelPath;
 use crate::model::checkpoint::zip::Archive;
 use crate::model::checkpoint::{Checkpoint, unpickle};
 use crate::model::magic::{self, Magic};
+use crate::model::onnx::import::OnnxFile;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -33,7 +34,7 @@ impl Kind for Files {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
@@ -74,6 +75,7 @@ impl Kind for Files {
         for role in action.inputs.keys() {
             let input = workspace.file(role)?.clone();
             check(&input.path, &input.file)?;
+            check_data(&input.path, &input.file, action)?;
             let out = workspace.output(role)?;
             reflink_copy::reflink_or_copy(&input.file, &out).on("copy", &input.file)?;
             let of = facts.subject(&input.path, input.digest);
@@ -82,6 +84,22 @@ impl Kind for Files {
             facts.set(&name, bytes, of);
         }
         Ok(facts)
+    }
+}
+
+/// Refuses an ONNX model whose external data is not one of the files: without its weights it is no model.
+fn check_data(path: &str, file: &std::path::Path, action: &Action) -> Result<()> {
+    if !path.to_lowercase().ends_with(".onnx") {
+        return Ok(());
+    }
+    let info = OnnxFile::open(file)?.info()?;
+    match info.external.iter().find(|data| !action.inputs.contains_key(data.location.trim_start_matches("./"))) {
+        None => Ok(()),
+        Some(lost) => Err(Error::stage(format!(
+            "`{path}` keeps weights in the external data `{}`, which is not among `paths`",
+            lost.location
+        ))
+        .hint("name it under `paths` of the same artifact: a model looks for it beside itself")),
     }
 }
 

@@ -6,21 +6,28 @@
 //!
 //! Knows manifests, workspaces and models. Does not know the store, the history or the Hub.
 
+mod bounds;
 mod card;
 mod checkpoint;
+mod classify;
 mod command;
 mod declare;
+mod evaluation;
 mod files;
 pub mod guard;
+mod latency;
 mod metadata;
 mod onnx;
+mod onnx_file;
 mod pages;
 mod process;
 mod pytorch;
 mod reads;
+mod report;
 mod safetensors;
 mod samples;
 mod secrets;
+mod statistics;
 mod template;
 pub mod workspace;
 
@@ -57,7 +64,12 @@ pub const KINDS: &[&dyn Kind] = &[
     &safetensors::Safetensors,
     &pytorch::Pytorch,
     &onnx::Onnx,
+    &onnx_file::OnnxImport,
     &samples::Samples,
+    &statistics::Statistics,
+    &classify::Classify,
+    &latency::Latency,
+    &report::Report,
     &card::Card,
     &template::TextTemplate,
     &files::Files,
@@ -102,10 +114,15 @@ pub fn kind(name: &str) -> Result<&'static dyn Kind> {
 }
 
 /// Whether an artifact can have a fact of this name; where it cannot, the nearest that it can have.
-pub fn check_fact(manifest: &Manifest, artifact: &str, name: &str) -> Result<(), Option<&'static str>> {
+pub fn check_fact(manifest: &Manifest, artifact: &str, name: &str) -> Result<(), Option<String>> {
+    if let Some(near) = report::lacks(manifest, artifact, name) {
+        return Err(near);
+    }
     let Some(spec) = manifest.artifact(artifact) else { return Ok(()) };
     match infos().into_iter().find(|info| info.name == spec.kind) {
-        Some(info) if !info.has_fact(name) => Err(crate::core::name::nearest(name, info.facts.iter().copied())),
+        Some(info) if !info.has_fact(name) => {
+            Err(crate::core::name::nearest(name, info.facts.iter().copied()).map(str::to_string))
+        }
         _ => Ok(()),
     }
 }
@@ -201,6 +218,14 @@ pub fn int_param(action: &Action, name: &str) -> Result<i64> {
 /// A text of the action.
 pub fn text_param<'a>(action: &'a Action, name: &str) -> Result<&'a str> {
     param(action, name)?.as_text().ok_or_else(|| Error::bug(format!("the parameter `{name}` is no text")))
+}
+
+/// A value as the text of a JSON file.
+pub fn json_text(value: &Value) -> Vec<u8> {
+    // plain values: serialising them cannot fail
+    let mut text = serde_json::to_vec_pretty(&value.to_json()).unwrap_or_default();
+    text.push(b'\n');
+    text
 }
 
 /// Facts under `prefix.` of an artifact, as an action holds them (`checkpoint.config.depth`).

@@ -53,6 +53,8 @@ impl Kind for Samples {
                 "neighbour_correlation",
                 "standard_deviation",
                 "pair_difference",
+                "noise_correlation",
+                "noise_difference",
                 "label",
                 "steps",
                 "seed",
@@ -66,11 +68,11 @@ impl Kind for Samples {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
-        let from = cx.artifact_of("from", &["onnx"])?;
+        let from = cx.artifact_of("from", &["onnx", "onnx_file"])?;
         let shard = cx.shard.ok_or_else(|| cx.error("each", "`samples` takes `each`"))?;
         let mut declaration = Declaration::new("samples", self.version(), Shape::Dir)
             .param("label", shard.index)
@@ -139,7 +141,7 @@ impl Kind for Samples {
         let drawn = draw(&mut *session, &spec, workspace)?;
         let seconds = begun.elapsed().as_secs_f64();
         workspace.device = Some(format!("{} {} (cpu)", runtime.name(), runtime.version()));
-        let mut facts = write(workspace, action, &drawn, &graph.digest)?;
+        let mut facts = write(workspace, action, &drawn, &spec, &graph.digest)?;
         facts.set_volatile("seconds", seconds);
         facts.set_volatile("pictures_per_second", count as f64 / seconds);
         facts.set_volatile("runtime", workspace.device.clone());
@@ -148,7 +150,7 @@ impl Kind for Samples {
 }
 
 /// Channels, height and width of the graph's input `noise`.
-fn picture_shape(graph: &GraphInfo) -> Result<[usize; 3]> {
+pub(super) fn picture_shape(graph: &GraphInfo) -> Result<[usize; 3]> {
     let noise = graph.inputs.iter().find(|port| port.name == "noise");
     match noise.map(|port| &port.shape[..]) {
         Some([_, Extent::Fixed(c), Extent::Fixed(h), Extent::Fixed(w)]) if *c > 0 && *h > 0 && *w > 0 => {
@@ -181,6 +183,7 @@ fn write(
     workspace: &Workspace,
     action: &Action,
     drawn: &[Picture],
+    spec: &SampleSpec,
     graph: &crate::core::digest::Digest,
 ) -> Result<Facts> {
     let name = text_param(action, "name")?;
@@ -200,6 +203,10 @@ fn write(
     facts.set("neighbour_correlation", stats.neighbour_correlation, of);
     facts.set("standard_deviation", stats.std, of);
     facts.set("pair_difference", stats.pair_difference, of);
+    let noise = sample::to_rgb8(&sample::initial_noise(spec)?, spec.shape)?;
+    let against = pictures::against(drawn, &noise)?;
+    facts.set("noise_correlation", against.correlation, of);
+    facts.set("noise_difference", against.difference, of);
     let of = facts.subject("the graph", *graph);
     facts.set("label", int_param(action, "label")?, of);
     facts.set("steps", int_param(action, "steps")?, of);

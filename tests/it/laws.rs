@@ -755,7 +755,7 @@ impl Engine {
     fn publish(&mut self, tree: &Tree) {
         let commit = Some(format!("after {}", self.remote.head.as_deref().unwrap_or("nothing")));
         let managed = tree.iter().map(|(path, file)| (path.clone(), file.hub.clone())).collect();
-        self.remote = Observed { head: commit.clone(), files: None, managed, last_commit: commit };
+        self.remote = Observed { head: commit.clone(), managed, last_commit: commit, ..Observed::default() };
     }
 }
 

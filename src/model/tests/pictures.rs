@@ -3,7 +3,7 @@
 use super::support::fixture;
 use crate::model::matmul::{erf, linear};
 use crate::model::noise::{Philox, normals};
-use crate::model::pictures::{mean_difference, mean_picture, stats, tiles};
+use crate::model::pictures::{against, class_stats, mean_difference, mean_picture, stats, tiles};
 use crate::model::sample::{Picture, grid, png, read_png, to_rgb8};
 use crate::model::tensor::f16_to_f32;
 
@@ -95,6 +95,39 @@ fn noise_has_no_correlation_and_a_flat_picture_none_at_all() {
     let means = [mean_picture(&[flat]).unwrap(), vec![4.0; 48]];
     assert_eq!(mean_difference(&means[0], &means[1]).unwrap(), 5.0);
     assert!(stats(&[]).is_err());
+}
+
+#[test]
+fn a_picture_of_its_own_noise_correlates_with_it_and_one_of_other_noise_does_not() {
+    let noise = |seed| to_rgb8(&normals(seed, 0, 0, 3 * 32 * 32), [3, 32, 32]).unwrap();
+    let same = against(&noise(1), &noise(1)).unwrap();
+    assert_eq!((same.correlation, same.difference), (Some(1.0), 0.0));
+    let other = against(&noise(1), &noise(2)).unwrap();
+    assert!(other.correlation.unwrap().abs() < 0.05 && other.difference > 50.0);
+    assert!(against(&noise(1), &[]).is_err());
+}
+
+#[test]
+fn differences_of_classes_are_means_over_all_pairs() {
+    let classes: Vec<Vec<Picture>> = [[0u8, 10], [50, 60], [200, 255]]
+        .map(|class| class.map(|v| Picture { width: 1, height: 1, pixels: vec![v, v / 2, 255 - v] }).to_vec())
+        .to_vec();
+    let found = class_stats(&classes).unwrap();
+    let difference = |a: &Picture, b: &Picture| {
+        a.pixels.iter().zip(&b.pixels).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / 3.0
+    };
+    let (mut between, mut within) = (vec![], vec![]);
+    let all: Vec<(usize, &Picture)> =
+        classes.iter().enumerate().flat_map(|(c, l)| l.iter().map(move |p| (c, p))).collect();
+    for (at, (class, a)) in all.iter().enumerate() {
+        for (other, b) in &all[at + 1..] {
+            if class == other { within.push(difference(a, b)) } else { between.push(difference(a, b)) }
+        }
+    }
+    let mean = |list: &[f64]| list.iter().sum::<f64>() / list.len() as f64;
+    assert!((found.between - mean(&between)).abs() < 1e-9 && (found.within.unwrap() - mean(&within)).abs() < 1e-9);
+    assert_eq!(found.closest_pair, (0, 1));
+    assert!(class_stats(&classes[..1]).is_err());
 }
 
 #[test]

@@ -1,0 +1,197 @@
+//! `classify`: does a classifier see in each sample the label that it was drawn for? A stage of its own, with facts of its
+//! own: the samples' facts say nothing of labels.
+
+use super::{Declare, Kind, Workspace, evaluation, param, text_param};
+use crate::core::action::{Action, Declaration, InputFrom, Shape};
+use crate::core::digest::Canonical;
+use crate::core::error::{Error, Result};
+use crate::core::facts::Facts;
+use crate::core::manifest::KindInfo;
+use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::name::{RelPath, slug};
+use crate::core::value::Value;
+use crate::model::classifier::{self, Preprocess, Resize, Signature};
+use crate::model::onnx::import::OnnxFile;
+use crate::model::runtime::{Rten, Runtime, Session};
+use std::collections::BTreeMap;
+
+/// See the module.
+pub struct Classify;
+
+/// Pictures that go through the classifier at once.
+const BATCH: usize = 32;
+const NUMBERS: FieldType = FieldType::Param(&FieldType::List(&FieldType::Number(false)));
+
+impl Kind for Classify {
+    fn info(&self) -> KindInfo {
+        const INFO: KindInfo = KindInfo {
+            name: "classify",
+            doc: "a classifier's agreement with the asked label, over samples",
+            fields: &[
+                Field::required("samples", FieldType::Artifact, "the samples (kind `samples`, or a command)"),
+                Field::required("classifier", FieldType::Text, "an artifact that is an ONNX graph, or an .onnx file"),
+                Field::required(
+                    "labels",
+                    FieldType::Param(&FieldType::List(&FieldType::Text)),
+                    "the classifier's classes, by index, by the names of the samples' labels",
+                ),
+                Field::optional(
+                    "resize",
+                    FieldType::Choice(&["none", "bilinear", "nearest"]),
+                    "how pictures of another size are fitted",
+                ),
+                Field::optional("mean", NUMBERS, "of the classifier's training, three numbers; 0 by default"),
+                Field::optional("std", NUMBERS, "of the classifier's training, three numbers; 1 by default"),
+            ],
+            facts: &[
+                "agreement",
+                "lowest_agreement",
+                "count",
+                "by_label.*",
+                "classifier_blake3",
+                "samples_blake3",
+                "runtime",
+            ],
+        };
+        INFO
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
+        let samples = cx.artifact_of("samples", &["samples", "command"])?;
+        let word = cx.spec.text("classifier").unwrap_or_default();
+        let classifier = match cx.manifest.artifact(word) {
+            Some(_) => InputFrom::Artifact(cx.artifact_of("classifier", &["onnx", "onnx_file", "command"])?),
+            None => InputFrom::File(cx.parsed::<RelPath>("classifier")?),
+        };
+        let three = |key: &str, default: f64| -> Result<Value> {
+            let Some(value) = cx.value(key) else { return Ok(vec![default; 3].into()) };
+            let numbers: Vec<f64> = value.as_list().unwrap_or_default().iter().filter_map(Value::as_f64).collect();
+            match numbers.len() == 3 && (key == "mean" || numbers.iter().all(|n| *n > 0.0)) {
+                true => Ok(numbers.into()),
+                false => Err(cx.error(key, format!("`{key}` takes three numbers, one a channel; `std` above zero"))),
+            }
+        };
+        let declaration = Declaration::new("classify", self.version(), Shape::File("classify.json".into()))
+            .param("labels", cx.value("labels").unwrap_or(Value::Null))
+            .param("resize", cx.spec.text("resize").unwrap_or("none"))
+            .param("mean", three("mean", 0.0)?)
+            .param("std", three("std", 1.0)?)
+            .input("classifier", classifier, cx.spec.place("classifier"))
+            .input("samples", InputFrom::Artifact(samples), cx.spec.place("samples"));
+        Ok(declaration)
+    }
+
+    fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
+        let graph = evaluation::graph(workspace, "classifier")?;
+        let file = OnnxFile::open(&graph.file)?;
+        file.require_external()?;
+        let signature = classifier::signature(&file.info()?)?;
+        let (labelled, pictures) = evaluation::pictures(workspace, "samples")?;
+        let labels = labels(action)?;
+        let classes = classes(&labelled, &labels)?;
+        let runtime = Rten::default();
+        let mut session = runtime.open(&graph.file)?;
+        let judged = judge(workspace, action, &mut *session, &signature, &labelled, labels.len())?;
+        workspace.device = Some(format!("{} {} (cpu)", runtime.name(), runtime.version()));
+        let mut facts = Facts::default();
+        let both = Canonical::new("hfbuild classified 1").digest(&graph.digest).digest(&pictures).finish();
+        let of = facts.subject(&format!("the samples, judged by {}", graph.path), both);
+        let agreed = |label: &str| judged[label].iter().filter(|(_, class)| *class == classes[label]).count();
+        let mut lowest = 1f64;
+        let (mut count, mut all) = (0, 0);
+        for (label, seen) in &judged {
+            let right = agreed(label);
+            let fraction = right as f64 / seen.len() as f64;
+            facts.set(&format!("by_label.{label}"), fraction, of);
+            lowest = lowest.min(fraction);
+            (count, all) = (count + seen.len(), all + right);
+        }
+        facts.set("count", count, of);
+        facts.set("agreement", all as f64 / count as f64, of);
+        facts.set("lowest_agreement", lowest, of);
+        facts.set("classifier_blake3", graph.digest.hex(), of);
+        facts.set("samples_blake3", pictures.hex(), of);
+        facts.set_volatile("runtime", workspace.device.clone());
+        let seen = judged.values().flatten();
+        let seen: BTreeMap<String, Value> =
+            seen.map(|(p, class)| (p.clone(), labels[*class].as_str().into())).collect();
+        workspace.write("classify.json", &super::json_text(&Value::Map(seen)))?;
+        Ok(facts)
+    }
+}
+
+fn labels(action: &Action) -> Result<Vec<String>> {
+    let list = param(action, "labels")?.as_list().unwrap_or_default();
+    let labels: Vec<String> = list.iter().filter_map(Value::as_text).map(slug).collect();
+    let twice = labels.iter().enumerate().find(|(at, label)| labels[..*at].contains(label));
+    match twice {
+        Some((_, label)) => Err(Error::stage(format!("`labels` has `{label}` twice"))),
+        None => Ok(labels),
+    }
+}
+
+/// The class of each label of the samples.
+fn classes(labelled: &evaluation::Labelled, labels: &[String]) -> Result<BTreeMap<String, usize>> {
+    let class = |label: &String| {
+        let at = labels.iter().position(|l| l == label);
+        let at = at.ok_or_else(|| {
+            Error::stage(format!("the samples have the label `{label}`, which the classifier does not"))
+                .hint("`labels` names the classifier's classes by index, as the samples call them")
+        })?;
+        Ok((label.clone(), at))
+    };
+    labelled.keys().map(class).collect()
+}
+
+/// The class that the classifier sees in each picture, by label, with the picture's path.
+fn judge(
+    workspace: &Workspace,
+    action: &Action,
+    session: &mut dyn Session,
+    signature: &Signature,
+    labelled: &evaluation::Labelled,
+    classes: usize,
+) -> Result<BTreeMap<String, Vec<(String, usize)>>> {
+    let preprocess = preprocess(action)?;
+    let mut out = BTreeMap::new();
+    for (done, (label, pictures)) in labelled.iter().enumerate() {
+        let mut seen = Vec::with_capacity(pictures.len());
+        for batch in pictures.chunks(BATCH) {
+            workspace.cancel.check()?;
+            let scores = classifier::scores(
+                session,
+                signature,
+                &preprocess,
+                &batch.iter().map(|(_, picture)| picture).collect::<Vec<_>>(),
+            )?;
+            if let Some(row) = scores.iter().find(|row| row.len() != classes) {
+                return Err(Error::stage(format!(
+                    "the classifier tells {} classes apart, and `labels` names {classes}",
+                    row.len()
+                )));
+            }
+            seen.extend(batch.iter().zip(&scores).map(|((path, _), row)| (path.clone(), classifier::greatest(row))));
+        }
+        out.insert(label.clone(), seen);
+        (workspace.progress)(done as u64 + 1, labelled.len() as u64);
+    }
+    Ok(out)
+}
+
+fn preprocess(action: &Action) -> Result<Preprocess> {
+    let three = |name: &str| -> Result<[f32; 3]> {
+        let list = param(action, name)?.as_list().unwrap_or_default();
+        let numbers: Vec<f32> = list.iter().filter_map(Value::as_f64).map(|n| n as f32).collect();
+        numbers.try_into().map_err(|_| Error::bug(format!("`{name}` is not three numbers")))
+    };
+    let resize = match text_param(action, "resize")? {
+        "bilinear" => Resize::Bilinear,
+        "nearest" => Resize::Nearest,
+        _ => Resize::None,
+    };
+    Ok(Preprocess { resize, mean: three("mean")?, std: three("std")? })
+}

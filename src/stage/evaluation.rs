@@ -1,0 +1,83 @@
+//! What the evaluating stages share: pictures by label out of a directory of samples, and the one graph of an input.
+//!
+//! Knows how `samples` names its files (`LABEL/K.png`, a grid `LABEL.png`). Measures nothing.
+
+use super::Workspace;
+use crate::core::digest::{Canonical, Digest};
+use crate::core::error::{Error, OnPath, Result};
+use crate::model::sample::{Picture, read_png};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The pictures of one label: the folder's name, and each with its path, in the order of their paths.
+pub type Labelled = BTreeMap<String, Vec<(String, Picture)>>;
+
+/// Reads every `FOLDER/NAME.png` of an input, and gives the digest over all of them. Files at the top are grids, and are
+/// left out.
+///
+/// # Errors
+/// A file in a folder that is no PNG, a folder in a folder, no pictures.
+pub fn pictures(workspace: &Workspace, role: &str) -> Result<(Labelled, Digest)> {
+    let mut files: Vec<_> = workspace.inputs.get(role).into_iter().flatten().collect();
+    files.sort_by_key(|file| number_aware(&file.path));
+    let mut out = Labelled::new();
+    let mut all = Canonical::new("hfbuild pictures by label 1");
+    for file in files {
+        let Some((folder, name)) = file.path.rsplit_once('/') else { continue };
+        let label = folder.rsplit('/').next().unwrap_or(folder);
+        if !name.to_lowercase().ends_with(".png") {
+            return Err(Error::stage(format!("`{}` is no PNG, and stands among the samples", file.path)));
+        }
+        let bytes = std::fs::read(&file.file).on("read", &file.file)?;
+        let picture = read_png(&bytes).map_err(|e| e.within(&format!("`{}`", file.path)))?;
+        all.text(&file.path).digest(&file.digest);
+        out.entry(label.to_string()).or_default().push((file.path.clone(), picture));
+        workspace.cancel.check()?;
+    }
+    match out.is_empty() {
+        true => Err(Error::stage("there are no pictures").hint("they are expected as `LABEL/NAME.png`")),
+        false => Ok((out, all.finish())),
+    }
+}
+
+/// Sorts `10.png` after `9.png`.
+fn number_aware(path: &str) -> (String, u64, String) {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let number = name.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(u64::MAX);
+    (folder.to_string(), number, name.to_string())
+}
+
+/// A graph that can be opened, and the digest of its file.
+pub struct Graph {
+    /// Where it stands.
+    pub file: PathBuf,
+    /// Its path within the artifact or the project.
+    pub path: String,
+    /// BLAKE3 of the model file, without external data.
+    pub digest: Digest,
+}
+
+/// The one ONNX graph of an input. Where the input has external data too, all of it is copied into one folder under its
+/// own names, for a graph finds its data by them, and rten follows no links there.
+///
+/// # Errors
+/// No `.onnx` file among several, or two of them.
+pub fn graph(workspace: &Workspace, role: &str) -> Result<Graph> {
+    let files = workspace.inputs.get(role).map(Vec::as_slice).unwrap_or_default();
+    if let [one] = files {
+        return Ok(Graph { file: one.file.clone(), path: one.path.clone(), digest: one.digest });
+    }
+    let graphs: Vec<_> = files.iter().filter(|f| f.path.to_lowercase().ends_with(".onnx")).collect();
+    let [graph] = graphs[..] else {
+        return Err(Error::stage(format!("input `{role}` has {} files called `.onnx`, expected one", graphs.len())));
+    };
+    let folder = workspace.dir.join(role);
+    for file in files {
+        let place = folder.join(&file.path);
+        if let Some(parent) = place.parent() {
+            std::fs::create_dir_all(parent).on("create", parent)?;
+        }
+        reflink_copy::reflink_or_copy(&file.file, &place).on("copy", &file.file)?;
+    }
+    Ok(Graph { file: folder.join(&graph.path), path: graph.path.clone(), digest: graph.digest })
+}

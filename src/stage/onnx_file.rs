@@ -1,0 +1,236 @@
+//! `onnx_file`: an ONNX model that was made elsewhere, taken in with what it says of itself, its external data, and a
+//! comparison of its weights with those of a checkpoint.
+//!
+//! The model is a file of the project, or what the user's own exporter (kind `command`) made. Nothing in it is changed.
+
+use super::{Declare, Kind, Workspace};
+use crate::core::action::{Action, Declaration, InputFrom, Shape};
+use crate::core::digest::Canonical;
+use crate::core::error::{Error, OnPath, Result};
+use crate::core::facts::Facts;
+use crate::core::manifest::KindInfo;
+use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::name::RelPath;
+use crate::core::value::Value;
+use crate::model::onnx::import::{GraphInfo, OnnxFile};
+use crate::model::safetensors_out;
+use crate::model::tensor::StateDict;
+use std::collections::BTreeSet;
+
+/// See the module.
+pub struct OnnxImport;
+
+/// So many names of differing tensors are kept as a fact.
+const NAMED: usize = 16;
+
+impl Kind for OnnxImport {
+    fn info(&self) -> KindInfo {
+        const INFO: KindInfo = KindInfo {
+            name: "onnx_file",
+            doc: "an ONNX model that was made elsewhere: its signature, its external data, its weights compared",
+            fields: &[
+                Field::optional("path", FieldType::Path, "the model, a file of the project"),
+                Field::optional("data", FieldType::List(&FieldType::Path), "its external data, beside it"),
+                Field::optional("from", FieldType::Artifact, "in place of `path`: the command that exports it"),
+                Field::optional(
+                    "weights",
+                    FieldType::Artifact,
+                    "what its weights are compared with (kind `safetensors`)",
+                ),
+            ],
+            facts: &[
+                "inputs",
+                "outputs",
+                "opset",
+                "ir_version",
+                "producer",
+                "producer_version",
+                "nodes",
+                "initializers",
+                "parameters",
+                "bytes",
+                "external_bytes",
+                "external",
+                "guidance",
+                "weights_equal",
+                "weights_differing",
+                "weights_absent",
+                "differing",
+            ],
+        };
+        INFO
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
+        let data = cx.spec.texts("data");
+        let mut inputs = Vec::new();
+        let shape = match (cx.spec.text("path"), cx.spec.text("from")) {
+            (Some(_), None) => {
+                let path = cx.path("path")?;
+                let shape = match data.is_empty() {
+                    true => Shape::File(path.file_name().to_string()),
+                    false => Shape::Dir,
+                };
+                inputs.push(("model".to_string(), InputFrom::File(path.clone()), cx.spec.place("path")));
+                for (at, (text, span)) in data.into_iter().enumerate() {
+                    let file: RelPath = text.parse().map_err(|why| cx.manifest.source.error(span.clone(), why))?;
+                    if beside(path.as_str(), file.as_str()).is_none() {
+                        let message = format!("`{file}` is not in the folder of `{path}`, where a model looks for it");
+                        return Err(cx.manifest.source.error(span, message));
+                    }
+                    inputs.push((format!("data{at}"), InputFrom::File(file), span));
+                }
+                shape
+            }
+            (None, Some(_)) if data.is_empty() => {
+                let from = cx.artifact_of("from", &["command"])?;
+                let made = cx.manifest.artifact(from.as_str()).map(|spec| spec.texts("outputs")).unwrap_or_default();
+                inputs.push(("model".to_string(), InputFrom::Artifact(from), cx.spec.place("from")));
+                match &made[..] {
+                    [(one, _)] if one.to_lowercase().ends_with(".onnx") => {
+                        Shape::File(one.rsplit('/').next().unwrap_or(one).to_string())
+                    }
+                    _ => Shape::Dir,
+                }
+            }
+            (None, Some(_)) => {
+                let error = cx.error("data", "`data` belongs to `path`");
+                return Err(error.hint("of a command, its external data is one of its `outputs`"));
+            }
+            _ => return Err(cx.error("path", "an imported model is named by `path` or by `from`, one of them")),
+        };
+        let mut declaration = Declaration::new("onnx_file", self.version(), shape);
+        for (role, from, span) in inputs {
+            declaration = declaration.input(&role, from, span);
+        }
+        if cx.spec.node("weights").is_some() {
+            let weights = cx.artifact_of("weights", &["safetensors"])?;
+            declaration = declaration.input("weights", InputFrom::Artifact(weights), cx.spec.place("weights"));
+        }
+        Ok(declaration)
+    }
+
+    fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
+        let laid = lay_out(workspace)?;
+        let model = workspace.out().join(&laid.model);
+        let file = OnnxFile::open(&model)?;
+        let info = file.info()?;
+        check_external(&info, &laid)?;
+        let mut whole = Canonical::new("hfbuild onnx file 1");
+        laid.files.iter().for_each(|(path, digest)| {
+            whole.text(path).digest(digest);
+        });
+        let mut facts = Facts::default();
+        let digest = match &laid.files[..] {
+            [(_, one)] => *one,
+            _ => whole.finish(),
+        };
+        let of = facts.subject(&laid.name, digest);
+        describe(&mut facts, &info, of);
+        facts.set("bytes", std::fs::metadata(&model).on("stat", &model)?.len(), of);
+        if action.inputs.contains_key("weights") {
+            let same = file.compare(&weights(workspace)?)?;
+            facts.set("weights_equal", same.equal, of);
+            facts.set("weights_differing", same.differing.len(), of);
+            facts.set("weights_absent", same.absent.len(), of);
+            facts.set("differing", same.differing.into_iter().take(NAMED).collect::<Vec<_>>(), of);
+        }
+        Ok(facts)
+    }
+}
+
+/// Where `file` lies relative to the folder of `model`; `None`: elsewhere.
+fn beside<'a>(model: &str, file: &'a str) -> Option<&'a str> {
+    match model.rsplit_once('/') {
+        Some((folder, _)) => file.strip_prefix(folder)?.strip_prefix('/'),
+        None => Some(file),
+    }
+}
+
+/// What was put into the output directory.
+struct Laid {
+    /// The model's path there.
+    model: String,
+    /// Its name for people.
+    name: String,
+    /// Every file with its digest, the model first.
+    files: Vec<(String, crate::core::digest::Digest)>,
+}
+
+/// Copies the model and its data into the output directory, each where the model looks for it.
+fn lay_out(workspace: &Workspace) -> Result<Laid> {
+    let given = workspace.inputs.get("model").map(Vec::as_slice).unwrap_or_default();
+    let models: Vec<_> =
+        given.iter().filter(|f| given.len() == 1 || f.path.to_lowercase().ends_with(".onnx")).collect();
+    let [model] = models[..] else {
+        return Err(Error::stage(format!("the command made {} files called `.onnx`, expected one", models.len())));
+    };
+    let data = workspace.inputs.iter().filter(|(role, _)| role.starts_with("data")).flat_map(|(_, files)| files);
+    let others = given.iter().filter(|f| f.path != model.path).chain(data);
+    let name = model.path.rsplit('/').next().unwrap_or(&model.path).to_string();
+    let mut files = vec![(name.clone(), model.clone())];
+    for other in others {
+        let place = beside(&model.path, &other.path).ok_or_else(|| {
+            Error::stage(format!(
+                "`{}` is not in the folder of `{}`, where a model looks for it",
+                other.path, model.path
+            ))
+        })?;
+        files.push((place.to_string(), other.clone()));
+    }
+    for (place, file) in &files {
+        let out = workspace.output(place)?;
+        reflink_copy::reflink_or_copy(&file.file, &out).on("copy", &file.file)?;
+    }
+    let files = files.into_iter().map(|(place, file)| (place, file.digest)).collect();
+    Ok(Laid { model: name, name: model.path.clone(), files })
+}
+
+/// The external data that the model names must be there, and nothing else: a graph without its weights is no model.
+fn check_external(info: &GraphInfo, laid: &Laid) -> Result<()> {
+    let there: BTreeSet<&str> = laid.files.iter().skip(1).map(|(path, _)| path.as_str()).collect();
+    let named: BTreeSet<&str> = info.external.iter().map(|file| file.location.trim_start_matches("./")).collect();
+    if let Some(lost) = named.difference(&there).next() {
+        return Err(Error::stage(format!(
+            "`{}` keeps weights in the external data `{lost}`, which is not given with it",
+            laid.name
+        ))
+        .hint(format!("name it under `data` (or among the command's `outputs`): a folder's path, then `{lost}`")));
+    }
+    match there.difference(&named).next() {
+        Some(extra) => Err(Error::stage(format!("`{}` does not use `{extra}`, which is given as its data", laid.name))
+            .hint("is it the data of another model?")),
+        None => Ok(()),
+    }
+}
+
+fn describe(facts: &mut Facts, info: &GraphInfo, of: usize) {
+    facts.set("inputs", info.inputs.iter().map(ToString::to_string).collect::<Vec<_>>(), of);
+    facts.set("outputs", info.outputs.iter().map(ToString::to_string).collect::<Vec<_>>(), of);
+    facts.set("opset", info.opset, of);
+    facts.set("ir_version", info.ir_version, of);
+    facts.set("producer", info.producer.as_str(), of);
+    facts.set("producer_version", info.producer_version.as_str(), of);
+    facts.set("nodes", info.nodes, of);
+    facts.set("initializers", info.initializers, of);
+    facts.set("parameters", info.parameters, of);
+    facts.set("external_bytes", info.external.iter().filter_map(|file| file.bytes).sum::<u64>(), of);
+    facts.set("external", info.external.iter().map(|file| file.location.clone()).collect::<Vec<_>>(), of);
+    if let Some(guidance) = info.metadata.get("hfbuild.guidance") {
+        facts.set("guidance", Value::from(guidance.as_str()), of);
+    }
+}
+
+/// All tensors of the weights, however many files they are in.
+fn weights(workspace: &Workspace) -> Result<StateDict> {
+    let files = workspace.inputs.get("weights").map(Vec::as_slice).unwrap_or_default();
+    let mut tensors = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".safetensors")) {
+        tensors.extend(safetensors_out::open(&file.file)?.tensors.tensors().iter().cloned());
+    }
+    StateDict::new(tensors)
+}

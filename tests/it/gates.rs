@@ -1,0 +1,115 @@
+//! Gates against the version that a commit would replace, and gates that could never refuse.
+
+use crate::check::{project, shell};
+use crate::support::Project;
+
+const REPO: &str = "me/it";
+
+/// A score that is read from data.txt, published to the embedded hub behind these conditions.
+fn scored(require: &str) -> Project {
+    let line = "cp {in.data} score.json";
+    let more = "inputs = { data = \"data.txt\" }\nfacts_file = \"score.json\"";
+    let tables = format!(
+        "[params]\nleast = 0.5\n{}[artifact.gates]\nkind = \"check\"\nrequire = {require}\n\
+         [artifact.publish]\nkind = \"upload\"\nafter = [\"gates\"]\nfiles = {{ \"score.json\" = \"evaluation\" }}\n\
+         [hub]\nrepo = \"{REPO}\"\nendpoint = \"embedded\"\n",
+        shell("evaluation", line, r#"["score.json"]"#, more),
+    );
+    let project = project(&tables);
+    score(&project, 0.9);
+    project
+}
+
+fn score(project: &Project, score: f64) {
+    project.write("data.txt", &format!("{{\"score\": {score}}}"));
+}
+
+const BETTER: &str = r#"["published == null || evaluation.score >= published.evaluation.score"]"#;
+
+#[test]
+fn a_regression_is_refused_and_an_allowed_one_is_recorded_and_published_once() {
+    let project = scored(BETTER);
+    project.run(&["check"]).code(3).prints("unknown").prints("is not known before this is up to date");
+    project.run(&[]).code(0).says("1 gate passed");
+    project.run(&[]).code(0).says("remote unchanged");
+    project.run(&["check"]).code(0).prints("passed").prints("nothing differs from what was published last");
+    score(&project, 0.8);
+    project.run(&["build", "evaluation"]).code(0);
+    let values = "`evaluation.score` is 0.8, `published.evaluation.score` is 0.9";
+    project.run(&["plan"]).code(0).prints("Refused gates[").prints(values).prints("Blocked publish by gates[");
+    project.run(&["check"]).code(1).prints("refused").prints(values).prints("(published: ");
+    project.run(&[]).code(1).says("Refused gates[").says(values);
+    assert_eq!(project.commits(REPO), 1);
+    assert!(!project.read("dist/provenance.json").contains("allowed_regressions"));
+    project.run(&["--allow-regression"]).code(0).says("`--allow-regression` publishes all the same").says("Published");
+    assert_eq!(project.commits(REPO), 2);
+    assert!(project.read("dist/provenance.json").contains("\"allowed_regressions\": ["));
+    assert!(project.read("cache/publishes/log").contains("\"allowed\":["));
+    project.run(&[]).code(0).says("remote unchanged");
+    project.run(&["--allow-regression"]).code(0).says("remote unchanged");
+    // another machine knows it from the repo alone
+    for folder in ["blobs", "actions", "publishes", "memo"] {
+        std::fs::remove_dir_all(project.path(&format!("cache/{folder}"))).expect("a folder of the cache");
+    }
+    project.run(&[]).code(0).says("remote unchanged");
+    assert_eq!(project.commits(REPO), 2);
+    score(&project, 0.85);
+    project.run(&[]).code(0).says("1 gate passed");
+    assert!(!project.read("dist/provenance.json").contains("allowed_regressions"));
+    assert_eq!(project.commits(REPO), 3);
+}
+
+#[test]
+fn the_version_is_read_from_the_repo_where_this_machine_has_not_kept_it() {
+    let project = scored(BETTER);
+    project.run(&[]).code(0);
+    std::fs::remove_dir_all(project.path("cache/publishes")).expect("the log of publishes");
+    std::fs::remove_dir_all(project.path("cache/blobs")).expect("the blobs");
+    score(&project, 0.8);
+    project.run(&[]).code(1).says("`published.evaluation.score` is 0.9");
+    assert_eq!(project.commits(REPO), 1);
+}
+
+#[test]
+fn what_the_replaced_version_lacks_is_no_pass_and_is_asked_for_with_has() {
+    let project = scored(r#"["evaluation.score > 0.1"]"#);
+    project.run(&[]).code(0);
+    let manifest = project.read("publish.toml");
+    let gate = |clause: &str| project.write("publish.toml", &manifest.replace("evaluation.score > 0.1", clause));
+    gate("published == null || evaluation.score >= published.evaluation.fid");
+    let lacks = "the version that would be replaced has no `evaluation.fid`";
+    score(&project, 0.95);
+    project.run(&[]).code(1).says(lacks);
+    project.run(&["--allow-regression"]).code(1).says(lacks);
+    gate("!has(published.evaluation.fid) || evaluation.score >= published.evaluation.fid");
+    project.run(&[]).code(0).says("1 gate passed");
+    gate("evaluation.nothing >= published.evaluation.score");
+    score(&project, 0.96);
+    project.run(&["--allow-regression"]).code(1).says("`evaluation.nothing` was not measured");
+}
+
+#[test]
+fn a_check_that_no_upload_waits_for_is_a_mistake_row_21() {
+    let project = scored(BETTER);
+    let manifest = project.read("publish.toml");
+    project.write("publish.toml", &manifest.replace("after = [\"gates\"]\n", ""));
+    project.run(&["plan"]).code(2).says("`gates` guards nothing: no upload waits for it").says("add `\"gates\"` to");
+    let alone = manifest.split("[artifact.publish]").next().expect("the tables before");
+    project.write("publish.toml", alone);
+    project.run(&["plan"]).code(2).says("nothing here publishes");
+}
+
+#[test]
+fn bounds_that_can_never_refuse_and_conditions_without_a_fact_are_mistakes_row_21() {
+    let says = |clause: &str, text: &str| {
+        let project = Project::small_model();
+        let manifest = project.read("publish.toml");
+        project.write("publish.toml", &manifest.replace("samples.saturated <= 0.9", clause));
+        project.run(&["plan"]).code(2).says(text);
+    };
+    says("1 < 2", "names no fact");
+    says("params.steps >= 10", "names no fact");
+    says("samples.saturated <= 1.5", "the comparison with 1.5 always holds");
+    says("samples.mean.neighbour_correlation >= -1", "always holds");
+    says("params.steps < samples.saturated", "the comparison with 12 never holds");
+}
