@@ -17,9 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Texts of templates by path; `None`: the file is not there, or is no UTF-8.
 pub type Texts = BTreeMap<String, Option<String>>;
 
-/// The template files that declaring needs to see.
+/// The files that declaring needs to see: templates, and the licence's text where there is a card.
 pub fn texts_wanted(manifest: &Manifest) -> Vec<RelPath> {
-    manifest.artifacts.iter().filter_map(|spec| spec.text("template")?.parse().ok()).collect()
+    let templates = manifest.artifacts.iter().filter_map(|spec| spec.text("template")?.parse().ok());
+    templates.chain(super::card::license_files(manifest)).collect()
 }
 
 /// Declares every artifact. All mistakes are reported together.

@@ -11,6 +11,7 @@ mod checkpoint;
 mod command;
 mod declare;
 mod files;
+mod helpers;
 mod metadata;
 mod onnx;
 mod pages;
@@ -56,6 +57,7 @@ pub const KINDS: &[&dyn Kind] = &[
     &onnx::Onnx,
     &samples::Samples,
     &card::Card,
+    &card::EvalResults,
     &template::TextTemplate,
     &files::Files,
     &command::Command,
