@@ -164,7 +164,8 @@ fn the_record_is_a_whole_in_toto_statement_with_slsa_provenance_and_has_no_clock
     definition["resolvedDependencies"].as_array().expect("dependencies").iter().for_each(|d| digest(d, "blake3"));
     let run = &record["predicate"]["runDetails"];
     assert!(run["builder"]["id"].as_str().is_some_and(|id| id.starts_with("urn:") || id.starts_with("https:")));
-    assert!(run["metadata"].is_object(), "{run}");
+    // SLSA leaves `metadata` to the builder; all that it could hold is a clock or the name of one invocation
+    assert_eq!(keys(run), ["builder"]);
     for clock in ["startedOn", "finishedOn", "timestamp", "seconds"] {
         assert!(!text.contains(clock), "the record names `{clock}`");
     }
