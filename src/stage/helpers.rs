@@ -224,3 +224,24 @@ fn gallery(h: &Helper<'_>) -> Result<String, RenderErrorReason> {
     }
     Ok(items.join("\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::facts::Facts;
+
+    #[test]
+    fn a_fact_is_said_only_of_the_file_that_it_was_measured_on() {
+        let (model, other) = (Digest::of(b"model"), Digest::of(b"other"));
+        let mut facts = Facts::default();
+        let of = facts.subject("model.onnx", model);
+        facts.set("ms", 5, of);
+        let facts = [("latency".parse().unwrap(), FactSet::One(facts))].into();
+        let file = |digest| Published { artifact: "generator".into(), digest: Some(digest), sha256: None };
+        let files = [("a.onnx".to_string(), file(model)), ("b.onnx".into(), file(other))].into();
+        let proofs = Proofs { files, facts };
+        assert_eq!(proofs.measured_on("latency.ms", "a.onnx").as_deref(), Ok("`a.onnx`"));
+        let why = proofs.measured_on("latency.ms", "b.onnx").unwrap_err();
+        assert!(why.contains("was measured on `model.onnx`") && why.contains(&other.short()), "{why}");
+    }
+}

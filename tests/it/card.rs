@@ -170,3 +170,14 @@ fn the_record_is_a_whole_in_toto_statement_with_slsa_provenance_and_has_no_clock
         assert!(!text.contains(clock), "the record names `{clock}`");
     }
 }
+
+#[test]
+fn row_22_config_json_says_what_the_checkpoint_is_not_what_somebody_typed() {
+    let project = Project::small_model();
+    project.run(&["build", "metadata"]).code(0);
+    let config: Value = serde_json::from_str(&project.read("dist/config.json")).expect("JSON");
+    let facts = project.run(&["inspect", "checkpoints/tinydit_final.pt", "--json"]).code(0);
+    let facts: Value = serde_json::from_str(&facts.stdout).expect("JSON");
+    assert_eq!(config["parameters"], facts["parameters"]);
+    assert_eq!((config["embed_dim"].as_i64(), config["depth"].as_i64()), (Some(96), Some(5)));
+}

@@ -207,7 +207,8 @@ impl Check<'_> {
         let first = parts.next().unwrap_or_default();
         let fits = (2..=3).contains(&first.len()) && first.bytes().all(|b| b.is_ascii_lowercase());
         let rest = parts.all(|p| (2..=8).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric()));
-        if !(fits && rest) && !["code", "multilingual"].contains(&text) {
+        let code = (fits && rest) || ["code", "multilingual"].contains(&text);
+        if !code {
             let message = format!("{key} is `{}`, which is no language code", text.escape_debug());
             self.problem(node, message, "write ISO 639 codes, for example `en`, `de`, `zh`, `pt-BR`");
         }
