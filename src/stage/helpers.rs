@@ -235,7 +235,7 @@ mod tests {
         let (model, other) = (Digest::of(b"model"), Digest::of(b"other"));
         let mut facts = Facts::default();
         let of = facts.subject("model.onnx", model);
-        facts.set("ms", 5, of);
+        facts.set("ms", 5i64, of);
         let facts = [("latency".parse().unwrap(), FactSet::One(facts))].into();
         let file = |digest| Published { artifact: "generator".into(), digest: Some(digest), sha256: None };
         let files = [("a.onnx".to_string(), file(model)), ("b.onnx".into(), file(other))].into();
