@@ -3,6 +3,7 @@
 //! Parses, calls the engine, hands what comes back to `ui`. Decides nothing of its own.
 
 mod build;
+mod card;
 mod check;
 mod show;
 mod store;
@@ -119,6 +120,12 @@ pub enum Command {
         #[arg(long, value_name = "ARTIFACT", num_args = 1..)]
         determinism: Vec<String>,
     },
+    /// Print the model card as it was built last
+    Card {
+        /// Render it for the terminal
+        #[arg(long)]
+        preview: bool,
+    },
     /// Say what was built and published last, and whether it still holds
     Status,
     /// Print the graph as a mermaid flowchart
@@ -221,6 +228,7 @@ fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
         Some(Command::Explain { artifact }) => show::explain(global, &artifact),
         Some(Command::Check { determinism }) if determinism.is_empty() => check::gates(global),
         Some(Command::Check { determinism }) => check::determinism(global, &determinism),
+        Some(Command::Card { preview }) => card::card(global, preview),
         Some(Command::Status) => show::status(global),
         Some(Command::Graph) => show::graph(global),
         Some(Command::Inspect { file, json }) => show::inspect(&file, json),

@@ -74,11 +74,24 @@ impl FactRead {
     }
 }
 
+/// Behind a fact's name in [`FactRead::Names`]: not its value is read, but the digest of what it was measured on.
+pub const SUBJECT: &str = "#of";
+
 impl FactRead {
     /// The facts that are read, by name: volatile ones only where they are named.
     pub fn of(&self, facts: &Facts) -> Vec<(String, Value)> {
         let kept = self.keep(facts);
-        kept.values.into_iter().map(|(k, f)| (k, f.value)).chain(kept.volatile).collect()
+        let subjects = self.subjects(facts);
+        kept.values.into_iter().map(|(k, f)| (k, f.value)).chain(kept.volatile).chain(subjects).collect()
+    }
+    /// The digests of what facts were measured on, where they are read.
+    fn subjects(&self, facts: &Facts) -> Vec<(String, Value)> {
+        let FactRead::Names(names) = self else { return vec![] };
+        let subject = |name: &String| {
+            let fact = facts.values.get(name.strip_suffix(SUBJECT)?)?;
+            Some((name.clone(), facts.subjects.get(fact.of)?.digest.hex().into()))
+        };
+        names.iter().filter_map(subject).collect()
     }
     /// The same as facts, everything else left out.
     pub fn keep(&self, facts: &Facts) -> Facts {

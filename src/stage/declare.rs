@@ -17,11 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Texts of templates by path; `None`: the file is not there, or is no UTF-8.
 pub type Texts = BTreeMap<String, Option<String>>;
 
-/// The files that declaring needs to see: templates, and indexes of safetensors shards.
+/// The files that declaring needs to see: templates, indexes of safetensors shards, and the licence's text where there is
+/// a card.
 pub fn texts_wanted(manifest: &Manifest) -> Vec<RelPath> {
     let index = |spec: &Spec| super::checkpoint::index_path(spec).map(String::from);
     let wanted = |spec: &Spec| spec.text("template").map(String::from).or_else(|| index(spec));
-    manifest.artifacts.iter().filter_map(|spec| wanted(spec)?.parse().ok()).collect()
+    let named = manifest.artifacts.iter().filter_map(|spec| wanted(spec)?.parse().ok());
+    named.chain(super::card::license_files(manifest)).collect()
 }
 
 /// Declares every artifact. All mistakes are reported together.

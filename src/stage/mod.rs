@@ -15,6 +15,7 @@ mod declare;
 mod evaluation;
 mod files;
 pub mod guard;
+mod helpers;
 mod latency;
 mod metadata;
 mod onnx;
@@ -71,6 +72,7 @@ pub const KINDS: &[&dyn Kind] = &[
     &latency::Latency,
     &report::Report,
     &card::Card,
+    &card::EvalResults,
     &template::TextTemplate,
     &files::Files,
     &command::Command,

@@ -5,7 +5,7 @@
 //! Does not know whose template it is.
 
 use super::reads::{HELPERS, Reads};
-use super::{Declare, check_fact};
+use super::{Declare, Workspace, check_fact, helpers};
 use crate::core::action::{Action, Declaration, FactRead};
 use crate::core::error::{Error, ErrorKind, Place, Result};
 use crate::core::facts::{FactSet, is_family_word};
@@ -28,10 +28,10 @@ pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<D
     let template = Template::compile(text).map_err(|e| syntax_error(path.as_str(), text, &e))?;
     let found = Reads::of(&template);
     check_helpers(&found, path.as_str(), text)?;
-    let names = found.names;
+    let names = &found.names;
     let listed = cx.spec.texts("facts");
     let mut reads: BTreeMap<String, Option<BTreeSet<String>>> = BTreeMap::new();
-    for name in &names {
+    for name in names {
         let (root, rest) = (name[0].as_str(), &name[1..]);
         if listed.iter().any(|(artifact, _)| artifact == root) {
             let fact = fact_name(cx.manifest, root, rest);
@@ -86,7 +86,29 @@ pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<D
         };
         declaration.facts.push((name, read, span));
     }
-    Ok(declaration)
+    declare_proofs(cx, declaration, &found.subjects, &found.paths, path.as_str(), text)
+}
+
+/// Adds the subjects of facts and the files that helpers read.
+fn declare_proofs(
+    cx: &Declare<'_>,
+    mut declaration: Declaration,
+    subjects: &BTreeSet<Vec<String>>,
+    paths: &BTreeSet<String>,
+    file: &str,
+    text: &str,
+) -> Result<Declaration> {
+    for name in subjects {
+        let Some(fact) = fact_name(cx.manifest, &name[0], &name[1..]) else { continue };
+        if let Some((_, FactRead::Names(names), _)) = declaration.facts.iter_mut().find(|(a, ..)| a.as_str() == name[0])
+        {
+            names.insert(helpers::subject_name(&fact));
+        }
+    }
+    helpers::declare_paths(cx, declaration, paths).map_err(|path| {
+        at_word(file, text, &path, format!("the template names the path `{path}`, which no upload publishes"))
+            .hint("paths here are those of the repository: the keys of `files` of the upload")
+    })
 }
 
 /// Refuses a helper that there is not.
@@ -179,13 +201,14 @@ fn project(cx: &Declare<'_>) -> BTreeMap<String, Value> {
 }
 
 /// Renders the template file under the role `template` of an action.
-pub fn render(action: &Action, text: &str, facts: &BTreeMap<ArtifactName, FactSet>) -> Result<String> {
+pub fn render(action: &Action, text: &str, workspace: &Workspace) -> Result<String> {
     let file = action.inputs.get("template").map_or("the template", |i| i.name.as_str());
     let mut registry = Handlebars::new();
     registry.set_strict_mode(true);
     registry.register_escape_fn(handlebars::no_escape);
     register_helpers(&mut registry);
-    let context = context(action, facts);
+    helpers::register(&mut registry, helpers::Proofs::of(action, workspace)?);
+    let context = context(action, &workspace.facts);
     registry.render_template(text, &context).map_err(|e| {
         let (line, column) = (e.line_no.unwrap_or(1), e.column_no.unwrap_or(1));
         let start = offset(text, line, column);
@@ -195,6 +218,7 @@ pub fn render(action: &Action, text: &str, facts: &BTreeMap<ArtifactName, FactSe
                 .at(place(start + 1))
                 .hint("a figure that nothing measured cannot be on a card: measure it, declare it with its source, or take it out"),
             RenderErrorReason::TemplateError(e) => syntax_error(file, text, e),
+            RenderErrorReason::Other(why) => Error::new(ErrorKind::Stage, why.as_str()).at(place(start + 1)),
             reason => Error::new(ErrorKind::Stage, format!("the template cannot be rendered: {reason}")).at(place(start + 1)),
         }
     })

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use std::collections::BTreeSet;
 
 /// Helpers that a template may call: ours, and handlebars' own.
-pub const HELPERS: [&str; 24] = [
+pub const HELPERS: [&str; 29] = [
     "bytes",
     "thousands",
     "round",
@@ -18,6 +18,11 @@ pub const HELPERS: [&str; 24] = [
     "slug",
     "yaml",
     "declared",
+    "literal",
+    "gallery",
+    "sha256",
+    "subject",
+    "measured_on",
     "each",
     "if",
     "unless",
@@ -46,6 +51,10 @@ pub struct Reads {
     pub free: BTreeSet<String>,
     /// Helpers that are called.
     pub helpers: BTreeSet<String>,
+    /// Facts of which also the subject is read (`subject`, `measured_on`).
+    pub subjects: BTreeSet<Vec<String>>,
+    /// Paths of the published tree whose content is read (`sha256`, `measured_on`).
+    pub paths: BTreeSet<String>,
     bound: Vec<String>,
     inside: usize,
 }
@@ -92,6 +101,7 @@ impl Reads {
         if let (Some("declared"), Some(Parameter::Literal(Json::String(word)))) = (name.as_deref(), h.params.first()) {
             self.names.insert(vec!["declared".into(), word.clone()]);
         }
+        self.proofs(name.as_deref(), &h.params);
         h.params.iter().chain(h.hash.values()).for_each(|p| self.parameter(p));
         let depth = self.bound.len();
         match &h.block_param {
@@ -107,14 +117,27 @@ impl Reads {
         h.inverse.iter().for_each(|t| self.template(t));
     }
 
+    /// What helpers that prove something read beside values.
+    fn proofs(&mut self, helper: Option<&str>, params: &[Parameter]) {
+        let path = match helper {
+            Some("sha256") => params.first(),
+            Some("measured_on") => params.get(1),
+            _ => None,
+        };
+        if let Some(Parameter::Literal(Json::String(path))) = path {
+            self.paths.insert(path.clone());
+        }
+        if let (Some("subject" | "measured_on"), Some(Parameter::Path(Path::Relative((segments, _))))) =
+            (helper, params.first())
+        {
+            self.subjects.insert(segments.iter().filter_map(named).collect());
+        }
+    }
+
     fn parameter(&mut self, p: &Parameter) {
         match p {
             Parameter::Path(Path::Relative((segments, raw))) => {
-                let named = segments.iter().filter_map(|s| match s {
-                    PathSeg::Named(name) => Some(name.clone()),
-                    _ => None,
-                });
-                let named: Vec<String> = named.filter(|n| n != "@root" && n != "this").collect();
+                let named: Vec<String> = segments.iter().filter_map(named).collect();
                 let Some(root) = named.first().cloned() else { return };
                 if self.bound.contains(&root) {
                     return;
@@ -138,6 +161,14 @@ impl Reads {
             }
             _ => {}
         }
+    }
+}
+
+/// A segment that is a name of the context's.
+fn named(segment: &PathSeg) -> Option<String> {
+    match segment {
+        PathSeg::Named(name) if name != "@root" && name != "this" => Some(name.clone()),
+        _ => None,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::core::name::RelPath;
 pub struct TextTemplate;
 
 /// The keys that `template` and `card` share.
-pub const FIELDS: &[Field] = &[
+pub const FIELDS: [Field; 2] = [
     Field::required("template", FieldType::Path, "the handlebars template"),
     Field::optional("facts", FieldType::List(&FieldType::Artifact), "artifacts whose facts the template may name"),
 ];
@@ -22,7 +22,7 @@ impl Kind for TextTemplate {
         KindInfo {
             name: "template",
             doc: "a text file from facts, params and declared values",
-            fields: FIELDS,
+            fields: &FIELDS,
             facts: &["bytes"],
         }
     }
@@ -58,12 +58,16 @@ pub fn declare(cx: &Declare<'_>, kind: &'static str, version: u32, name: Option<
     pages::declare_reads(cx, declaration)
 }
 
-/// Renders, and refuses a text that holds a secret.
-pub fn rendered(action: &Action, workspace: &Workspace) -> Result<String> {
+/// The template's own text.
+pub fn source(workspace: &Workspace) -> Result<String> {
     let input = workspace.file("template")?;
     let text = std::fs::read(&input.file).map_err(|e| Error::io("read", &input.file, &e))?;
-    let text = String::from_utf8(text).map_err(|_| Error::stage(format!("`{}` is no UTF-8 text", input.path)))?;
-    let out = pages::render(action, &text, &workspace.facts)?;
-    super::scan_text(&input.path, out.as_bytes())?;
+    String::from_utf8(text).map_err(|_| Error::stage(format!("`{}` is no UTF-8 text", input.path)))
+}
+
+/// Renders, and refuses a text that holds a secret.
+pub fn rendered(action: &Action, workspace: &Workspace) -> Result<String> {
+    let out = pages::render(action, &source(workspace)?, workspace)?;
+    super::scan_text(&workspace.file("template")?.path, out.as_bytes())?;
     Ok(out)
 }

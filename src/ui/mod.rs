@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod explain;
+pub mod markdown;
 pub mod plan;
 pub mod progress;
 pub mod table;

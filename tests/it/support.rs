@@ -83,10 +83,11 @@ impl Project {
         let project = Project::empty();
         let manifest = std::fs::read_to_string(root().join("publish.toml")).expect("publish.toml");
         project.write("publish.toml", &edit(manifest));
-        for file in ["LICENSE", "templates/card.md.hbs", "templates/inference.py.hbs"] {
-            project.copy(&root().join(file), file);
+        let templates = ["card.md.hbs", "inference.py.hbs", "handler.py.hbs", "requirements.txt"];
+        for file in templates.map(|name| format!("templates/{name}")) {
+            project.copy(&root().join(&file), &file);
         }
-        for file in ["checkpoints/tinydit_final.pt", "checkpoints/classifier.pt"] {
+        for file in ["LICENSE", "checkpoints/tinydit_final.pt", "checkpoints/classifier.pt"] {
             project.copy(&root().join(file), file);
         }
         project

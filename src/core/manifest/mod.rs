@@ -78,6 +78,8 @@ pub struct Project {
     pub version: String,
     /// Its licence, by the Hub's identifier.
     pub license: String,
+    /// Where `license` stands.
+    pub license_span: Range<usize>,
 }
 
 /// `[hub]`
@@ -286,7 +288,8 @@ fn text_of(table: &Table, key: &str) -> Option<String> {
 
 fn project(table: &Table) -> Project {
     let text = |key| text_of(table, key).unwrap_or_default();
-    Project { name: text("name"), version: text("version"), license: text("license") }
+    let license_span = table.get("license").map_or(0..0, |n| n.span.clone());
+    Project { name: text("name"), version: text("version"), license: text("license"), license_span }
 }
 
 fn hub(table: &Table) -> Hub {

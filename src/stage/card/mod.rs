@@ -1,0 +1,153 @@
+//! `card`: the model card, README.md. A template whose every figure comes from facts or is declared with its source, and
+//! which is checked: the front matter against the Hub's rules, the licence against its text, the links against the tree,
+//! and typed figures against the facts.
+//!
+//! Also `eval_results`, the files of `.eval_results/`. Knows no network: what the remote's validator says is asked by
+//! whoever publishes.
+
+mod front;
+mod index;
+mod license;
+mod links;
+mod lint;
+mod yaml;
+
+pub use index::EvalResults;
+
+use super::{Declare, Kind, Workspace, check_fact, helpers, param, template, text_param};
+use crate::core::action::{Action, Declaration};
+use crate::core::error::{Error, Result};
+use crate::core::facts::Facts;
+use crate::core::manifest::fields::Field;
+use crate::core::manifest::{KindInfo, Manifest};
+use crate::core::name::{ArtifactName, RelPath};
+use crate::core::value::Value;
+use std::sync::Arc;
+
+/// See the module.
+pub struct Card;
+
+impl Kind for Card {
+    fn info(&self) -> KindInfo {
+        const FIELDS: &[Field] = &[template::FIELDS[0], template::FIELDS[1], index::RESULTS];
+        KindInfo {
+            name: "card",
+            doc: "the model card, its front matter, licence, links and figures checked",
+            fields: FIELDS,
+            facts: &["bytes", "links"],
+        }
+    }
+
+    fn version(&self) -> u32 {
+        2
+    }
+
+    fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
+        check_license(cx)?;
+        let declaration = template::declare(cx, "card", self.version(), Some("README.md"))?;
+        let published = cx.manifest.artifacts.iter().filter(|s| s.kind == super::UPLOAD.name);
+        let mut tree: Vec<String> = published
+            .filter(|s| s.map("files").iter().any(|(_, _, artifact, _)| *artifact == cx.spec.name.as_str()))
+            .flat_map(|s| s.map("files").into_iter().map(|(path, ..)| path))
+            .collect();
+        tree.push(crate::core::plan::RECORD.into());
+        tree.sort();
+        tree.dedup();
+        let declaration = declaration.param("tree", tree).param("license", cx.manifest.project.license.as_str());
+        let mut declaration = index::declare(cx, declaration)?;
+        if declaration.params.contains_key("results") {
+            declaration = declaration.param("model", cx.manifest.project.name.as_str());
+        }
+        for (artifact, span) in cx.spec.texts("facts") {
+            let Ok(name) = artifact.parse::<ArtifactName>() else { continue };
+            let measured = lint::facts().filter(|fact| check_fact(cx.manifest, &artifact, fact).is_ok());
+            index::add_read(&mut declaration, &name, measured.map(String::from), span);
+        }
+        Ok(declaration)
+    }
+
+    fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
+        let license = text_param(action, "license")?;
+        let file = workspace.file("template")?.path.clone();
+        lint::check(&file, &template::source(workspace)?, &action.facts, license)?;
+        let text = with_results(template::rendered(action, workspace)?, &index::model_index(action, workspace)?)?;
+        let tree: Vec<&str> =
+            param(action, "tree")?.as_list().unwrap_or_default().iter().filter_map(Value::as_text).collect();
+        let known = |path: &str| tree.iter().any(|t| *t == path || (t.ends_with('/') && path.starts_with(t)));
+        let source: Arc<str> = text.as_str().into();
+        let front = front::read(&text)?;
+        front::check(&source, &front, license, &known)?;
+        let links = links::all(&text, &front);
+        if let Some(bad) = links.iter().find(|link| !known(&link.path)) {
+            return Err(links::dangling(&source, bad));
+        }
+        let digest = workspace.write("README.md", text.as_bytes())?;
+        let mut facts = Facts::default();
+        let of = facts.subject("README.md", digest);
+        facts.set("bytes", text.len(), of);
+        facts.set("links", links.len(), of);
+        Ok(facts)
+    }
+}
+
+/// Adds `model-index` to the front matter, which must have none of its own.
+fn with_results(text: String, results: &str) -> Result<String> {
+    if results.is_empty() {
+        return Ok(text);
+    }
+    let front = front::read(&text)?;
+    if let Some((_, key, _)) = front.root.entries().iter().find(|(key, ..)| key == "model-index") {
+        let message = "the template writes `model-index`, and the manifest's `results` would write it too";
+        let place = front::place(&text.as_str().into(), key.start, key.end);
+        return Err(Error::stage(message).at(place).hint("take it out of the template: the card's stage adds it"));
+    }
+    let (before, after) = text.split_at(front.end);
+    Ok(format!("{before}{results}{after}"))
+}
+
+/// Checks the links of a card against the very tree that would be published.
+pub fn check_links(text: &str, exists: &dyn Fn(&str) -> bool) -> Result<()> {
+    let front = front::read(text)?;
+    match links::all(text, &front).iter().find(|link| !exists(&link.path)) {
+        Some(bad) => Err(links::dangling(&text.into(), bad)),
+        None => Ok(()),
+    }
+}
+
+/// The files that hold the licence's text: those that are published under such a name, else those of the project's root.
+/// None where the manifest has no card.
+pub fn license_files(manifest: &Manifest) -> Vec<RelPath> {
+    if !manifest.artifacts.iter().any(|s| s.kind == "card") {
+        return vec![];
+    }
+    let source = |name: &str| {
+        let (artifact, _) = helpers::published(manifest, name)?;
+        let spec = manifest.artifact(artifact.as_str()).filter(|s| s.kind == "files")?;
+        let paths = spec.texts("paths");
+        paths.iter().find_map(|(path, _)| path.parse().ok().filter(|_| paths.len() == 1))
+    };
+    let published: Vec<RelPath> = license::FILES.iter().filter_map(|name| source(name)).collect();
+    match published.is_empty() {
+        true => license::FILES.iter().filter_map(|name| name.parse().ok()).collect(),
+        false => published,
+    }
+}
+
+/// The manifest's licence against the licence's text.
+fn check_license(cx: &Declare<'_>) -> Result<()> {
+    let says = &cx.manifest.project.license;
+    for file in license_files(cx.manifest) {
+        let text = cx.texts.get(file.as_str()).and_then(Option::as_deref).unwrap_or_default();
+        let Some(found) = license::of_text(text).filter(|found| !license::agree(says, found)) else { continue };
+        let message = format!("the manifest says license `{says}`, and `{file}` is the text of `{found}`");
+        let hint = format!(
+            "write `license = \"{found}\"` in [project], or publish the text of `{says}` as `{}`",
+            file.file_name()
+        );
+        return Err(cx.manifest.source.error(cx.manifest.project.license_span.clone(), message).hint(hint));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Helpers of templates that prove what they say: `sha256`, `subject`, `measured_on`; and `gallery`, `literal`.
+//!
+//! | helper | gives |
+//! |---|---|
+//! | `{{sha256 "model.safetensors"}}` | the digest of the file that is published under that path |
+//! | `{{subject generator.max_abs_diff}}` | what the fact was measured on, and the start of its BLAKE3 |
+//! | `{{measured_on latency.ms "onnx/model.onnx"}}` | the path, after a proof that the fact was measured on that very file |
+//! | `{{gallery samples.shards "samples/" 2}}` | items of `widget` in the front matter: the first pictures of each label |
+//! | `{{literal "22M" "why"}}` | the first text, passed over by the card's lint |
+//!
+//! What they read beside values (subjects, files) is in the key, told by `reads`. Knows no kind.
+
+use super::{Declare, Workspace};
+use crate::core::action::{Declaration, InputFrom, SUBJECT};
+use crate::core::digest::Digest;
+use crate::core::error::{Error, OnPath, Result};
+use crate::core::facts::{FactSet, Subject};
+use crate::core::manifest::Manifest;
+use crate::core::name::{ArtifactName, slug};
+use handlebars::{Context, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason};
+use serde_json::Value as Json;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Before the path, in the role of an input that a template reads the content of.
+const ROLE: &str = "path:";
+
+/// The artifact that an upload publishes under a path, and the file's path within it (empty: the artifact is the file).
+pub fn published(manifest: &Manifest, path: &str) -> Option<(ArtifactName, String)> {
+    let uploads = manifest.artifacts.iter().filter(|s| s.kind == super::UPLOAD.name);
+    let mut files = uploads.flat_map(|s| s.map("files"));
+    files.find_map(|(target, _, artifact, _)| {
+        let inner = match target == path {
+            true => "",
+            false => path.strip_prefix(target.as_str()).filter(|_| target.ends_with('/'))?,
+        };
+        Some((artifact.parse().ok()?, inner.to_string()))
+    })
+}
+
+/// Adds the files whose content a template reads to a declaration; the error is the path that is not published.
+pub fn declare_paths(
+    cx: &Declare<'_>,
+    mut declaration: Declaration,
+    paths: &BTreeSet<String>,
+) -> Result<Declaration, String> {
+    for path in paths {
+        let (artifact, inner) = published(cx.manifest, path).filter(|(a, _)| *a != cx.spec.name).ok_or(path.clone())?;
+        let maker: BTreeMap<String, _> =
+            [("artifact".to_string(), artifact.as_str().into()), ("file".into(), inner.as_str().into())].into();
+        declaration = declaration.param(&format!("{ROLE}{path}"), crate::core::value::Value::Map(maker));
+        let role = format!("{ROLE}{path}");
+        declaration = declaration.input(&role, InputFrom::Artifact(artifact), cx.spec.place("template"));
+    }
+    Ok(declaration)
+}
+
+/// The name under which the subject of a fact is read.
+pub fn subject_name(fact: &str) -> String {
+    format!("{fact}{SUBJECT}")
+}
+
+/// What the helpers look up.
+#[derive(Debug, Default)]
+pub struct Proofs {
+    /// Of a path: the artifact that makes it, the digest of the file (none: a folder), its SHA-256.
+    files: BTreeMap<String, Published>,
+    facts: BTreeMap<ArtifactName, FactSet>,
+}
+
+#[derive(Debug)]
+struct Published {
+    artifact: String,
+    digest: Option<Digest>,
+    sha256: Option<String>,
+}
+
+impl Proofs {
+    /// Out of the workspace of a template's stage. Reads the files that `sha256` names.
+    pub fn of(action: &crate::core::action::Action, workspace: &Workspace) -> Result<Proofs> {
+        let mut files = BTreeMap::new();
+        for (key, value) in &action.params {
+            let Some(path) = key.strip_prefix(ROLE) else { continue };
+            let crate::core::value::Value::Map(maker) = value else { continue };
+            let word = |key: &str| maker.get(key).and_then(|v| v.as_text()).unwrap_or_default();
+            let inputs = workspace.inputs.get(key).map(Vec::as_slice).unwrap_or_default();
+            let inner = word("file");
+            let whole = !path.ends_with('/');
+            let file = match inputs {
+                [one] if inner.is_empty() && whole => Some(one),
+                many => many.iter().find(|f| f.path == inner),
+            };
+            if file.is_none() && whole {
+                return Err(Error::stage(format!("`{path}` is no file of `{}`", word("artifact"))));
+            }
+            let sha256 = file.map(|f| sha256_of(&f.file)).transpose()?;
+            let digest = file.map(|f| f.digest);
+            files.insert(path.to_string(), Published { artifact: word("artifact").into(), digest, sha256 });
+        }
+        Ok(Proofs { files, facts: workspace.facts.clone() })
+    }
+
+    /// The subject of a dotted fact name. Of a family: of all shards, where it is one.
+    fn subject(&self, name: &str) -> Option<&Subject> {
+        let (artifact, fact) = name.split_once('.')?;
+        match self.facts.get(artifact)? {
+            FactSet::One(facts) => facts.subjects.get(facts.values.get(fact)?.of),
+            FactSet::Family(shards) => {
+                let fact = fact
+                    .split_once('.')
+                    .filter(|(w, _)| crate::core::facts::is_family_word(w))
+                    .map_or(fact, |(_, f)| f);
+                let all = shards.iter().map(|(_, facts)| facts.subjects.get(facts.values.get(fact)?.of));
+                let all: Option<Vec<&Subject>> = all.collect();
+                let (first, rest) = all.as_deref()?.split_first()?;
+                rest.iter().all(|s| s == first).then_some(*first)
+            }
+        }
+    }
+
+    fn measured_on(&self, fact: &str, path: &str) -> Result<String, String> {
+        let file = self.files.get(path).ok_or_else(|| format!("`{path}` is not in the published tree"))?;
+        let own = fact.split('.').next() == Some(file.artifact.as_str());
+        let subject = self.subject(fact);
+        let same = file.digest.is_some() && subject.map(|s| s.digest) == file.digest;
+        if own || same {
+            return Ok(format!("`{path}`"));
+        }
+        let was = subject
+            .map_or("something that is no single file".into(), |s| format!("`{}`, {}", s.what, s.digest.short()));
+        let is = file.digest.map_or("a folder".to_string(), |d| d.short());
+        Err(format!(
+            "`{fact}` was measured on {was}, and `{path}` of the published tree is {is}: it says nothing of that file"
+        ))
+    }
+}
+
+fn sha256_of(file: &std::path::Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    let mut reader = std::fs::File::open(file).on("open", file)?;
+    std::io::copy(&mut reader, &mut hasher).on("read", file)?;
+    Ok(hex::encode(hasher.finalize()))
+}
+
+/// Registers the helpers.
+pub fn register(registry: &mut Handlebars<'_>, proofs: Proofs) {
+    let proofs = Arc::new(proofs);
+    type Make = fn(&Helper<'_>, &Proofs) -> Result<String, RenderErrorReason>;
+    let table: [(&'static str, Make); 5] = [
+        ("literal", |h, _| {
+            let reason = text(h, 1).filter(|t| !t.trim().is_empty());
+            reason.ok_or_else(|| told("`literal` takes a text and the reason why no fact stands there"))?;
+            text(h, 0).map(String::from).ok_or(RenderErrorReason::ParamNotFoundForIndex("literal", 0))
+        }),
+        ("sha256", |h, proofs| {
+            let path = text(h, 0).ok_or_else(|| told("`sha256` takes a path of the published tree, in quotes"))?;
+            let found = proofs.files.get(path).and_then(|f| f.sha256.clone());
+            found.ok_or_else(|| told(&format!("`{path}` is no file of the published tree")))
+        }),
+        ("subject", |h, proofs| {
+            let name = fact(h).ok_or_else(|| told("`subject` takes a fact"))?;
+            let subject = proofs.subject(&name).ok_or_else(|| told(&format!("`{name}` has not one subject")))?;
+            Ok(format!("{}, BLAKE3 {}", subject.what, subject.digest.short()))
+        }),
+        ("measured_on", |h, proofs| {
+            let name = fact(h).ok_or_else(|| told("`measured_on` takes a fact and a path"))?;
+            let path = text(h, 1).ok_or_else(|| told("`measured_on` takes a fact, and a path in quotes"))?;
+            proofs.measured_on(&name, path).map_err(|why| told(&why))
+        }),
+        ("gallery", |h, _| gallery(h)),
+    ];
+    for (name, make) in table {
+        let proofs = proofs.clone();
+        let helper = move |h: &Helper<'_>,
+                           _: &Handlebars<'_>,
+                           _: &Context,
+                           _: &mut RenderContext<'_, '_>,
+                           out: &mut dyn Output|
+              -> HelperResult {
+            out.write(&make(h, &proofs)?)?;
+            Ok(())
+        };
+        registry.register_helper(name, Box::new(helper));
+    }
+}
+
+fn told(why: &str) -> RenderErrorReason {
+    RenderErrorReason::Other(why.into())
+}
+
+fn text<'a>(h: &'a Helper<'_>, at: usize) -> Option<&'a str> {
+    h.param(at)?.value().as_str()
+}
+
+/// The dotted name of the first parameter.
+fn fact(h: &Helper<'_>) -> Option<String> {
+    let path = h.param(0)?.relative_path()?;
+    Some(path.strip_prefix("@root.").unwrap_or(path).replace('/', "."))
+}
+
+/// `{{gallery samples.shards "samples/" 2}}`: two pictures a shard.
+fn gallery(h: &Helper<'_>) -> Result<String, RenderErrorReason> {
+    let shards = h.param(0).and_then(|p| p.value().as_array());
+    let shards =
+        shards.ok_or_else(|| told("`gallery` takes the shards of samples: `gallery samples.shards \"samples/\"`"))?;
+    let folder = text(h, 1).ok_or_else(|| told("`gallery` takes the folder of the samples, in quotes"))?;
+    let each = h.param(2).map_or(Some(1), |p| p.value().as_u64());
+    let each = each.ok_or_else(|| told("`gallery` takes as third how many pictures of each"))?;
+    let folder = folder.trim_end_matches('/');
+    let mut items = Vec::new();
+    for shard in shards {
+        let key = shard["key"].as_str().ok_or_else(|| told("an item of `gallery` is no shard: it has no `key`"))?;
+        if shard["count"].as_u64().is_some_and(|count| count < each) {
+            return Err(told(&format!(
+                "`gallery` asks for {each} pictures of `{key}`, and there are {}",
+                shard["count"]
+            )));
+        }
+        for k in 0..each {
+            let url = Json::from(format!("{folder}/{}/{k}.png", slug(key)));
+            items.push(format!("- text: {}\n  output:\n    url: {url}", Json::from(key)));
+        }
+    }
+    Ok(items.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::facts::Facts;
+
+    #[test]
+    fn a_fact_is_said_only_of_the_file_that_it_was_measured_on() {
+        let (model, other) = (Digest::of(b"model"), Digest::of(b"other"));
+        let mut facts = Facts::default();
+        let of = facts.subject("model.onnx", model);
+        facts.set("ms", 5i64, of);
+        let facts = [("latency".parse().unwrap(), FactSet::One(facts))].into();
+        let file = |digest| Published { artifact: "generator".into(), digest: Some(digest), sha256: None };
+        let files = [("a.onnx".to_string(), file(model)), ("b.onnx".into(), file(other))].into();
+        let proofs = Proofs { files, facts };
+        assert_eq!(proofs.measured_on("latency.ms", "a.onnx").as_deref(), Ok("`a.onnx`"));
+        let why = proofs.measured_on("latency.ms", "b.onnx").unwrap_err();
+        assert!(why.contains("was measured on `model.onnx`") && why.contains(&other.short()), "{why}");
+    }
+}

@@ -1,0 +1,183 @@
+//! The card: what it refuses, what it says of results, and that its own snippets and handler work from the published tree.
+
+use crate::support::{Project, python, root, run};
+use serde_json::Value;
+use std::process::Command;
+
+const HEAD: &str = "[project]\nname = \"p\"\nversion = \"1\"\nlicense = \"mit\"\n[hub]\nrepo = \"me/p\"\nendpoint = \"embedded\"\n\
+    [declared]\nday = { value = \"2025-09-30\", source = \"the lab book\" }\n";
+
+/// A project whose evaluation gives `accuracy` 0.93 and `parameters` 33063168, with this card, and further keys of it.
+fn project(card: &str, keys: &str) -> Project {
+    let tables = format!(
+        "[artifact.evaluation]\nkind = \"command\"\nrun = [\"sh\", \"eval.sh\"]\noutputs = [\"evaluation.json\"]\n\
+         facts_file = \"evaluation.json\"\ninputs = {{ script = \"eval.sh\", data = \"data.txt\" }}\n\
+         [artifact.data]\nkind = \"files\"\npaths = [\"data.txt\"]\n\
+         [artifact.card]\nkind = \"card\"\ntemplate = \"card.md.hbs\"\nfacts = [\"evaluation\"]\n{keys}\n\
+         [artifact.publish]\nkind = \"upload\"\nfiles = {{ \"README.md\" = \"card\", \"data.txt\" = \"data\" }}\n"
+    );
+    let project = Project::with(&format!("{HEAD}{tables}"));
+    project.write("eval.sh", "echo '{\"accuracy\": 0.93, \"parameters\": 33063168}' > evaluation.json\n");
+    project.write("data.txt", "1\n");
+    project.write("card.md.hbs", &format!("---\nlicense: {{{{project.license}}}}\n---\n{card}\n"));
+    project
+}
+
+const RESULT: &str = "results = [{ task = \"image-classification\", dataset = { type = \"acme/set\", name = \"Set\" }, \
+    metric = \"accuracy\", value = \"evaluation.accuracy\" }]";
+
+#[test]
+fn row_4_a_figure_typed_next_to_a_fact_that_says_otherwise_is_refused_with_line_and_column() {
+    let project = project("It has 22M parameters.", "");
+    project.run(&[]).code(1).says("card.md.hbs:4:8").says("`22M`").says("`evaluation.parameters` is 33063168");
+    project
+        .write("card.md.hbs", "---\nlicense: mit\n---\n33M parameters, {{literal \"22M\" \"the older\"}} parameters\n");
+    project.run(&[]).code(0);
+    assert!(project.read("dist/README.md").ends_with("33M parameters, 22M parameters\n"));
+}
+
+#[test]
+fn row_4_a_licence_that_contradicts_its_text_is_refused_before_anything_runs() {
+    let project = project("a", "");
+    project.copy(&root().join("LICENSE"), "LICENSE");
+    project
+        .run(&["plan"])
+        .code(2)
+        .says("license `mit`")
+        .says("`LICENSE` is the text of `apache-2.0`")
+        .says("publish.toml:4:11");
+}
+
+#[test]
+fn row_5_a_figure_of_one_file_is_not_said_of_another() {
+    let project = project("Measured on {{measured_on evaluation.accuracy \"data.txt\"}}: {{evaluation.accuracy}}", "");
+    project.run(&[]).code(1).says("`evaluation.accuracy` was measured on").says("`data.txt` of the published tree is");
+}
+
+#[test]
+fn row_11_a_link_to_what_will_not_be_there_is_refused() {
+    project("[x](nope.txt)", "")
+        .run(&[])
+        .code(1)
+        .says("`nope.txt`, which is not in the published tree")
+        .says("README.md:4:1");
+}
+
+#[test]
+fn a_front_matter_that_the_hub_would_refuse_is_refused_offline() {
+    let project = project("a", "");
+    project.write("card.md.hbs", "---\nlicense: mit\npipeline_tag: image-generation\nlibrary_name: onnx\n---\na\n");
+    project.run(&[]).code(1).says("README.md:3:15").says("README.md:4:15").says("a file format is no library");
+}
+
+#[test]
+fn results_come_from_facts_and_stand_in_the_cards_model_index_and_in_eval_results() {
+    let project = project("a", RESULT);
+    project.run(&[]).code(0);
+    let card = project.read("dist/README.md");
+    assert!(card.contains("    metrics:\n    - type: \"accuracy\"\n      value: 0.93\n---\na\n"), "{card}");
+
+    let eval = "[artifact.acme]\nkind = \"eval_results\"\nresults = [{ dataset = { id = \"acme/set\", task_id = \"all\" }, \
+        value = \"evaluation.accuracy\", date = \"declared.day\" }]\n";
+    let manifest = project.read("publish.toml").replace("[artifact.publish]", &format!("{eval}[artifact.publish]"));
+    let manifest =
+        manifest.replace("\"data.txt\" = \"data\"", "\"data.txt\" = \"data\", \".eval_results/acme.yaml\" = \"acme\"");
+    project.write("publish.toml", &manifest);
+    project.run(&[]).code(0);
+    let file = project.read("dist/.eval_results/acme.yaml");
+    assert_eq!(file, "- dataset:\n    id: \"acme/set\"\n    task_id: \"all\"\n  value: 0.93\n  date: \"2025-09-30\"\n");
+
+    let typed = manifest.replace("value = \"evaluation.accuracy\" }]", "value = \"0.99\" }]");
+    project.write("publish.toml", &typed);
+    project.run(&["plan"]).code(2).says("a typed figure");
+}
+
+#[test]
+fn the_card_is_shown_as_it_was_built_last() {
+    let project = project("# Title\n\n[data](data.txt)", "");
+    project.run(&["card"]).code(2).says("has not been built yet").says("hfbuild build card");
+    project.run(&["build", "card"]).code(0);
+    project.run(&["card"]).code(0).prints("[data](data.txt)");
+    project.run(&["card", "--preview"]).code(0).prints("# Title").prints("data (data.txt)").never_says("\u{1b}");
+}
+
+#[test]
+fn the_published_handler_and_the_cards_snippets_draw_the_published_pictures() {
+    let project = Project::small_model();
+    project.run(&[]).code(0);
+    let dist = project.path("dist");
+    let script = "
+import base64, io, sys
+import numpy as np
+from PIL import Image
+sys.dont_write_bytecode = True
+sys.path.insert(0, '.')
+from handler import EndpointHandler
+draw = EndpointHandler('.')
+[one] = draw({'inputs': 'Tiger'})
+got = np.asarray(Image.open(io.BytesIO(base64.b64decode(one['image'])))).astype(int)
+want = np.asarray(Image.open('samples/Tiger/0.png')).astype(int)
+assert got.shape == want.shape, (got.shape, want.shape)
+assert abs(got - want).max() <= 1, abs(got - want).max()
+try:
+    draw({'inputs': 'Tiger', 'parameters': {'num_images': 0}})
+except Exception as error:
+    assert 'num_images' in str(error), error
+else:
+    raise SystemExit('0 pictures were drawn')
+print('equal', one['label'], one['index'])
+";
+    let python = |script: &str| {
+        let mut command = Command::new(python());
+        command.args(["-B", "-c", script]).current_dir(&dist).env_remove("PYTHONPATH");
+        run(&mut command).code(0)
+    };
+    python(script).prints("equal Tiger 0");
+
+    let card = project.read("dist/README.md");
+    let snippets: Vec<&str> = card.split("```python\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(snippets.len(), 1, "{card}");
+    python(snippets[0]).prints("['Crying Cat', 'Crying Cat']");
+}
+
+#[test]
+fn the_record_is_a_whole_in_toto_statement_with_slsa_provenance_and_has_no_clock() {
+    let project = project("a", "");
+    project.run(&[]).code(0);
+    let text = project.read("dist/provenance.json");
+    let record: Value = serde_json::from_str(&text).expect("JSON");
+    let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&record), ["_type", "subject", "predicateType", "predicate"]);
+    assert_eq!(record["_type"], "https://in-toto.io/Statement/v1");
+    assert_eq!(record["predicateType"], "https://slsa.dev/provenance/v1");
+    let digest = |value: &Value, algorithm: &str| {
+        let hex = value["digest"][algorithm].as_str().expect("a digest");
+        assert!(hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)), "{hex}");
+        assert!(!value["name"].as_str().expect("a name").is_empty());
+    };
+    let subjects = record["subject"].as_array().expect("subjects");
+    assert_eq!(subjects.len(), 2);
+    subjects.iter().for_each(|s| digest(s, "sha256"));
+    let definition = &record["predicate"]["buildDefinition"];
+    assert!(definition["buildType"].as_str().is_some_and(|t| t.starts_with("urn:") || t.starts_with("https:")));
+    assert!(definition["externalParameters"].is_object());
+    definition["resolvedDependencies"].as_array().expect("dependencies").iter().for_each(|d| digest(d, "blake3"));
+    let run = &record["predicate"]["runDetails"];
+    assert!(run["builder"]["id"].as_str().is_some_and(|id| id.starts_with("urn:") || id.starts_with("https:")));
+    // SLSA leaves `metadata` to the builder; all that it could hold is a clock or the name of one invocation
+    assert_eq!(keys(run), ["builder"]);
+    for clock in ["startedOn", "finishedOn", "timestamp", "seconds"] {
+        assert!(!text.contains(clock), "the record names `{clock}`");
+    }
+}
+
+#[test]
+fn row_22_config_json_says_what_the_checkpoint_is_not_what_somebody_typed() {
+    let project = Project::small_model();
+    project.run(&["build", "metadata"]).code(0);
+    let config: Value = serde_json::from_str(&project.read("dist/config.json")).expect("JSON");
+    let facts = project.run(&["inspect", "checkpoints/tinydit_final.pt", "--json"]).code(0);
+    let facts: Value = serde_json::from_str(&facts.stdout).expect("JSON");
+    assert_eq!(config["parameters"], facts["parameters"]);
+    assert_eq!((config["embed_dim"].as_i64(), config["depth"].as_i64()), (Some(96), Some(5)));
+}
