@@ -4,6 +4,7 @@ use super::{Failure, Global, build};
 use crate::core::action::{Component, InputFrom};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::{Graph, NodeId, Work};
+use crate::core::name::NodeName;
 use crate::core::plan::{Plan, Settled, World, action_of};
 use crate::core::receipt::History;
 use crate::core::value::human_bytes;
@@ -67,41 +68,48 @@ pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
                 out.push_str(&format!("    {text}: {}\n", words::brief(&value)));
             }
         }
-        if let Some(last) = loaded.history.last(&node.name) {
-            out.push_str(&format!(
-                "  last    {} in {} on {}\n",
-                when(last.started_ms),
-                ui::seconds(last.seconds),
-                last.host
-            ));
-            if let Some(before) = loaded.history.before(&node.name) {
-                for reason in difference(&before.action, &last.action) {
-                    out.push_str(&format!("    since the one before: {}\n", words::reason(&reason)));
-                }
-            }
-            if let Some(device) = &last.device {
-                out.push_str(&format!("    device: {device}\n"));
-            }
-            for output in &last.outputs {
-                out.push_str(&format!(
-                    "    made {} ({}, {})\n",
-                    output.path,
-                    human_bytes(output.size),
-                    output.digest.short()
-                ));
-            }
-            for (name, fact) in &last.facts.values {
-                let of = last
-                    .facts
-                    .subjects
-                    .get(fact.of)
-                    .map_or(String::new(), |s| format!(" (of {}, {})", s.what, s.digest.short()));
-                out.push_str(&format!("    fact {name} = {}{of}\n", words::brief(&fact.value)));
-            }
-        }
+        out.push_str(&last_lines(&loaded.history, &node.name));
     }
     print(&out);
     Ok(())
+}
+
+/// The last result: when it was made, from what other than the one before it, and what was measured.
+fn last_lines(history: &History, name: &NodeName) -> String {
+    let mut out = String::new();
+    if let Some(last) = history.last(name) {
+        out.push_str(&format!(
+            "  last    {} in {} on {}\n",
+            when(last.started_ms),
+            ui::seconds(last.seconds),
+            last.host
+        ));
+        if let Some(before) = history.before(name) {
+            for reason in difference(&before.action, &last.action) {
+                out.push_str(&format!("    since the one before: {}\n", words::reason(&reason)));
+            }
+        }
+        if let Some(device) = &last.device {
+            out.push_str(&format!("    device: {device}\n"));
+        }
+        for output in &last.outputs {
+            out.push_str(&format!(
+                "    made {} ({}, {})\n",
+                output.path,
+                human_bytes(output.size),
+                output.digest.short()
+            ));
+        }
+        for (name, fact) in &last.facts.values {
+            let of = last
+                .facts
+                .subjects
+                .get(fact.of)
+                .map_or(String::new(), |s| format!(" (of {}, {})", s.what, s.digest.short()));
+            out.push_str(&format!("    fact {name} = {}{of}\n", words::brief(&fact.value)));
+        }
+    }
+    out
 }
 
 /// What is known to have changed since the last run, where the verdict itself does not say: of a result that comes back
@@ -133,8 +141,7 @@ fn verdict_lines(verdict: &Verdict, outcome: Option<&crate::core::gate::Outcome>
         let word = if outcome.passed() { "passed" } else { "refused" };
         return format!("  gate    {word}: {}\n", words::outcome(outcome));
     }
-    let names =
-        |list: &[crate::core::name::NodeName]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let names = |list: &[NodeName]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match verdict {
         Verdict::UpToDate => "  verdict up to date\n".into(),
         Verdict::Restore { places } if places.is_empty() => {

@@ -3,7 +3,8 @@
 use crate::check::{HEAD, project, shell};
 use crate::support::Project;
 use hfbuild::model::noise::normals;
-use hfbuild::model::onnx::graph::{Attribute, GraphBuilder};
+use hfbuild::model::onnx::graph::{Attribute, Dim, GraphBuilder};
+use hfbuild::model::onnx::precision::Precision;
 use hfbuild::model::onnx::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto};
 use hfbuild::model::sample::{Picture, png, to_rgb8};
 use hfbuild::model::tensor::StateDict;
@@ -21,15 +22,20 @@ fn model(metadata: &[(&str, &str)]) -> ModelProto {
 }
 
 fn write_graph(graph: &GraphBuilder, metadata: &[(&str, &str)], path: &Path) {
-    let none = StateDict::new(vec![]).unwrap();
-    graph.write(&model(metadata), &none, path).unwrap();
+    graph.write(&model(metadata), path, false).unwrap();
+}
+
+/// `[batch, 3, side, side]`.
+fn picture_of(side: usize) -> [Dim; 4] {
+    [Dim::Batch, Dim::Fixed(3), Dim::Fixed(side), Dim::Fixed(side)]
 }
 
 /// Tells red, green and blue by the mean of each channel.
 fn write_classifier(path: &Path) {
-    let mut graph = GraphBuilder::new("colours");
-    graph.input("input", 1, &[None, Some(3), Some(8), Some(8)]);
-    graph.output("output", 1, &[None, Some(3)]);
+    let none = StateDict::new(vec![]).unwrap();
+    let mut graph = GraphBuilder::new("colours", &none, Precision::Fp32);
+    graph.input("input", 1, &picture_of(8));
+    graph.output("output", 1, &[Dim::Batch, Dim::Fixed(3)]);
     let weight = graph.floats("weight", &[3, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
     let bias = graph.floats("bias", &[3], &[0.0; 3]);
     let pooled = graph.node("GlobalAveragePool", &["input"], "pooled", &[]);
@@ -40,11 +46,12 @@ fn write_classifier(path: &Path) {
 
 /// A generator whose velocity is zero, so that it hands its noise through.
 fn write_noise_generator(path: &Path) {
-    let mut graph = GraphBuilder::new("noise");
-    let shape = [None, Some(3), Some(16), Some(16)];
+    let none = StateDict::new(vec![]).unwrap();
+    let mut graph = GraphBuilder::new("noise", &none, Precision::Fp32);
+    let shape = picture_of(16);
     graph.input("noise", 1, &shape);
-    graph.input("timestep", 1, &[None]);
-    graph.input("breed", 7, &[None]);
+    graph.input("timestep", 1, &[Dim::Batch]);
+    graph.input("breed", 7, &[Dim::Batch]);
     graph.output("velocity", 1, &shape);
     graph.node("Sub", &["noise", "noise"], "velocity", &[]);
     let metadata = [("hfbuild.num_labels", "2"), ("hfbuild.null_label", "1"), ("hfbuild.guidance", "external")];
@@ -247,9 +254,10 @@ fn a_report_made_elsewhere_is_held_against_the_file_that_it_is_about_row_5() {
 fn write_external(project: &Project, path: &str) {
     use prost::Message;
     let plain = project.path("plain.onnx");
-    let mut graph = GraphBuilder::new("external");
-    graph.input("x", 1, &[None, Some(2)]);
-    graph.output("y", 1, &[None, Some(2)]);
+    let none = StateDict::new(vec![]).unwrap();
+    let mut graph = GraphBuilder::new("external", &none, Precision::Fp32);
+    graph.input("x", 1, &[Dim::Batch, Dim::Fixed(2)]);
+    graph.output("y", 1, &[Dim::Batch, Dim::Fixed(2)]);
     let weight = graph.floats("w", &[2], &[1.0, 2.0]);
     graph.node("Add", &["x", &weight], "y", &[]);
     write_graph(&graph, &[], &plain);

@@ -196,7 +196,7 @@ mod tests {
         let length = archive.finish().unwrap();
         assert_eq!(std::fs::metadata(file.path()).unwrap().len(), length);
 
-        let mut back = Archive::open(file.path()).unwrap();
+        let back = Archive::open(file.path()).unwrap();
         let found: Vec<_> = back.entries.iter().map(|e| (e.name.clone(), e.size)).collect();
         let large = pieces * zeros.len() as u64;
         assert_eq!(found, [("m/small".into(), 5), ("m/large".into(), large), ("m/last".into(), 6)]);
