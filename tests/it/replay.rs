@@ -345,7 +345,7 @@ impl Happened {
         let cut_short = self.any("failed") && !self.keep_going;
         let stopped = self.any("failed") || self.refused();
         match (kind, verdict, ends) {
-            (_, "up_to_date", []) => !self.logged || (kind == "gate" && cut_short),
+            (_, "up_to_date", []) => !self.logged || (matches!(kind, "gate" | "upload") && cut_short),
             ("gate", "up_to_date", ["passed"]) => true,
             ("gate", "blocked", ["refused" | "unmeasured"]) => true,
             ("gate", "blocked", []) => cut_short,
