@@ -9,6 +9,7 @@ use crate::core::manifest::OnDrift;
 use crate::core::plan::World;
 use crate::core::publish;
 use crate::exec::drive::{self, Cancel, Driver, Options, Sink, Start};
+use crate::exec::guard;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
@@ -94,11 +95,22 @@ pub async fn observe_remote(
     Ok(())
 }
 
-fn forced(project: &Project, words: &[String]) -> Result<BTreeSet<NodeId>> {
+/// The nodes that are forced, which are asked for themselves then: something that stands in the way of what reads them
+/// does not spare them.
+fn forced(project: &Project, words: &[String], asked: &mut Asked) -> Result<BTreeSet<NodeId>> {
     let mut forced = BTreeSet::new();
     for word in words {
-        forced.extend(project.graph.find(word)?);
+        let nodes = project.graph.find(word)?;
+        if !nodes.iter().any(|id| asked.wanted[id.index()]) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("`{word}` is forced, and nothing that is built needs it"),
+            )
+            .hint(format!("name it as a target too: `hfbuild build {word} ...`")));
+        }
+        forced.extend(nodes);
     }
+    asked.targets.extend(forced.iter().filter(|id| asked.wanted[id.index()]));
     Ok(forced)
 }
 
@@ -110,17 +122,17 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
         return Ok(());
     }
     let project = Project::open(&global.project, &global.settings())?;
-    let asked = asked(&project, words)?;
-    let forced = forced(&project, &args.force)?;
+    let mut asked = asked(&project, words)?;
+    let forced = forced(&project, &args.force, &mut asked)?;
     let store = Store::open(&project.root, &|text| progress.show(&Event::Warning { text }))?;
     let tell = |text: String| progress.show(&Event::Note { text });
-    let _lock = lock::acquire(&store.lock_path(), !args.no_wait, &tell)?;
+    let lock = lock::acquire(&store.lock_path(), !args.no_wait, &tell)?;
     store.clear_tmp()?;
     let run_dir = store.new_run(&run_id())?;
     let sink = sink(&progress, &run_dir);
+    let cancel = Cancel::guarded(guarding(&store, &lock));
     let (project, store) = (&project, &store);
     let summary = runtime()?.block_on(async move {
-        let cancel = Cancel::default();
         let guard = listen(cancel.clone());
         let prepared = tokio::select! {
             prepared = prepare(global, project, store, asked, forced, args, sink, cancel.clone(), run_dir) => prepared,
@@ -147,6 +159,11 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
         errors.push(Error::new(ErrorKind::Gate, "")); // what was refused is said above; this carries the exit code
     }
     if errors.is_empty() { Ok(()) } else { Err(Failure::Many(errors)) }
+}
+
+/// What a guard takes; `None` where it cannot be had.
+pub fn guarding(store: &Store, lock: &lock::Lock) -> Option<guard::Wanted> {
+    Some(guard::Wanted { hfbuild: std::env::current_exe().ok()?, work: store.tmp(), lock: lock.share().ok()? })
 }
 
 /// The key under which "nothing to do" may be remembered for this command line.
@@ -300,15 +317,27 @@ fn listen(cancel: Cancel) -> tokio::task::JoinHandle<()> {
     })
 }
 
+/// What the last build with nothing to do remembers, where that is still so. Read without the lock: a plan is an answer of
+/// the moment.
+fn remembered(global: &Global, words: &[String]) -> Option<snapshot::Fresh> {
+    let root = global.project.canonicalize().ok()?;
+    snapshot::still_fresh(&root, &Store::at(&root), snapshot_key(global, words)?)
+}
+
 /// `hfbuild plan`
 pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, check: bool) -> Result<(), Failure> {
+    if let Some(fresh) = remembered(global, words).filter(|_| !json && force.is_empty()) {
+        let _ = writeln!(std::io::stderr(), "{}", shown::nothing_to_do(fresh.count));
+        return Ok(());
+    }
     let project = Project::open(&global.project, &global.settings())?;
-    let asked = asked(&project, words)?;
+    let mut asked = asked(&project, words)?;
+    let forced = forced(&project, force, &mut asked)?;
     let store = Store::at(&project.root);
     let mut loaded = records::load(&store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
-    world.forced = forced(&project, force)?;
+    world.forced = forced;
     world.overwrite = project.manifest.hub.as_ref().is_some_and(|h| h.on_drift == OnDrift::Overwrite);
     let target =
         project.manifest.hub.as_ref().map(|h| remote::target(h, global.endpoint.as_deref(), global.repo.as_deref()));
@@ -357,7 +386,7 @@ pub fn clean(global: &Global) -> Result<(), Failure> {
         let _ = writeln!(std::io::stderr(), "hfbuild: there is no cache here");
         return Ok(());
     }
-    let store = Store::open(&project, &|_| {})?;
+    let store = Store::at(&project);
     let _lock = lock::acquire(&store.lock_path(), true, &|text| {
         let _ = writeln!(std::io::stderr(), "{text}");
     })?;

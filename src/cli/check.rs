@@ -131,14 +131,14 @@ pub fn determinism(global: &Global, targets: &[String]) -> Result<(), Failure> {
     let project = Project::open(&global.project, &global.settings())?;
     let asked = build::asked(&project, targets)?;
     let store = Store::open(&project.root, &|text| talk(global, &text))?;
-    let _lock = lock::acquire(&store.lock_path(), true, &|text| talk(global, &text))?;
+    let lock = lock::acquire(&store.lock_path(), true, &|text| talk(global, &text))?;
     store.clear_tmp()?;
     let loaded = records::load(&store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
     let sink: Sink = Arc::new(|_| {});
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
-    let cancel = Cancel::default();
+    let cancel = Cancel::guarded(super::build::guarding(&store, &lock));
     let mut twice =
         Twice { project: &project, store: &store, history: &loaded.history, memo, world, plan, cancel: cancel.clone() };
     let nodes: Vec<NodeId> = asked.targets.iter().copied().collect();

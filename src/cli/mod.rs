@@ -9,6 +9,7 @@ mod store;
 
 use crate::core::error::{Error, ErrorKind};
 use crate::core::manifest::overlay::Settings;
+use crate::exec::guard;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -61,7 +62,7 @@ impl Global {
 }
 
 /// Options of a build.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct BuildArgs {
     /// Stages side by side (default: as many as there are cores)
     #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
@@ -173,6 +174,11 @@ pub enum HubCommand {
 /// Runs a command line; the exit code.
 pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
     let args: Vec<_> = args.into_iter().collect();
+    if args.get(1).is_some_and(|word| word == guard::WORD) {
+        let work = args.get(2).map(PathBuf::from).unwrap_or_default();
+        guard::watch(std::io::stdin().lock(), &work);
+        return 0;
+    }
     let sets = count_of("--set", &args);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -201,6 +207,10 @@ fn count_of(option: &str, args: &[std::ffi::OsString]) -> usize {
 
 fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
     let global = &cli.global;
+    if cli.command.is_some() && cli.build != BuildArgs::default() {
+        return Err(Error::new(ErrorKind::Usage, "options of a build stand before the command")
+            .hint("write them after it: `hfbuild build --force ARTIFACT`"));
+    }
     match cli.command {
         None => build::build(global, &[], &cli.build),
         Some(Command::Build { targets, args }) => build::build(global, &targets, &args),

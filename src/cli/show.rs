@@ -1,11 +1,13 @@
 //! Commands that only look: `explain`, `status`, `graph`, `inspect`, `schema`, `hub serve`.
 
 use super::{Failure, Global, build};
+use crate::core::action::{Component, InputFrom};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::{Graph, NodeId, Work};
-use crate::core::plan::Settled;
+use crate::core::plan::{Plan, Settled, World, action_of};
+use crate::core::receipt::History;
 use crate::core::value::human_bytes;
-use crate::core::verdict::Verdict;
+use crate::core::verdict::{Reason, Verdict, difference};
 use crate::exec::drive::Sink;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
@@ -46,6 +48,12 @@ pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
         let node = project.graph.node(id);
         out.push_str(&format!("{}\n", node.name));
         out.push_str(&verdict_lines(&decision.verdict, decision.outcome.as_ref()));
+        for reason in known_reasons(&project.graph, id, &plan, &loaded.history, &world) {
+            out.push_str(&format!("    because {}\n", words::reason(&reason)));
+        }
+        if project.graph.stage(id).is_some_and(|d| d.frozen) {
+            out.push_str("  frozen  keeps its last result, whatever changes; `--force` runs it\n");
+        }
         if let Work::Upload(upload) = &node.work {
             upload
                 .files
@@ -66,6 +74,11 @@ pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
                 ui::seconds(last.seconds),
                 last.host
             ));
+            if let Some(before) = loaded.history.before(&node.name) {
+                for reason in difference(&before.action, &last.action) {
+                    out.push_str(&format!("    since the one before: {}\n", words::reason(&reason)));
+                }
+            }
             if let Some(device) = &last.device {
                 out.push_str(&format!("    device: {device}\n"));
             }
@@ -89,6 +102,30 @@ pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
     }
     print(&out);
     Ok(())
+}
+
+/// What is known to have changed since the last run, where the verdict itself does not say: of a result that comes back
+/// from the cache, and of a node that waits, as far as that does not depend on what it waits for.
+fn known_reasons(graph: &Graph, id: NodeId, plan: &Plan, history: &History, world: &World) -> Vec<Reason> {
+    let (Some(decision), Some(declaration)) = (&plan.decisions[id.index()], graph.stage(id)) else { return vec![] };
+    let Some(last) = history.last(&graph.node(id).name) else { return vec![] };
+    match &decision.verdict {
+        Verdict::Restore { .. } => decision.receipt.iter().flat_map(|r| difference(&last.action, &r.action)).collect(),
+        Verdict::Pending { .. } => {
+            let settled = action_of(graph, declaration, &plan.settled, world);
+            let own = |role: &str| {
+                let input = declaration.inputs.iter().find(|i| i.role == role);
+                input.is_some_and(|i| matches!(i.from, InputFrom::File(_) | InputFrom::Files(_)))
+            };
+            let known = |reason: &Reason| match reason {
+                Reason::Changed { component: Component::Input(role), .. } => own(role),
+                Reason::Changed { component: Component::Fact(_), .. } => false,
+                _ => true,
+            };
+            difference(&last.action, &settled).into_iter().filter(known).collect()
+        }
+        _ => vec![],
+    }
 }
 
 fn verdict_lines(verdict: &Verdict, outcome: Option<&crate::core::gate::Outcome>) -> String {

@@ -3,15 +3,21 @@
 //! Reads sizes, takes the lock, says what was done. What goes and what stays is decided in `store`.
 
 use super::{Failure, Global};
+use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, Result};
-use crate::core::size;
+use crate::core::manifest::overlay::Settings;
 use crate::core::value::human_bytes;
+use crate::core::{plan, size};
+use crate::exec::observe;
 use crate::exec::project::Project;
 use crate::store::Store;
 use crate::store::gc::{self, Swept};
 use crate::store::lock::{self, Lock};
+use crate::store::memo::Memo;
+use crate::store::records;
 use crate::store::verify::{self, Damaged, Found};
 use crate::ui;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -25,7 +31,11 @@ fn locked(project: &Path) -> Result<Option<(Store, Lock)>> {
         tell("hfbuild: there is no cache here");
         return Ok(None);
     }
-    let store = Store::open(project, &|text| tell(text))?;
+    let store = Store::at(project);
+    if store.is_foreign() {
+        tell("hfbuild: the cache is of another version: the next build sets it aside, `hfbuild clean` removes it");
+        return Ok(None);
+    }
     let lock = lock::acquire(&store.lock_path(), true, &|text| tell(text))?;
     Ok(Some((store, lock)))
 }
@@ -39,9 +49,29 @@ pub fn gc(global: &Global, max_size: &str, dry_run: bool) -> Result<(), Failure>
         store.clear_tmp()?;
     }
     let graph = &project.graph;
-    let swept = gc::sweep(&store, graph.ids().map(|id| &graph.node(id).name), max, dry_run)?;
+    let actions = stood_for(global, &project, &store)?;
+    let swept = gc::sweep(&store, graph.ids().map(|id| &graph.node(id).name), &actions, max, dry_run)?;
     tell(swept_line(&swept, max, dry_run));
     Ok(())
+}
+
+/// The actions of all receipts that a build would find now: with this command line, and with the manifest's own settings
+/// and each of its profiles.
+fn stood_for(global: &Global, project: &Project, store: &Store) -> Result<HashSet<Digest>> {
+    let loaded = records::load(store)?;
+    let mut memo = Memo::load(&store.memo_log())?;
+    let profiles = project.manifest.profiles.iter().map(|name| Settings { profile: Some(name.clone()), set: vec![] });
+    let mut actions = HashSet::new();
+    for settings in [global.settings(), Settings::default()].into_iter().chain(profiles) {
+        // where a file is missing, nothing can be built with these settings, and nothing is stood for
+        let Ok(project) = Project::open(&global.project, &settings) else { continue };
+        let wanted = vec![true; project.graph.nodes.len()];
+        let Ok(world) = observe::observe(&project, &wanted, &loaded.history, &mut memo) else { continue };
+        let plan = plan::plan(&project.graph, &wanted, &BTreeSet::new(), &loaded.history, &world);
+        let receipts = plan.decisions.iter().flatten().filter_map(|d| d.receipt.as_ref());
+        actions.extend(receipts.map(|r| r.action_digest));
+    }
+    Ok(actions)
 }
 
 fn swept_line(swept: &Swept, max: u64, dry_run: bool) -> String {

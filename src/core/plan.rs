@@ -369,8 +369,8 @@ pub fn settle(decision: &Decision, graph: &Graph, id: NodeId) -> Option<Settled>
     }
 }
 
-/// Nodes that lead only to refused gates' uploads or to failures, each with the node that stands in the way. A target
-/// that the user named leads to itself.
+/// Nodes that lead only to refused gates' uploads, and those that read a failure, each with the node that stands in the
+/// way. A target that the user named leads to itself.
 pub fn useless(
     graph: &Graph,
     wanted: &[bool],
@@ -394,27 +394,24 @@ pub fn useless(
             continue;
         }
         if let Some(by) = in_the_way[id.index()] {
-            spared[id.index()] = Some(by);
+            // what else a failed stage's consumers need is still of use: the failure may be mended
+            spared[id.index()] = Some(by).filter(|by| is_refused(settled, *by));
             out.push((id, by));
             continue;
         }
         let consumers: Vec<_> = graph.node(id).consumers.iter().filter(|c| wanted[c.index()]).collect();
         // a gate alone is no reason to run a stage: it only guards what comes after it
-        let reason = |c: &&&NodeId| spared[c.index()].is_none() && !is_dead(settled, ***c);
+        let reason = |c: &&&NodeId| spared[c.index()].is_none() && !is_refused(settled, ***c);
         if targets.contains(&id) || consumers.is_empty() || consumers.iter().any(|c| reason(&c)) {
             continue;
         }
-        let by = consumers.iter().find_map(|c| spared[c.index()].or_else(|| is_dead(settled, **c).then_some(**c)));
+        let by = consumers.iter().find_map(|c| spared[c.index()].or_else(|| is_refused(settled, **c).then_some(**c)));
         spared[id.index()] = by;
         out.extend(by.map(|by| (id, by)));
     }
     out
 }
 
-fn is_dead(settled: &[Option<Settled>], id: NodeId) -> bool {
-    match &settled[id.index()] {
-        Some(Settled::Failed) => true,
-        Some(Settled::Judged(outcome)) => !outcome.passed(),
-        _ => false,
-    }
+fn is_refused(settled: &[Option<Settled>], id: NodeId) -> bool {
+    matches!(&settled[id.index()], Some(Settled::Judged(outcome)) if !outcome.passed())
 }

@@ -74,17 +74,21 @@ pub fn content_of(outputs: &[Output]) -> Digest {
 pub struct History {
     receipts: HashMap<Digest, Arc<Receipt>>,
     current: BTreeMap<NodeName, Digest>,
+    /// Of a node whose current action changed: the one before it.
+    before: HashMap<NodeName, Digest>,
 }
 
 impl History {
     /// Adds a receipt, which becomes its node's current one.
     pub fn add(&mut self, receipt: Arc<Receipt>) {
-        self.current.insert(receipt.node.clone(), receipt.action_digest);
+        self.make_current(&receipt.node, receipt.action_digest);
         self.receipts.insert(receipt.action_digest, receipt);
     }
     /// Says that `node` now stands for `action` again.
     pub fn make_current(&mut self, node: &NodeName, action: Digest) {
-        self.current.insert(node.clone(), action);
+        if let Some(before) = self.current.insert(node.clone(), action).filter(|before| *before != action) {
+            self.before.insert(node.clone(), before);
+        }
     }
     /// Forgets a receipt whose outputs are lost.
     pub fn forget(&mut self, action: &Digest) {
@@ -97,6 +101,10 @@ impl History {
     /// The receipt that was current for a node when hfbuild last ran it or restored it.
     pub fn last(&self, node: &NodeName) -> Option<&Arc<Receipt>> {
         self.receipts.get(self.current.get(node)?)
+    }
+    /// The receipt that was current before that one, where it is still known.
+    pub fn before(&self, node: &NodeName) -> Option<&Arc<Receipt>> {
+        self.receipts.get(self.before.get(node)?)
     }
     /// Every receipt, in no order.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Receipt>> {

@@ -5,15 +5,16 @@
 
 use crate::core::action::Action;
 use crate::core::digest::Digest;
-use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::{Event, Summary};
-use crate::core::graph::{NodeId, Work, placed_path};
+use crate::core::graph::{NodeId, Work};
 use crate::core::name::ArtifactName;
 use crate::core::plan::{self, Decision, Settled, World, decide};
 use crate::core::publish::UploadVerdict;
 use crate::core::receipt::{Output, Receipt};
 use crate::core::schedule;
 use crate::core::verdict::Verdict;
+use crate::exec::place::in_the_way;
 use crate::exec::planning::{lose, plan_whole};
 use crate::exec::project::Project;
 use crate::exec::publish::Publisher;
@@ -71,8 +72,10 @@ pub struct Driver<'a> {
     verified: HashSet<Digest>,
     running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
     held: HashMap<NodeId, Held>,
+    /// The work directories of running stages, by number.
+    dirs: HashMap<NodeId, u32>,
     pools: Pools,
-    run_dir: PathBuf,
+    pub(super) run_dir: PathBuf,
     stopping: bool,
 }
 
@@ -135,6 +138,7 @@ impl<'a> Driver<'a> {
             verified: HashSet::new(),
             running: JoinSet::new(),
             held: HashMap::new(),
+            dirs: HashMap::new(),
             run_dir: start.run_dir,
             stopping: false,
         })
@@ -152,6 +156,7 @@ impl<'a> Driver<'a> {
             remote.close().await;
         }
         outcome?;
+        self.store.clear_tmp()?;
         if let Err(error) = saved {
             self.emit(Event::Warning {
                 text: format!("the memo cannot be saved, so files are read again next time: {error}"),
@@ -169,7 +174,10 @@ impl<'a> Driver<'a> {
         let first = self.plan_first()?;
         self.report_fresh(&first);
         if let Some(key) = self.options.snapshot {
-            snapshot::remember(self.project, self.store, &first, &self.world, &self.memo, key)?;
+            let kept = snapshot::remember(self.project, self.store, &first, &self.world, &self.memo, key);
+            if let Err(error) = kept {
+                self.emit(Event::Warning { text: format!("that there is nothing to do is not remembered: {error}") });
+            }
         }
         let graph = &self.project.graph;
         let verdict = |id: NodeId| first.decisions[id.index()].as_ref().map(|d| &d.verdict);
@@ -312,8 +320,11 @@ impl<'a> Driver<'a> {
         if needed && !self.are_whole(&receipt.outputs, &receipt.node.to_string())? {
             return Ok(false);
         }
+        if let Err(error) = self.place(id, &receipt.outputs) {
+            self.fail(id, in_the_way(error));
+            return Ok(true);
+        }
         let node = &self.project.graph.node(id).name;
-        self.place(id, &receipt.outputs)?;
         self.recorder.current(node, receipt.action_digest)?;
         self.loaded.history.make_current(node, receipt.action_digest);
         self.emit(Event::Restored { node: node.to_string(), places: places.len() });
@@ -348,7 +359,9 @@ impl<'a> Driver<'a> {
         let Some(declaration) = graph.stage(id) else { return Ok(()) };
         let name = graph.node(id).name.to_string();
         let file = crate::core::name::slug(&name);
-        let dir = self.store.tmp().join(format!("{}-{file}", id.0));
+        let number = (0..).find(|n| !self.dirs.values().any(|taken| taken == n)).unwrap_or(id.0);
+        self.dirs.insert(id, number);
+        let dir = self.store.tmp().join(format!("work-{number}"));
         let log = self.run_dir.join(format!("{file}.log"));
         let mut workspace = work::workspace(
             graph,
@@ -402,18 +415,12 @@ impl<'a> Driver<'a> {
 
     fn finish(&mut self, id: NodeId, action: Action, digest: Digest, result: Result<Done>) -> Result<()> {
         self.held.remove(&id).into_iter().for_each(|held| self.pools.give_back(held));
+        self.dirs.remove(&id);
         let name = self.project.graph.node(id).name.clone();
         let done = match result {
             Ok(done) => done,
             Err(error) => {
-                if !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Terminated) {
-                    self.emit(Event::Failed { node: name.to_string(), error: error.to_string() });
-                    self.summary.failed += 1;
-                    self.summary.errors.push(error.within(&format!("`{name}`")));
-                }
-                self.settle(id, Settled::Failed);
-                self.stopping |= !self.options.keep_going;
-                self.spare();
+                self.fail(id, error);
                 return Ok(());
             }
         };
@@ -430,8 +437,14 @@ impl<'a> Driver<'a> {
             device: done.device,
         });
         self.verified.extend(receipt.outputs.iter().map(|o| o.digest));
-        self.place(id, &receipt.outputs)?;
+        let placed = self.place(id, &receipt.outputs);
         self.recorder.receipt(&receipt)?;
+        if let Err(error) = placed {
+            // what was made is kept, and the next run only has to put it there
+            self.loaded.history.add(receipt);
+            self.fail(id, in_the_way(error));
+            return Ok(());
+        }
         self.emit(Event::Finished {
             node: name.to_string(),
             seconds: receipt.seconds,
@@ -445,66 +458,22 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
+    fn fail(&mut self, id: NodeId, error: Error) {
+        let name = self.project.graph.node(id).name.to_string();
+        if !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Terminated) {
+            self.emit(Event::Failed { node: name.clone(), error: error.to_string() });
+            self.summary.failed += 1;
+            self.summary.errors.push(error.within(&format!("`{name}`")));
+        }
+        self.settle(id, Settled::Failed);
+        self.stopping |= !self.options.keep_going;
+        self.spare();
+    }
+
     /// How many shards beside this one have not ended.
     fn left(&self, id: NodeId) -> usize {
         let open = self.open.get(&self.project.graph.node(id).name.artifact);
         open.map_or(0, |n| n.saturating_sub(1))
-    }
-
-    /// Puts outputs at their places and takes away what an earlier receipt of the same node put there and this one does
-    /// not. A file that hfbuild did not make is moved aside, never overwritten.
-    fn place(&mut self, id: NodeId, outputs: &[Output]) -> Result<()> {
-        let node = self.project.graph.node(id);
-        let blobs = self.store.blobs();
-        let last = self.loaded.history.last(&node.name).cloned();
-        for place in node.places.clone() {
-            for output in outputs {
-                let path = placed_path(&place, &output.path);
-                self.place_one(&path, &output.digest, &blobs)?;
-            }
-            let old = last.iter().flat_map(|r| r.outputs.iter()).filter(|o| !outputs.iter().any(|n| n.path == o.path));
-            for output in old {
-                let path = placed_path(&place, &output.path);
-                if self.world.placed.get(&path) == Some(&output.digest) {
-                    let full = self.project.root.join(&path);
-                    std::fs::remove_file(&full).on("remove", &full)?;
-                    self.world.placed.remove(&path);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn place_one(&mut self, path: &str, digest: &Digest, blobs: &crate::store::blobs::Blobs) -> Result<()> {
-        observe::observe_place(&self.project.root, path, &mut self.memo, &mut self.world)?;
-        match self.world.placed.get(path) {
-            Some(there) if there == digest => return Ok(()),
-            Some(there) if !blobs.path(there).exists() && !self.is_ours(there) => {
-                let run = self.run_dir.file_name().unwrap_or_default();
-                let aside = self.store.displaced().join(run).join(path);
-                if let Some(dir) = aside.parent() {
-                    std::fs::create_dir_all(dir).on("create", dir)?;
-                }
-                let full = self.project.root.join(path);
-                std::fs::rename(&full, &aside).on("move aside", &full)?;
-                let to = aside.strip_prefix(&self.project.root).unwrap_or(&aside).display().to_string();
-                self.emit(Event::Warning {
-                    text: format!("`{path}` is not what hfbuild put there; it is kept as `{to}`"),
-                });
-            }
-            _ => {}
-        }
-        blobs.place(digest, &self.project.root, path)?;
-        self.memo.placed(&self.project.root, path, *digest)?;
-        self.world.placed.insert(path.into(), *digest);
-        Ok(())
-    }
-
-    /// Whether a publish or a receipt has this content: then hfbuild made it, and it can be made again.
-    fn is_ours(&self, digest: &Digest) -> bool {
-        let published = self.loaded.publishes.landed.iter().flat_map(|p| p.tree.values()).map(|f| f.digest);
-        let made = self.loaded.history.all().flat_map(|r| r.outputs.iter()).map(|o| o.digest);
-        published.chain(made).any(|d| d == *digest)
     }
 
     async fn publish(&mut self, id: NodeId, decision: Decision) -> Result<()> {

@@ -41,6 +41,13 @@ pub fn digests(
             continue;
         }
         let path = relative.to_str().ok_or_else(|| wrong(format!("`{}` is no UTF-8", relative.display())))?;
+        if path.chars().any(char::is_control) {
+            return Err(wrong(format!(
+                "`{pattern}` matches `{}`, whose name holds control characters",
+                path.escape_debug()
+            ))
+            .hint("give the file another name"));
+        }
         let link = match entry.file_type().is_symlink() {
             true => Some(link(project, path)?),
             false => None,
@@ -65,6 +72,8 @@ fn link(project: &Project, path: &str) -> Result<String> {
     let to = std::fs::read_link(&full).map_err(|e| Error::io("read the link", &full, &e))?;
     match full.canonicalize() {
         Ok(real) if real.starts_with(&project.root) => Ok(to.display().to_string()),
+        Err(_) => Err(Error::new(ErrorKind::Manifest, format!("`{path}` is a symbolic link that leads nowhere"))
+            .hint("remove it, or mend what it points to")),
         _ => Err(Error::new(ErrorKind::Manifest, format!("`{path}` is a symbolic link that leaves the project"))
             .hint("copy the file into the project, or name what it points to")),
     }

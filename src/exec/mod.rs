@@ -6,6 +6,7 @@
 pub mod drive;
 pub mod matched;
 pub mod observe;
+mod place;
 pub mod planning;
 pub mod pools;
 pub mod project;
@@ -15,3 +16,5 @@ pub mod remote;
 pub mod snapshot;
 pub mod twice;
 pub mod work;
+
+pub use crate::stage::guard;

@@ -14,7 +14,7 @@ use crate::core::value::Value;
 use crate::exec::matched;
 use crate::exec::project::Project;
 use crate::store::memo::Memo;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Observes everything that the wanted nodes depend on, but for the remote.
@@ -47,6 +47,7 @@ fn settings(manifest: &Manifest) -> World {
 /// Digests of source files; one that is missing, or is no file, is an error at its place in the manifest.
 fn sources(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut World) -> Result<()> {
     let mut problems = Vec::new();
+    let mut plain = HashSet::new();
     for id in project.graph.ids().filter(|id| wanted[id.index()]) {
         let Some(declaration) = project.graph.stage(id) else { continue };
         for input in &declaration.inputs {
@@ -66,6 +67,13 @@ fn sources(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut Worl
             if world.sources.contains_key(path) {
                 continue;
             }
+            if leaves(&project.root, path, &mut plain) {
+                let error = project.manifest.source.error(
+                    span.clone(),
+                    format!("`{path}` is a symbolic link that leaves the project, or lies behind one"),
+                );
+                problems.push(error.hint("copy the file into the project"));
+            }
             let digest = memo.digest(&project.root, path)?;
             world.sources.insert(path.into(), digest);
             if digest.is_none() {
@@ -74,6 +82,25 @@ fn sources(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut Worl
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(join(problems)) }
+}
+
+/// Whether a path leads out of the project by a symbolic link. `plain` are folders that are known to be none.
+fn leaves(root: &Path, path: &str, plain: &mut HashSet<PathBuf>) -> bool {
+    let mut at = root.to_path_buf();
+    for part in Path::new(path).components() {
+        at.push(part);
+        if plain.contains(&at) {
+            continue;
+        }
+        match std::fs::symlink_metadata(&at) {
+            Ok(meta) if meta.is_symlink() => {
+                return root.join(path).canonicalize().is_ok_and(|real| !real.starts_with(root));
+            }
+            Ok(meta) if meta.is_dir() => drop(plain.insert(at.clone())),
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Every source file that a stage reads.
@@ -98,6 +125,11 @@ fn missing(project: &Project, artifact: &str, path: &str, span: std::ops::Range<
         return source
             .error(span, format!("artifact `{artifact}` reads `{path}`, which is a directory"))
             .hint(format!("a command takes all that is in it as `\"{path}/\"`"));
+    }
+    if std::fs::symlink_metadata(&full).is_ok() {
+        return source
+            .error(span, format!("artifact `{artifact}` reads `{path}`, which is no regular file"))
+            .hint("a symbolic link has to lead to a file; pipes and devices have no content to tell by");
     }
     let error =
         source.error(span, format!("artifact `{artifact}` reads `{path}`, which nothing makes and is not there"));
@@ -160,7 +192,7 @@ fn environment(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut 
         for tool in &declaration.tools {
             if !world.tools.contains_key(tool) {
                 let span = project.graph.node(id).span.clone();
-                let print = fingerprint(tool, memo)?.ok_or_else(|| {
+                let print = fingerprint(&project.root, tool, memo)?.ok_or_else(|| {
                     let artifact = &project.graph.node(id).name.artifact;
                     project
                         .manifest
@@ -181,27 +213,27 @@ fn environment(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut 
 
 /// A tool's fingerprint, without starting a process: of a program the digest of its file, of `pip:NAME` the version in
 /// the metadata of the package beside the `python` on the PATH.
-fn fingerprint(tool: &str, memo: &mut Memo) -> Result<Option<String>> {
+fn fingerprint(root: &Path, tool: &str, memo: &mut Memo) -> Result<Option<String>> {
     if let Some(package) = tool.strip_prefix("pip:") {
-        return Ok(pip_version(package).map(|v| format!("{package} {v}")));
+        return Ok(pip_version(root, package).map(|v| format!("{package} {v}")));
     }
-    let Some(path) = on_path(tool) else { return Ok(None) };
+    let Some(path) = on_path(root, tool) else { return Ok(None) };
     let real = path.canonicalize().unwrap_or(path);
     let digest: Option<Digest> = memo.digest_as(&real, &format!("tool:{}", real.display()))?;
     Ok(digest.map(|d| format!("{} {}", real.file_name().unwrap_or_default().to_string_lossy(), d.short())))
 }
 
-/// Where a program is: as it stands where it has a slash, else on the PATH.
-pub fn on_path(program: &str) -> Option<PathBuf> {
+/// Where a program is: relative to the project's root where it has a slash, else on the PATH.
+pub fn on_path(root: &Path, program: &str) -> Option<PathBuf> {
     if program.contains('/') {
-        return Some(PathBuf::from(program)).filter(|p| p.is_file());
+        return Some(root.join(program)).filter(|p| p.is_file());
     }
     std::env::split_paths(&std::env::var_os("PATH")?).map(|d| d.join(program)).find(|p| p.is_file())
 }
 
-fn pip_version(package: &str) -> Option<String> {
+fn pip_version(root: &Path, package: &str) -> Option<String> {
     let wanted = package.replace('-', "_").to_lowercase();
-    let python = on_path("python").or_else(|| on_path("python3"))?;
+    let python = on_path(root, "python").or_else(|| on_path(root, "python3"))?;
     // both the environment that the link stands in and the installation that it leads to
     let prefixes = [Some(python.clone()), python.canonicalize().ok()];
     let prefixes = prefixes.into_iter().flatten().filter_map(|p| Some(p.parent()?.parent()?.to_path_buf()));

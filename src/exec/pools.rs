@@ -51,6 +51,7 @@ impl Pools {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let tokens = |name: &str, pool: &Pool| match pool {
             Pool::Count(n) if name == CORES => Tokens::plain(*n),
+            Pool::Count(n) if name == GPU => Tokens::named(first_devices(*n)),
             Pool::Count(n) => Tokens::numbered(*n),
             Pool::Ids(ids) => Tokens::named(ids.clone()),
             Pool::Size(bytes) => Tokens::plain(usize::try_from(*bytes).unwrap_or(usize::MAX)),
@@ -139,6 +140,14 @@ impl Pools {
 fn variable(pool: &str) -> String {
     let letters = pool.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
     format!("HFBUILD_POOL_{}", letters.collect::<String>())
+}
+
+/// So many devices: the first of those that hfbuild itself was given, where it was given any list.
+fn first_devices(count: usize) -> Vec<String> {
+    match std::env::var("CUDA_VISIBLE_DEVICES") {
+        Ok(list) => visible(&list).into_iter().take(count).collect(),
+        Err(_) => (0..count).map(|n| n.to_string()).collect(),
+    }
 }
 
 /// The devices that hfbuild may use.

@@ -77,7 +77,7 @@ pub fn still_fresh(root: &Path, store: &Store, key: Digest) -> Option<Fresh> {
         return None;
     }
     let same_tool = |(name, real, signature): &(String, PathBuf, Signature)| {
-        on_path(name).and_then(|p| p.canonicalize().ok()).as_ref() == Some(real)
+        on_path(root, name).and_then(|p| p.canonicalize().ok()).as_ref() == Some(real)
             && Signature::of(real).ok().flatten() == Some(*signature)
     };
     if !snapshot.tools.iter().all(same_tool) {
@@ -142,7 +142,7 @@ fn take(project: &Project, store: &Store, plan: &Plan, world: &World, memo: &Mem
     }
     out.env = world.env.keys().chain([&"PATH".to_string()]).map(|name| (name.clone(), value_digest(name))).collect();
     for name in world.tools.keys() {
-        let real = on_path(name).filter(|_| !name.starts_with("pip:"))?.canonicalize().ok()?;
+        let real = on_path(&project.root, name).filter(|_| !name.starts_with("pip:"))?.canonicalize().ok()?;
         let signature = Signature::of(&real).ok()??;
         memo.known(&format!("tool:{}", real.display()), &signature)?;
         out.tools.push((name.clone(), real, signature));

@@ -4,7 +4,7 @@
 
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::digest::Digest;
-use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::facts::{FactSet, Facts};
 use crate::core::graph::{Graph, NodeId};
 use crate::core::name::ArtifactName;
@@ -36,7 +36,7 @@ pub struct Job {
     pub shape: Shape,
     /// Retries left.
     pub retries: u32,
-    /// The workspace; its directory does not exist yet.
+    /// The workspace; its directory is no other running stage's, and what is in it is removed first.
     pub workspace: Workspace,
     /// The sources that were read, with the stat that they had when their digest was taken.
     pub sources: Vec<(String, PathBuf, Option<Signature>)>,
@@ -75,13 +75,20 @@ pub fn workspace(
             InputFrom::File(path) => {
                 let digest = world.sources.get(path.as_str()).copied().flatten();
                 let digest = digest.ok_or_else(|| Error::bug(format!("source `{path}` was not observed")))?;
-                vec![InputFile { path: path.to_string(), file: root.join(path.as_str()), digest }]
+                vec![InputFile { path: path.to_string(), file: root.join(path.as_str()), digest, is_source: true }]
             }
             InputFrom::Files(pattern) => {
                 directories.insert(input.role.clone());
-                let matched = world.matched.get(pattern.as_str()).into_iter().flatten();
+                let matched = world.matched.get(pattern.as_str()).into_iter().flat_map(BTreeMap::keys);
+                let content = |path: &String| world.sources.get(path).copied().flatten();
                 matched
-                    .map(|(path, digest)| InputFile { path: path.clone(), file: root.join(path), digest: *digest })
+                    .filter_map(|path| Some((path, content(path)?)))
+                    .map(|(path, digest)| InputFile {
+                        path: path.clone(),
+                        file: root.join(path),
+                        digest,
+                        is_source: true,
+                    })
                     .collect()
             }
             InputFrom::Shard(name) => {
@@ -159,19 +166,25 @@ fn made_files(makers: &[NodeId], settled: &[Option<Settled>], blobs: &Blobs) -> 
         _ => None,
     });
     let outputs = receipts.flat_map(|r| r.outputs.iter());
-    outputs.map(|o| InputFile { path: o.path.clone(), file: blobs.path(&o.digest), digest: o.digest }).collect()
+    let file = |o: &Output| InputFile {
+        path: o.path.clone(),
+        file: blobs.path(&o.digest),
+        digest: o.digest,
+        is_source: false,
+    };
+    outputs.map(file).collect()
 }
 
-/// Runs the stage, again where it fails and has retries left. Its work directory is gone afterwards.
+/// Runs the stage, again where it fails and has retries left. No file is left in its work directory afterwards.
 pub fn run(mut job: Job) -> (NodeId, Action, Digest, Result<Done>) {
     let mut pause = Duration::from_millis(500);
     let result = loop {
         let result = attempt(&mut job);
-        let _ = std::fs::remove_dir_all(&job.workspace.dir); // what cannot be removed now is cleared by the next run
+        job.workspace.empty();
         match &result {
             Err(e) if e.kind() == ErrorKind::Stage && job.retries > 0 && job.workspace.cancel.stopped().is_none() => {
                 job.retries -= 1;
-                let _ = job.workspace.say(&format!("failed, {} retries left: {e}", job.retries));
+                let _ = job.workspace.say(&format!("failed, {} retries left: {}", job.retries, e.message()));
                 wait(pause, &job.workspace.cancel);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -194,7 +207,7 @@ fn attempt(job: &mut Job) -> Result<Done> {
     let begun = Instant::now();
     let before = blob_inputs(job)?;
     let out = job.workspace.out();
-    std::fs::create_dir_all(&out).on("create", &out)?;
+    job.workspace.renew(&folders(job))?;
     let kind = stage::kind(&job.action.kind)?;
     let facts = kind.run(&job.action, &mut job.workspace)?;
     job.workspace.cancel.check()?;
@@ -207,13 +220,31 @@ fn attempt(job: &mut Job) -> Result<Done> {
     for ((name, path, digest), signature) in before {
         if Signature::of(&path)? != signature {
             job.blobs.discard(&digest);
-            return Err(Error::stage(format!("the stage wrote to its input `{name}`, so neither is kept"))
-                .hint("inputs are for reading: copy what has to be changed"));
+            return Err(Error::stage(format!("input `{name}` was written to while the stage ran, so neither is kept"))
+                .hint("inputs are for reading, for this stage and those beside it: copy what has to be changed"));
         }
     }
     let outputs = ingest(&out, job)?;
     check_shape(&outputs, &job.shape)?;
     Ok(Done { outputs, facts, device: job.workspace.device.clone(), seconds: begun.elapsed().as_secs_f64() })
+}
+
+/// The folders that a stage finds in its work directory.
+fn folders(job: &Job) -> BTreeSet<PathBuf> {
+    let (work, out) = (job.workspace.dir.join("work"), job.workspace.out());
+    let mut deepest = vec![out.clone()];
+    let inputs = job.action.inputs.values().filter_map(|input| input.path.as_ref());
+    deepest.extend(inputs.filter_map(|path| Some(work.join(path).parent()?.to_path_buf())));
+    if let Shape::Paths(paths) = &job.shape {
+        for base in [&work, &out] {
+            deepest.extend(paths.iter().filter_map(|path| Some(base.join(path).parent()?.to_path_buf())));
+        }
+    }
+    let up_to = |folder: PathBuf| {
+        let dir = job.workspace.dir.clone();
+        folder.ancestors().take_while(move |f| *f != dir).map(Path::to_path_buf).collect::<Vec<_>>()
+    };
+    deepest.into_iter().flat_map(up_to).collect()
 }
 
 /// Inputs that are blobs of the store, with their stat: to see whether a program (run as root, say) wrote to one.
@@ -235,8 +266,12 @@ fn ingest(out: &Path, job: &Job) -> Result<Vec<Output>> {
         let relative = entry.path().strip_prefix(out).unwrap_or(entry.path());
         let path =
             relative.to_str().ok_or_else(|| Error::stage(format!("output `{}` is no UTF-8", relative.display())))?;
+        if path.chars().any(char::is_control) {
+            return Err(Error::stage(format!("output `{}` holds control characters in its name", path.escape_debug())));
+        }
         if !entry.file_type().is_file() {
-            return Err(Error::stage(format!("output `{path}` is no regular file")));
+            return Err(Error::stage(format!("output `{path}` is no regular file"))
+                .hint("an output holds its content itself: copy what a link points to"));
         }
         let output = if job.published {
             let read = hash::all_of(entry.path())?;

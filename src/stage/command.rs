@@ -4,8 +4,10 @@
 //! Environment that is handed through without being declared: `PATH`, `HOME`, `USER`, `LANG`, `LC_ALL`, `TMPDIR`,
 //! `VIRTUAL_ENV`, `LD_LIBRARY_PATH`. Set: `HFBUILD=1`, `PYTHONHASHSEED=0`, `PYTHONDONTWRITEBYTECODE=1`.
 
+use super::workspace::InputFile;
 use super::{Declare, Kind, Workspace, param, process};
 use crate::core::action::{Action, Declaration, Input, InputFrom, Shape};
+use crate::core::digest::Digest;
 use crate::core::error::{Error, OnPath, Result};
 use crate::core::facts::Facts;
 use crate::core::fill::fill;
@@ -13,7 +15,10 @@ use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::{FilePattern, NodeName, RelPath, nearest, slug};
 use crate::core::value::Value;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// See the module.
@@ -72,7 +77,7 @@ impl Kind for Command {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
@@ -87,8 +92,14 @@ impl Kind for Command {
         for input in inputs(cx)? {
             declaration.inputs.push(input);
         }
-        let line = command_line(cx, &declaration.inputs, &outputs)?;
+        let used = RefCell::default();
+        let line = command_line(cx, &declaration.inputs, &outputs, &used)?;
         declaration = declaration.param("run", line);
+        // named beside the line that they are part of, so that it can be said which one changed
+        for name in used.into_inner() {
+            let value = name.strip_prefix("params.").and_then(|n| cx.manifest.params.get(n)).cloned();
+            declaration = declaration.param(&name, value.unwrap_or(Value::Null));
+        }
         if let Some(file) = cx.spec.text("facts_file") {
             let file = filled(cx, file, &cx.spec.place("facts_file"), true)?;
             if !outputs.contains(&file) {
@@ -131,18 +142,36 @@ impl Kind for Command {
 
 /// A text of the manifest with what stands for the shard put in; in a path as a file name.
 fn filled(cx: &Declare<'_>, text: &str, span: &Range<usize>, path: bool) -> Result<String> {
-    let Some(shard) = cx.shard else { return Ok(text.to_string()) };
-    let mut out = text.to_string();
-    let names = std::iter::once(("each".to_string(), &shard.key).to_owned());
-    let items = shard.items.iter().map(|(name, item)| (format!("each.{name}"), item));
-    for (name, item) in names.chain(items) {
-        let item = if path { slug(item) } else { item.clone() };
-        out = out.replace(&format!("{{{name}}}"), &item);
+    let lookup = |name: &str| {
+        let item = each_item(cx, name).or_else(|| param_text(cx, name))?;
+        Some(if path { slug(&item) } else { item })
+    };
+    fill(text, &lookup).map_err(|name| {
+        let error = cx.manifest.source.error(span.clone(), format!("`{{{name}}}` in `{text}` stands for nothing"));
+        let each = match cx.shard {
+            None => "an artifact with `each` has {each}".to_string(),
+            Some(shard) if shard.items.is_empty() => "known: {each}".to_string(),
+            Some(shard) => {
+                let names: Vec<_> = shard.items.iter().map(|(list, _)| format!("{{each.{list}}}")).collect();
+                format!("known: {{each}}, {}", names.join(", "))
+            }
+        };
+        error.hint(format!("{each}, and there is {{params.NAME}}; a brace for itself is `{{{{`"))
+    })
+}
+
+/// What `each` or `each.LIST` stands for in a shard.
+fn each_item(cx: &Declare<'_>, name: &str) -> Option<String> {
+    let (shard, rest) = (cx.shard?, name.strip_prefix("each")?);
+    let named = |list: &str| shard.items.iter().find(|(n, _)| n == list).map(|(_, item)| item.clone());
+    match rest.strip_prefix('.') {
+        Some(list) => named(list),
+        None => rest.is_empty().then(|| shard.key.clone()),
     }
-    match path && out.contains("{each") {
-        true => Err(cx.manifest.source.error(span.clone(), format!("`{text}` names a list that `each` lacks"))),
-        false => Ok(out),
-    }
+}
+
+fn param_text(cx: &Declare<'_>, name: &str) -> Option<String> {
+    cx.manifest.params.get(name.strip_prefix("params.")?).map(ToString::to_string)
 }
 
 /// The outputs, which of every shard must be others.
@@ -200,7 +229,12 @@ fn inputs(cx: &Declare<'_>) -> Result<Vec<Input>> {
 }
 
 /// The command line with its placeholders filled, so that what is hashed is what runs.
-fn command_line(cx: &Declare<'_>, inputs: &[Input], outputs: &[String]) -> Result<Vec<String>> {
+fn command_line(
+    cx: &Declare<'_>,
+    inputs: &[Input],
+    outputs: &[String],
+    used: &RefCell<BTreeSet<String>>,
+) -> Result<Vec<String>> {
     let lookup = |name: &str| -> Option<String> {
         if name == "out" {
             return outputs.first().cloned();
@@ -208,15 +242,17 @@ fn command_line(cx: &Declare<'_>, inputs: &[Input], outputs: &[String]) -> Resul
         if let Some(role) = name.strip_prefix("in.") {
             return inputs.iter().find(|i| i.role == role)?.path.clone();
         }
-        if let Some(item) = name.strip_prefix("each") {
-            let shard = cx.shard?;
-            let named = |list: &str| shard.items.iter().find(|(n, _)| n == list).map(|(_, item)| item.clone());
-            return item.strip_prefix('.').map_or_else(|| Some(shard.key.clone()), named);
+        let text = each_item(cx, name).or_else(|| param_text(cx, name));
+        if text.is_some() && name.starts_with("params.") {
+            used.borrow_mut().insert(name.to_string());
         }
-        cx.manifest.params.get(name.strip_prefix("params.")?).map(ToString::to_string)
+        text
     };
     let mut line = Vec::new();
     for (text, span) in cx.spec.texts("run") {
+        if text.contains('\0') {
+            return Err(cx.manifest.source.error(span, "a program's argument cannot hold a NUL"));
+        }
         line.push(fill(&text, &lookup).map_err(|name| {
             let error = cx.manifest.source.error(span, format!("`{{{name}}}` in the command stands for nothing"));
             let roles: Vec<String> =
@@ -244,8 +280,15 @@ fn command_line(cx: &Declare<'_>, inputs: &[Input], outputs: &[String]) -> Resul
 fn names(cx: &Declare<'_>, key: &str) -> Result<Vec<String>> {
     let mut out = Vec::new();
     for (name, span) in cx.spec.texts(key) {
+        let is_name = !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !is_name {
+            let error = cx.manifest.source.error(span, format!("`{}` is no variable's name", name.escape_debug()));
+            return Err(error.hint("`env` lists names; their values are hfbuild's own environment's"));
+        }
         let upper = name.to_uppercase();
-        if ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "API_KEY", "PRIVATE_KEY", "CREDENTIAL"]
+        if ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY", "CREDENTIAL"]
             .iter()
             .any(|w| upper.contains(w))
         {
@@ -281,8 +324,14 @@ fn timeout(cx: &Declare<'_>) -> Result<Option<u64>> {
     }
 }
 
-/// Links the declared inputs into the work directory, at the paths that the action names.
+/// Files of the project up to this size are copied into the work directory. So a program finds what lies beside its file
+/// there and not in the project, what it writes does not reach the project, and an edit meanwhile does not reach it.
+const COPIED: u64 = 64 << 20;
+
+/// Puts the declared inputs into the work directory, at the paths that the action names: outputs of other stages and large
+/// files as links, others as copies.
 fn link_inputs(action: &Action, workspace: &Workspace, work: &Path) -> Result<()> {
+    let mut there: HashMap<PathBuf, Digest> = HashMap::new();
     for (role, input) in &action.inputs {
         let Some(path) = &input.path else { continue };
         let files = workspace.inputs.get(role).map(Vec::as_slice).unwrap_or_default();
@@ -297,13 +346,38 @@ fn link_inputs(action: &Action, workspace: &Workspace, work: &Path) -> Result<()
             if let Some(dir) = target.parent() {
                 std::fs::create_dir_all(dir).on("create", dir)?;
             }
-            if target.is_symlink() {
-                continue; // two roles may name one source
+            match there.insert(target.clone(), file.digest) {
+                Some(digest) if digest == file.digest => continue, // two roles may name one source
+                Some(_) => {
+                    let path = target.strip_prefix(work).unwrap_or(&target).display().to_string();
+                    return Err(Error::stage(format!("two inputs would stand at `{path}`")).hint(
+                        "artifacts stand at `in/ROLE`: give the role, or the folder `in` of the project, another name",
+                    ));
+                }
+                None => put(file, &target)?,
             }
-            std::os::unix::fs::symlink(&file.file, &target).on("link", &target)?;
         }
     }
     Ok(())
+}
+
+fn put(file: &InputFile, target: &Path) -> Result<()> {
+    let meta = std::fs::metadata(&file.file).on("stat", &file.file)?;
+    if !file.is_source || meta.len() > COPIED {
+        return std::os::unix::fs::symlink(&file.file, target).on("link", target);
+    }
+    reflink_copy::reflink_or_copy(&file.file, target).on("copy", &file.file)?;
+    let mode = 0o444 | (meta.permissions().mode() & 0o111);
+    std::fs::set_permissions(target, std::fs::Permissions::from_mode(mode)).on("set the permissions of", target)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap(target).on("read", target)?;
+    match Digest::from_hash(hasher.finalize()) == file.digest {
+        true => Ok(()),
+        false => {
+            Err(Error::stage(format!("`{}` changed while it was being read, so the result is not kept", file.path))
+                .hint("run hfbuild again when the file is complete"))
+        }
+    }
 }
 
 /// Moves an output out of the work directory; a directory's files are moved one by one. Symbolic links are refused:

@@ -11,6 +11,7 @@ mod checkpoint;
 mod command;
 mod declare;
 mod files;
+pub mod guard;
 mod metadata;
 mod onnx;
 mod pages;

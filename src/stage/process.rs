@@ -4,15 +4,19 @@
 //! Knows processes; does not know what the program is for.
 
 use super::Workspace;
+use super::guard::MARK;
 use crate::core::action::Action;
 use crate::core::error::{Error, OnPath, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -24,6 +28,8 @@ const HANDED_THROUGH: [&str; 8] =
 const GRACE: Duration = Duration::from_secs(5);
 /// How long what it started may take to end after it.
 const REST: Duration = Duration::from_secs(1);
+/// Bytes of a log that are looked at.
+const TAIL: u64 = 64 << 10;
 /// How long the log's filter may take after the program's end.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -51,24 +57,44 @@ fn spawn(
     work: &Path,
 ) -> Result<(Child, Option<Receiver<()>>)> {
     let (log, drained) = output_to(workspace)?;
-    let mut command = Command::new(program);
-    command.args(args).current_dir(work).env_clear().stdin(Stdio::null()).process_group(0);
+    // by its whole path: the standard library forks where it has to look for a program on a PATH that it was handed, and
+    // a fork copies hfbuild's page tables
+    let mut command = Command::new(on_path(program));
+    command.arg0(program).args(args).current_dir(work).env_clear().stdin(Stdio::null()).process_group(0);
     command.stdout(log.try_clone().on("open", &workspace.log)?).stderr(log);
     command.envs(HANDED_THROUGH.iter().filter_map(|n| Some((*n, std::env::var_os(n)?))));
-    command.env("HFBUILD", "1").env("PYTHONHASHSEED", "0").env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env(MARK.0, MARK.1).env("PYTHONHASHSEED", "0").env("PYTHONDONTWRITEBYTECODE", "1");
     command.envs(action.env.iter().filter_map(|(k, v)| Some((k, v.as_ref()?))));
     command.envs(&workspace.secrets).envs(&workspace.pinned);
-    // SAFETY: between fork and exec only one async-signal-safe system call is made. It ties the program's life to this
-    // thread's, which waits for it: if hfbuild is killed, its program does not go on writing.
-    unsafe {
-        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
-    }
-    let child = command.spawn().map_err(|e| {
+    let child = spawn_unbusy(&mut command).map_err(|e| {
         Error::stage(format!("cannot start `{}`", program.display()))
             .cause(e.to_string())
             .hint("is it on the PATH, or executable where it is declared as an input?")
     })?;
     Ok((child, drained))
+}
+
+/// Starts it. A program that was just copied may be open for writing for a moment more, in a child of another thread that
+/// has not come to its exec.
+fn spawn_unbusy(command: &mut Command) -> std::io::Result<Child> {
+    let begun = Instant::now();
+    loop {
+        match command.spawn() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy && begun.elapsed() < GRACE => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Where a program without a slash in its name is; the name itself where it is nowhere.
+fn on_path(program: &Path) -> PathBuf {
+    let is_program =
+        |path: &PathBuf| std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let dirs = std::env::var_os("PATH").filter(|_| program.components().count() == 1).unwrap_or_default();
+    let found = std::env::split_paths(&dirs).map(|dir| dir.join(program)).find(is_program);
+    found.unwrap_or_else(|| program.to_path_buf())
 }
 
 fn group(child: &Child) -> Pid {
@@ -77,6 +103,7 @@ fn group(child: &Child) -> Pid {
 
 fn wait(child: &mut Child, program: &Path, workspace: &Workspace) -> Result<ExitStatus> {
     let begun = Instant::now();
+    let notice = notice(child);
     loop {
         if let Some(status) =
             child.try_wait().map_err(|e| Error::stage("cannot wait for the program").cause(e.to_string()))?
@@ -92,7 +119,19 @@ fn wait(child: &mut Child, program: &Path, workspace: &Workspace) -> Result<Exit
             let (name, limit) = (program.display(), Duration::from_millis(limit));
             return Err(Error::stage(format!("`{name}` took longer than its `timeout` of {limit:?} and was stopped")));
         }
-        std::thread::sleep(Duration::from_millis(if begun.elapsed().as_millis() < 200 { 1 } else { 20 }));
+        match &notice {
+            Some(ended) => drop(poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], PollTimeout::from(20_u8))),
+            None => std::thread::sleep(Duration::from_millis(if begun.elapsed().as_millis() < 200 { 1 } else { 20 })),
+        }
+    }
+}
+
+/// A file that can be read once the program has ended (Linux 5.3 and later).
+fn notice(child: &Child) -> Option<OwnedFd> {
+    // SAFETY: the call takes numbers and gives a new descriptor or -1; nobody else knows the descriptor.
+    unsafe {
+        let fd = nix::libc::syscall(nix::libc::SYS_pidfd_open, child.id(), 0);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as i32))
     }
 }
 
@@ -147,7 +186,7 @@ pub fn failed(name: &str, status: ExitStatus, workspace: &Workspace) -> Error {
         _ => "no exit code".into(),
     };
     let mut error = Error::stage(format!("`{name}` failed with {how}"));
-    let log = std::fs::read(&workspace.log).unwrap_or_default();
+    let log = tail_of(&workspace.log).unwrap_or_default();
     let text = String::from_utf8_lossy(&log);
     let tail: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(8).collect();
     for line in tail.into_iter().rev() {
@@ -162,7 +201,21 @@ pub fn failed(name: &str, status: ExitStatus, workspace: &Workspace) -> Error {
         return error
             .hint("a stage sees only its declared inputs: name the file under `inputs`, and use it as {in.ROLE}");
     }
+    if text.contains("KeyError") && text.contains("environ") {
+        return error
+            .hint("a stage gets a cleared environment: name the variable under `env` (or `pass_env`, a secret)");
+    }
     error
+}
+
+/// The end of a log, of 64 KiB at most.
+fn tail_of(log: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let end = file.metadata()?.len();
+    file.seek(SeekFrom::Start(end.saturating_sub(TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The line without the values that were handed through, nor any line of one. Values below four bytes are no secrets.

@@ -3,6 +3,7 @@
 //!
 //! Does not know the store: paths are handed in.
 
+use super::guard::{self, Guard};
 use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::FactSet;
@@ -24,6 +25,8 @@ pub struct InputFile {
     pub file: PathBuf,
     /// BLAKE3 of its content.
     pub digest: Digest,
+    /// Whether it is a file of the project, and no blob of the store.
+    pub is_source: bool,
 }
 
 /// Whether to go on, and what has to end where it is not.
@@ -33,11 +36,25 @@ pub struct Cancel(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     how: AtomicU8,
-    /// Process groups of programs that run.
-    groups: Mutex<BTreeSet<i32>>,
+    running: Mutex<Running>,
+}
+
+/// Programs that run.
+#[derive(Debug, Default)]
+struct Running {
+    /// Their process groups.
+    groups: BTreeSet<i32>,
+    /// Where a guard is wanted and none is there yet.
+    wanted: Option<guard::Wanted>,
+    guard: Option<Guard>,
 }
 
 impl Cancel {
+    /// One whose programs do not outlive a kill of hfbuild: see [`super::guard`].
+    pub fn guarded(wanted: Option<guard::Wanted>) -> Cancel {
+        let running = Mutex::new(Running { wanted, ..Running::default() });
+        Cancel(Arc::new(State { running, ..State::default() }))
+    }
     /// Asks everything to stop, as `kind` says ([`ErrorKind::Interrupted`] or [`ErrorKind::Terminated`]).
     pub fn stop(&self, kind: ErrorKind) {
         self.0.how.store(if kind == ErrorKind::Terminated { 2 } else { 1 }, Ordering::SeqCst);
@@ -52,20 +69,27 @@ impl Cancel {
     }
     /// A program runs as this process group.
     pub fn began(&self, group: i32) {
-        self.groups().insert(group);
+        let mut running = self.running();
+        if let Some(wanted) = running.wanted.take() {
+            running.guard = Guard::start(wanted).ok(); // without one only a kill of hfbuild differs
+        }
+        running.groups.insert(group);
+        running.guard.iter_mut().for_each(|guard| guard.began(group));
     }
     /// It has ended, with all that it started.
     pub fn ended(&self, group: i32) {
-        self.groups().remove(&group);
+        let mut running = self.running();
+        running.groups.remove(&group);
+        running.guard.iter_mut().for_each(|guard| guard.ended(group));
     }
     /// Ends every program that runs at once, with all that it started: for a second signal, which waits for nothing.
     pub fn kill(&self) {
-        for group in self.groups().iter() {
+        for group in &self.running().groups {
             let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL); // it may have ended by itself
         }
     }
-    fn groups(&self) -> MutexGuard<'_, BTreeSet<i32>> {
-        self.0.groups.lock().unwrap_or_else(PoisonError::into_inner) // a set is whole after every step
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner) // a set is whole after every step
     }
     /// An error where it was stopped.
     pub fn check(&self) -> Result<()> {
@@ -74,6 +98,27 @@ impl Cancel {
             Some(kind) => Err(Error::new(kind, "interrupted")),
         }
     }
+}
+
+/// Removes everything below a folder but the folders that `stays` says; opens those that a program has closed.
+fn prune(folder: &Path, stays: &dyn Fn(&Path) -> bool) -> std::io::Result<()> {
+    let open = |folder: &Path| std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755));
+    let entries = std::fs::read_dir(folder).or_else(|_| open(folder).and_then(|()| std::fs::read_dir(folder)))?;
+    for entry in entries {
+        let (entry, path) = entry.map(|e| (e.file_type(), e.path()))?;
+        let remove = || match &entry {
+            Ok(kind) if kind.is_dir() => std::fs::remove_dir(&path),
+            _ => std::fs::remove_file(&path),
+        };
+        if entry.as_ref().is_ok_and(std::fs::FileType::is_dir) {
+            prune(&path, stays)?;
+            if stays(&path) {
+                continue;
+            }
+        }
+        remove().or_else(|_| open(folder).and_then(|()| remove()))?;
+    }
+    Ok(())
 }
 
 /// See the module.
@@ -105,6 +150,25 @@ pub struct Workspace {
 }
 
 impl Workspace {
+    /// Makes the work directory as if it was new, with these folders, given with all those above them. It stands for one
+    /// stage after the other, and folders that are wanted again stay: file systems take their time over new ones, and
+    /// more of it where many were removed a moment ago.
+    ///
+    /// # Errors
+    /// What an earlier stage left cannot be removed, or a folder cannot be made.
+    pub fn renew(&self, folders: &BTreeSet<PathBuf>) -> Result<()> {
+        if self.dir.exists() {
+            prune(&self.dir, &|folder| folders.contains(folder)).on("clear", &self.dir)?;
+        }
+        folders.iter().try_for_each(|folder| match folder.is_dir() {
+            true => Ok(()),
+            false => std::fs::create_dir_all(folder).on("create", folder),
+        })
+    }
+    /// Removes what takes room: everything but folders. What cannot be removed now is in the way of [`Self::renew`].
+    pub fn empty(&self) {
+        let _ = prune(&self.dir, &|_| true);
+    }
     /// The directory for outputs.
     pub fn out(&self) -> PathBuf {
         self.dir.join("out")

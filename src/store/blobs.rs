@@ -57,6 +57,7 @@ impl Blobs {
         if hash::blake3_of(&path).ok() == Some(*digest) {
             return std::fs::remove_file(file).on("remove", file);
         }
+        self.discard(digest);
         std::fs::rename(file, &path).on("rename into the store as", &path)
     }
 
@@ -87,7 +88,11 @@ impl Blobs {
 
     /// Removes a damaged blob, so that a new one can take its place.
     pub fn discard(&self, digest: &Digest) {
-        let _ = std::fs::remove_file(self.path(digest)); // if it stays, the next rename replaces it
+        let path = self.path(digest);
+        let _ = match path.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        }; // if it stays, the next rename replaces it, or says why not
     }
 
     /// Every blob that is there. Files whose names are no digests are nobody's here, and left alone.
@@ -127,9 +132,12 @@ impl Blobs {
     pub fn place(&self, digest: &Digest, root: &Path, path: &str) -> Result<()> {
         let target = root.join(path);
         let dir = target.parent().unwrap_or(root);
-        std::fs::create_dir_all(dir).on("create", dir)?;
-        let real = dir.canonicalize().on("resolve", dir)?;
-        if !real.starts_with(root.canonicalize().on("resolve", root)?) {
+        if !is_plain(root, dir) {
+            std::fs::create_dir_all(dir).on("create", dir)?;
+        }
+        if !is_plain(root, dir)
+            && !dir.canonicalize().on("resolve", dir)?.starts_with(root.canonicalize().on("resolve", root)?)
+        {
             return Err(Error::new(ErrorKind::Io, format!("`{path}` leaves the project by a symbolic link"))
                 .hint("hfbuild writes inside the project only: replace the link by a folder"));
         }
@@ -161,6 +169,17 @@ impl Blobs {
     pub fn hash_all(&self, digest: &Digest) -> Result<hash::Read1> {
         hash::all_of(&self.path(digest))
     }
+}
+
+/// Whether `dir` is a folder below `root` to which no symbolic link leads: true of nearly all, and told without resolving
+/// the whole path.
+fn is_plain(root: &Path, dir: &Path) -> bool {
+    let Ok(relative) = dir.strip_prefix(root) else { return false };
+    let mut at = root.to_path_buf();
+    relative.components().all(|part| {
+        at.push(part);
+        std::fs::symlink_metadata(&at).is_ok_and(|meta| meta.is_dir())
+    })
 }
 
 /// Renames where nothing is in the way, in one step; `false`: something is, and nothing happened.

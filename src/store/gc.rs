@@ -41,11 +41,17 @@ struct Needed {
 }
 
 /// Trims the blobs to `max` bytes, and the actions log to the receipts that still have theirs. `nodes` are those of the
-/// manifest: their current receipts stay, and so do the trees of publishes that may have to be resumed. Call with the
-/// lock held.
-pub fn sweep<'a>(store: &Store, nodes: impl Iterator<Item = &'a NodeName>, max: u64, dry_run: bool) -> Result<Swept> {
+/// manifest: their current receipts stay, those of the actions that it stands for now (`actions`), and the trees of
+/// publishes that may have to be resumed. Call with the lock held.
+pub fn sweep<'a>(
+    store: &Store,
+    nodes: impl Iterator<Item = &'a NodeName>,
+    actions: &HashSet<Digest>,
+    max: u64,
+    dry_run: bool,
+) -> Result<Swept> {
     let loaded = records::load(store)?;
-    let needed = needed(&loaded, nodes);
+    let needed = needed(&loaded, nodes, actions);
     let blobs = store.blobs();
     let stored = blobs.all()?;
     let actions = log::read::<ActionRecord>(&store.actions_log())?;
@@ -62,9 +68,13 @@ pub fn sweep<'a>(store: &Store, nodes: impl Iterator<Item = &'a NodeName>, max: 
     if !dry_run {
         // The log first: a crash in between leaves blobs that no receipt names, and the next trim takes them first. The
         // other way round it would leave receipts without blobs: misses too, but each would be told as a loss.
-        rewrite(store, actions.records, &alive)?;
+        // Only a disk too full for the new log turns that round.
+        let rewritten = rewrite(store, actions.records, &alive);
         for blob in stored.iter().filter(|b| going.contains(&b.digest)) {
             blobs.remove(&blob.digest)?;
+        }
+        if rewritten.is_err() {
+            rewrite(store, log::read::<ActionRecord>(&store.actions_log())?.records, &alive)?;
         }
     }
     Ok(sum(&stored, &going, &needed))
@@ -80,9 +90,10 @@ pub(super) fn rewrite(store: &Store, records: Vec<ActionRecord>, alive: &HashSet
     log::rewrite(&store.actions_log(), &after)
 }
 
-fn needed<'a>(loaded: &Loaded, nodes: impl Iterator<Item = &'a NodeName>) -> Needed {
+fn needed<'a>(loaded: &Loaded, nodes: impl Iterator<Item = &'a NodeName>, actions: &HashSet<Digest>) -> Needed {
     let mut needed = Needed::default();
-    for receipt in nodes.filter_map(|node| loaded.history.last(node)) {
+    let hits = actions.iter().filter_map(|action| loaded.history.receipt(action));
+    for receipt in nodes.filter_map(|node| loaded.history.last(node)).chain(hits) {
         needed.actions.insert(receipt.action_digest);
         needed.blobs.extend(receipt.outputs.iter().map(|o| o.digest));
     }

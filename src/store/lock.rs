@@ -10,7 +10,20 @@ use std::path::Path;
 /// The lock, held until dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Lock {
+    /// The same lock for another process: it is free once both have closed it, or once this one is dropped.
+    pub fn share(&self) -> std::io::Result<File> {
+        self.file.try_clone()
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.file.unlock(); // closing it does the same, unless it is shared
+    }
 }
 
 /// Takes the lock. Where another process holds it: with `wait`, says for whom (once, through `tell`) and waits; else
@@ -36,5 +49,5 @@ pub fn acquire(path: &Path, wait: bool, tell: &dyn Fn(String)) -> Result<Lock> {
     file.set_len(0).on("write", path)?;
     file.rewind().on("write", path)?;
     write!(file, "process {}", std::process::id()).on("write", path)?;
-    Ok(Lock { _file: file })
+    Ok(Lock { file })
 }

@@ -40,6 +40,7 @@ impl Signature {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
                 return Ok(None);
             }
+            Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => return Ok(None), // links that lead to one another
             Err(e) => return Err(Error::io("stat", path, &e)),
         };
         let ns = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);

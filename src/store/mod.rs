@@ -50,10 +50,10 @@ impl Store {
         let root = project.join("cache");
         let version = root.join("VERSION");
         match std::fs::read(&version) {
-            Ok(found) if found == VERSION.as_bytes() => {}
+            Ok(found) if is_ours(&found) => {}
             Ok(_) => {
                 let _lock = lock::acquire(&root.join("lock"), true, tell)?; // a build may be at work in it
-                if std::fs::read(&version).ok().as_deref() != Some(VERSION.as_bytes()) {
+                if !std::fs::read(&version).is_ok_and(|found| is_ours(&found)) {
                     let aside = set_aside(&root)?;
                     tell(format!(
                         "the cache is of another version: it is kept as `cache/{aside}`, and everything is made again"
@@ -73,14 +73,17 @@ impl Store {
     /// The store of a project, for commands that only read; nothing is made. A store of another version reads as empty.
     pub fn at(project: &Path) -> Store {
         let root = project.join("cache");
-        let ours = std::fs::read_to_string(root.join("VERSION")).is_ok_and(|v| v == VERSION);
+        let ours = match std::fs::read(root.join("VERSION")) {
+            Ok(found) => is_ours(&found),
+            Err(e) => e.kind() == std::io::ErrorKind::NotFound, // a build takes what is there for its own
+        };
         let data = if ours { root.clone() } else { root.join("none") };
         Store { root, data }
     }
 
     /// Whether there is one.
     pub fn exists(&self) -> bool {
-        self.root.join("VERSION").exists()
+        ["VERSION", "actions", "blobs"].iter().any(|part| self.root.join(part).exists())
     }
     /// `cache/blobs`
     pub fn blobs(&self) -> blobs::Blobs {
@@ -154,17 +157,34 @@ impl Store {
         std::fs::create_dir_all(&tmp).on("create", &tmp)
     }
 
-    /// Deletes everything but the embedded hub's repos and the README. Call with the lock held.
+    /// Whether it is of another layout version.
+    pub fn is_foreign(&self) -> bool {
+        self.data != self.root
+    }
+
+    /// Deletes everything but the embedded hub's repos, the record of publishes, displaced files and the README. Call with the lock held.
     pub fn clean(&self) -> Result<()> {
-        for part in ["blobs", "actions", "memo", "runs", "tmp"] {
+        let aside = std::fs::read_dir(&self.root).on("list", &self.root)?.flatten().map(|e| e.file_name());
+        let aside = aside.filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with("old-"));
+        // records first: what a crash leaves is then blobs that nothing names, and no record lacks its blob
+        let parts = ["memo", "actions", "blobs", "runs", "tmp"].map(String::from);
+        for part in parts.into_iter().chain(aside) {
             let path = self.root.join(part);
             match std::fs::remove_dir_all(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path, &e)),
                 _ => {}
             }
         }
-        Ok(())
+        match std::fs::remove_file(self.root_version()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &self.root_version(), &e)),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Whether a VERSION file is that of this layout.
+fn is_ours(found: &[u8]) -> bool {
+    found.trim_ascii_end() == VERSION.trim_ascii_end().as_bytes()
 }
 
 fn create(root: &Path) -> Result<()> {

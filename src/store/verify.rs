@@ -69,8 +69,12 @@ pub fn verify(store: &Store) -> Result<Found> {
     let complete = loaded.history.all().filter(|r| r.outputs.iter().all(|o| is_there(&o.digest)));
     let alive = complete.map(|r| r.action_digest).collect();
     // the log first, as in `gc`: what a crash leaves is then a damaged blob that no receipt names
-    gc::rewrite(store, log::read::<ActionRecord>(&store.actions_log())?.records, &alive)?;
+    let rewrite = || gc::rewrite(store, log::read::<ActionRecord>(&store.actions_log())?.records, &alive);
+    let rewritten = rewrite();
     bad.iter().try_for_each(|digest| blobs.remove(digest))?;
+    if rewritten.is_err() {
+        rewrite()?; // the disk was full, and what was damaged has made room
+    }
     Ok(found)
 }
 

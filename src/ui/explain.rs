@@ -32,10 +32,25 @@ fn changed(component: &Component, was: Option<&Value>, now: Option<&Value>, subj
         (None, _, _) => format!("{thing} is new"),
         (_, None, _) => format!("{thing} is gone"),
         // digests of inputs say nothing to a person in a line: that it changed is enough
-        (Some(was), Some(now), Component::Param(_)) if brief(was) == brief(now) => format!("{thing} changed"),
         (Some(_), Some(_), Component::Input(_) | Component::File(_)) => format!("{thing} changed"),
-        (Some(was), Some(now), _) => format!("{thing} changed from {} to {}", brief(was), brief(now)),
+        (Some(was), Some(now), _) => format!("{thing} changed{}", from_to(was, now)),
     }
+}
+
+/// ` from 17 to 18`. Of lists the first item that differs; of long texts what lies around their first difference.
+fn from_to(was: &Value, now: &Value) -> String {
+    if let (Value::List(was), Value::List(now)) = (was, now)
+        && was.len() == now.len()
+        && let Some(at) = was.iter().zip(now).position(|(a, b)| a != b)
+    {
+        return format!(" in item {}{}", at + 1, from_to(&was[at], &now[at]));
+    }
+    let (Value::Text(a), Value::Text(b)) = (was, now) else { return format!(" from {} to {}", brief(was), brief(now)) };
+    let same = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+    let skipped = if same > 40 { same - 20 } else { 0 };
+    let from = |text: &str| brief(&Value::Text(text.chars().skip(skipped).collect()));
+    let dots = if skipped > 0 { "..." } else { "" };
+    format!(" from {dots}{} to {dots}{}", from(a), from(b))
 }
 
 fn thing(component: &Component, subject: Option<&str>) -> String {
@@ -124,6 +139,13 @@ mod tests {
         );
         assert_eq!(change(Component::Tool("python".into()), a.clone(), None), "tool `python` is gone");
         assert_eq!(change(Component::KindVersion, a, b), "hfbuild's version of this kind changed from 17 to 18");
+        let run = |n: i64| Some(Value::List(vec!["sh".into(), format!("{}{n} > out", "x".repeat(70)).into()]));
+        let said = change(Component::Param("run".into()), run(1), run(2));
+        let around = "x".repeat(20);
+        assert_eq!(
+            said,
+            format!("parameter `run` changed in item 2 from ...\"{around}1 > out\" to ...\"{around}2 > out\"")
+        );
         assert_eq!(reasons(&[Reason::NeverRan, Reason::Forced]), "it never ran (and 1 more)");
     }
 }

@@ -208,6 +208,11 @@ fn file_lines(sign: &str, about: &str, files: Vec<(String, Option<u64>)>, all: b
     })
 }
 
+/// The last line of a plan where so many are up to date, and nothing is to be done.
+pub fn nothing_to_do(fresh: usize) -> String {
+    format!("hfbuild: nothing to do, {fresh} up to date")
+}
+
 /// The last line of a plan.
 pub fn last_line(totals: &Totals, plan: &Plan) -> String {
     if !totals.work() {
@@ -217,7 +222,7 @@ pub fn last_line(totals: &Totals, plan: &Plan) -> String {
             }
             _ => None,
         });
-        return format!("hfbuild: nothing to do, {} up to date{}", totals.fresh, commit.unwrap_or_default());
+        return format!("{}{}", nothing_to_do(totals.fresh), commit.unwrap_or_default());
     }
     let mut parts = Vec::new();
     let mut add = |n: usize, words: String| {

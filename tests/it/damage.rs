@@ -45,7 +45,7 @@ const FOLDER: [Damage; 2] = [Deleted, Replaced];
 #[rustfmt::skip]
 const TABLE: &[(&str, &[Outcome])] = &[
     // path below cache/      deleted   emptied   first     middle    cut       appended  unreadable replaced
-    ("VERSION",             &[Right(0), Right(4), Right(4), Right(4), Right(4), Right(4), Refused, Refused]),
+    ("VERSION",             &[Right(0), Right(4), Right(4), Right(4), Right(0), Right(4), Refused, Refused]),
     ("CACHEDIR.TAG",        &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0)]),
     ("lock",                &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Refused, Refused]),
     ("actions/log",         &[Right(4), Right(4), Right(1), Right(1), Right(0), Right(0), Refused, Refused]),
@@ -66,7 +66,7 @@ const UNPUBLISHED: &[(&str, &[Outcome])] = &[
     // path below cache/      deleted   emptied   first     middle    cut       appended  unreadable replaced
     ("memo/fresh",          &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0)]),
     ("memo/log",            &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0)]),
-    ("VERSION",             &[Right(0), Right(4), Right(4), Right(4), Right(4), Right(4), Refused, Refused]),
+    ("VERSION",             &[Right(0), Right(4), Right(4), Right(4), Right(0), Right(4), Refused, Refused]),
     ("CACHEDIR.TAG",        &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Right(0)]),
     ("lock",                &[Right(0), Right(0), Right(0), Right(0), Right(0), Right(0), Refused, Refused]),
     ("actions/log",         &[Right(4), Right(4), Right(1), Right(1), Right(0), Right(0), Refused, Refused]),
@@ -430,7 +430,9 @@ fn a_full_disk_is_named_and_nothing_is_lost_by_it() {
         let shell =
             Command::new("sh").args(["-c", fill]).current_dir(disk.around.path("")).stderr(Stdio::null()).status();
         assert!(shell.is_ok_and(|s| s.success()));
-        disk.run(&["plan"]).code(0).prints("filler").says("would run 1 stage");
+        // what was made and could not be put in its place is kept
+        let would = if bytes == "8000000" { "would run 1 stage" } else { "would restore 1" };
+        disk.run(&["plan"]).code(0).prints("filler").says(would);
         disk.run(&[]).code(1).says("error: ").says("No space left").never_says("panicked");
         std::fs::remove_file(disk.around.path("disk/ballast")).expect("the ballast");
         disk.set(&format!("fill = {bytes}"), "fill = 1000");

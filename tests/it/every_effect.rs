@@ -254,7 +254,7 @@ fn a_first_publish_that_is_killed_at_any_effect_is_finished_by_the_next_run() {
     let effects = expected.effects.join("\n");
     for seen in [
         "write /cache/VERSION",
-        "rename /cache/tmp/0-words/out/words.txt",
+        "rename /cache/tmp/work-0/out/words.txt",
         "write /cache/actions/log",
         "write /cache/publishes/log",
         "sync /cache/publishes/log",

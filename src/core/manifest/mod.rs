@@ -62,6 +62,8 @@ pub struct Manifest {
     pub pools: BTreeMap<String, Pool>,
     /// The artifacts in the order of the file.
     pub artifacts: Vec<Spec>,
+    /// The names of its profiles.
+    pub profiles: Vec<String>,
     /// What a profile or the command line changed in it.
     pub overlay: Overlay,
     by_name: HashMap<String, usize>,
@@ -246,7 +248,8 @@ pub fn read(source: Source, settings: &Settings, kinds: &[KindInfo]) -> Result<M
         .and_then(Node::as_table)
         .map(|table| Hub { tag: tag(table, &project).ok().flatten(), ..hub(table) });
     let by_name = artifacts.iter().enumerate().map(|(at, spec)| (spec.name.to_string(), at)).collect();
-    Ok(Manifest { project, hub, params, declared, pools, artifacts, overlay, by_name, source })
+    let profiles = overlay::profiles(&top).map(|(name, _)| name.to_string()).collect();
+    Ok(Manifest { project, hub, params, declared, pools, artifacts, profiles, overlay, by_name, source })
 }
 
 /// The JSON Schema of the manifest, out of the same tables that check it.

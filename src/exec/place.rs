@@ -1,0 +1,85 @@
+//! Putting outputs at their places in the project, and taking away what no longer belongs there.
+//!
+//! A file that hfbuild did not make is moved aside, never overwritten. Does not decide what is placed.
+
+use crate::core::digest::Digest;
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
+use crate::core::event::Event;
+use crate::core::graph::{NodeId, placed_path};
+use crate::core::receipt::Output;
+use crate::exec::drive::Driver;
+use crate::exec::observe;
+
+impl Driver<'_> {
+    /// Puts outputs at their places and takes away what an earlier receipt of the same node put there and this one does
+    /// not. A file that hfbuild did not make is moved aside, never overwritten.
+    pub(super) fn place(&mut self, id: NodeId, outputs: &[Output]) -> Result<()> {
+        let node = self.project.graph.node(id);
+        let blobs = self.store.blobs();
+        let last = self.loaded.history.last(&node.name).cloned();
+        for place in node.places.clone() {
+            for output in outputs {
+                let path = placed_path(&place, &output.path);
+                self.place_one(&path, &output.digest, &blobs)?;
+            }
+            let old = last.iter().flat_map(|r| r.outputs.iter()).filter(|o| !outputs.iter().any(|n| n.path == o.path));
+            for output in old {
+                let path = placed_path(&place, &output.path);
+                if self.world.placed.get(&path) == Some(&output.digest) {
+                    let full = self.project.root.join(&path);
+                    std::fs::remove_file(&full).on("remove", &full)?;
+                    self.world.placed.remove(&path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn place_one(&mut self, path: &str, digest: &Digest, blobs: &crate::store::blobs::Blobs) -> Result<()> {
+        // looked at again: somebody may have changed it while the stage ran
+        self.world.placed.remove(path);
+        observe::observe_place(&self.project.root, path, &mut self.memo, &mut self.world)?;
+        let is_link = std::fs::symlink_metadata(self.project.root.join(path)).is_ok_and(|m| m.is_symlink());
+        match self.world.placed.get(path) {
+            Some(there) if there == digest => return Ok(()),
+            Some(there) if !blobs.path(there).exists() && !self.is_ours(there) => self.move_aside(path)?,
+            None if is_link => self.move_aside(path)?,
+            _ => {}
+        }
+        blobs.place(digest, &self.project.root, path)?;
+        self.memo.placed(&self.project.root, path, *digest)?;
+        self.world.placed.insert(path.into(), *digest);
+        Ok(())
+    }
+
+    /// Keeps what a user has put at the place of an output.
+    fn move_aside(&self, path: &str) -> Result<()> {
+        let run = self.run_dir.file_name().unwrap_or_default();
+        let aside = self.store.displaced().join(run).join(path);
+        if let Some(dir) = aside.parent() {
+            std::fs::create_dir_all(dir).on("create", dir)?;
+        }
+        let full = self.project.root.join(path);
+        std::fs::rename(&full, &aside).on("move aside", &full)?;
+        let to = aside.strip_prefix(&self.project.root).unwrap_or(&aside).display().to_string();
+        self.emit(Event::Warning { text: format!("`{path}` is not what hfbuild put there; it is kept as `{to}`") });
+        Ok(())
+    }
+
+    /// Whether a publish or a receipt has this content: then hfbuild made it, and it can be made again.
+    fn is_ours(&self, digest: &Digest) -> bool {
+        let published = self.loaded.publishes.landed.iter().flat_map(|p| p.tree.values()).map(|f| f.digest);
+        let made = self.loaded.history.all().flat_map(|r| r.outputs.iter()).map(|o| o.digest);
+        published.chain(made).any(|d| d == *digest)
+    }
+}
+
+/// An output that cannot be put at its place, with what a user can do about it.
+pub(super) fn in_the_way(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Io => error.hint(
+            "move away what stands at the place of the output; what was made is kept, and is put there by the next run",
+        ),
+        _ => error,
+    }
+}
