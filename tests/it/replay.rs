@@ -97,6 +97,22 @@ impl Graph {
         stages.chain(rest.into_iter().flatten().map(String::from)).collect()
     }
 
+    /// The stages that an artifact is made of: itself, and all that it needs.
+    fn needed(&self, name: &str) -> Vec<usize> {
+        let number = |name: &str| name.strip_prefix('s')?.parse().ok();
+        let published = self.published.filter(|_| name == "publish");
+        let mut found: Vec<usize> = match number(name) {
+            Some(n) => vec![n],
+            None => published.into_iter().chain([self.read]).collect(),
+        };
+        let mut at = 0;
+        while at < found.len() {
+            found.extend(&self.stages[found[at]].reads);
+            at += 1;
+        }
+        found
+    }
+
     fn table(&self, n: usize, state: &State) -> String {
         let stage = &self.stages[n];
         let (node, out) = match stage.shards {
@@ -420,8 +436,9 @@ impl Asked {
             settings.extend(["--profile", "alt"].map(String::from));
         }
         let words = if dice.chance(20) { dice.pick(&graph.names()).into_iter().collect() } else { vec![] };
-        let force = dice.chance(25).then(|| format!("s{}", dice.roll(graph.stages.len())));
-        let force = force.map_or(vec![], |f| vec!["--force".into(), f]);
+        let built = words.first().map_or((0..graph.stages.len()).collect(), |word: &String| graph.needed(word));
+        let force = dice.pick(&built).filter(|_| dice.chance(25));
+        let force = force.map_or(vec![], |n| vec!["--force".into(), format!("s{n}")]);
         Asked { settings, words, force, keep_going: dice.chance(60) }
     }
 
