@@ -567,6 +567,35 @@ fn what_a_plan_says_comes_true_on_random_projects_and_nothing_else_runs() {
     }
 }
 
+/// `extra` gets its turn while the refused gate alone is in the way of the upload that it is for; then `slow`, of the same
+/// upload, fails. It is built or it is said to be blocked, and not forgotten.
+#[test]
+fn what_a_refused_gate_had_spared_is_not_forgotten_where_a_stage_fails_later() {
+    let late = "inputs = { late = \"late\" }";
+    let tables = [
+        "[hub]\nrepo = \"me/it\"\nendpoint = \"embedded\"\n".to_string(),
+        shell("slow", "echo slow >> $HOME/ran; read word < $HOME/go; exit 1", r#"["slow.txt"]"#, ""),
+        shell(
+            "measured",
+            "echo measured >> $HOME/ran; echo '{\"h\": 1}' > m.json",
+            r#"["m.json"]"#,
+            "facts_file = \"m.json\"",
+        ),
+        shell("late", "echo late >> $HOME/ran; echo 1 > late.txt", r#"["late.txt"]"#, "inputs = { m = \"measured\" }"),
+        shell("extra", "echo extra >> $HOME/ran; echo 1 > extra.txt", r#"["extra.txt"]"#, late),
+        shell("last", "echo last >> $HOME/ran; echo went > $HOME/go; echo 1 > last.txt", r#"["last.txt"]"#, late),
+        "[artifact.gates]\nkind = \"check\"\nrequire = [\"measured.h != 1\"]\n".to_string(),
+        "[artifact.publish]\nkind = \"upload\"\nafter = [\"gates\"]\nfiles = { slow = \"slow\", extra = \"extra\" }\n"
+            .to_string(),
+    ];
+    let project = Project::with(&format!("{HEAD}{}", tables.concat()));
+    assert_eq!(run(std::process::Command::new("mkfifo").arg(project.path("go"))).code, 0);
+    let planned = Planned::of(&project.run(&["plan", "--json"]).code(0).stdout);
+    let (said, happened) = build(&project, true, &mut project.command(&["-k", "-j", "4"]));
+    let said = said.code(1).says("Failed slow").says("Refused gates");
+    assert_eq!(lies(&planned, &happened), [""; 0], "{}", said.stderr);
+}
+
 // --- the comparison itself -------------------------------------------------------------------------------------------
 
 /// `a` runs, `b` waits for it, `c` is up to date, `d` is put back; they are planned and built.
