@@ -467,13 +467,14 @@ pub fn useless(
 ) -> Vec<(NodeId, NodeId)> {
     let mut in_the_way: Vec<Option<NodeId>> = vec![None; graph.nodes.len()];
     for &id in graph.order.iter().filter(|id| wanted[id.index()]) {
-        let refused = |d: &NodeId| match &settled[d.index()] {
-            Some(Settled::Judged(outcome)) => !outcome.passed(),
-            Some(Settled::Failed) => true,
-            _ => false,
+        let blocker = |d: &NodeId| match &settled[d.index()] {
+            Some(Settled::Judged(outcome)) if !outcome.passed() => Some(*d),
+            Some(Settled::Failed) => Some(*d),
+            _ => in_the_way[d.index()],
         };
-        let dead = graph.node(id).deps.iter().find(|d| refused(d) || in_the_way[d.index()].is_some());
-        in_the_way[id.index()] = dead.map(|d| in_the_way[d.index()].unwrap_or(*d));
+        // a refused gate goes before a failure: what it spared stays spared
+        let blockers = || graph.node(id).deps.iter().filter_map(blocker);
+        in_the_way[id.index()] = blockers().find(|by| is_refused(settled, *by)).or_else(|| blockers().next());
     }
     let mut out = Vec::new();
     let mut spared: Vec<Option<NodeId>> = vec![None; graph.nodes.len()];

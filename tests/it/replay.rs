@@ -97,6 +97,22 @@ impl Graph {
         stages.chain(rest.into_iter().flatten().map(String::from)).collect()
     }
 
+    /// The stages that an artifact is made of: itself, and all that it needs.
+    fn needed(&self, name: &str) -> Vec<usize> {
+        let number = |name: &str| name.strip_prefix('s')?.parse().ok();
+        let published = self.published.filter(|_| name == "publish");
+        let mut found: Vec<usize> = match number(name) {
+            Some(n) => vec![n],
+            None => published.into_iter().chain([self.read]).collect(),
+        };
+        let mut at = 0;
+        while at < found.len() {
+            found.extend(&self.stages[found[at]].reads);
+            at += 1;
+        }
+        found
+    }
+
     fn table(&self, n: usize, state: &State) -> String {
         let stage = &self.stages[n];
         let (node, out) = match stage.shards {
@@ -345,7 +361,7 @@ impl Happened {
         let cut_short = self.any("failed") && !self.keep_going;
         let stopped = self.any("failed") || self.refused();
         match (kind, verdict, ends) {
-            (_, "up_to_date", []) => !self.logged || (kind == "gate" && cut_short),
+            (_, "up_to_date", []) => !self.logged || (matches!(kind, "gate" | "upload") && cut_short),
             ("gate", "up_to_date", ["passed"]) => true,
             ("gate", "blocked", ["refused" | "unmeasured"]) => true,
             ("gate", "blocked", []) => cut_short,
@@ -420,8 +436,9 @@ impl Asked {
             settings.extend(["--profile", "alt"].map(String::from));
         }
         let words = if dice.chance(20) { dice.pick(&graph.names()).into_iter().collect() } else { vec![] };
-        let force = dice.chance(25).then(|| format!("s{}", dice.roll(graph.stages.len())));
-        let force = force.map_or(vec![], |f| vec!["--force".into(), f]);
+        let built = words.first().map_or((0..graph.stages.len()).collect(), |word: &String| graph.needed(word));
+        let force = dice.pick(&built).filter(|_| dice.chance(25));
+        let force = force.map_or(vec![], |n| vec!["--force".into(), format!("s{n}")]);
         Asked { settings, words, force, keep_going: dice.chance(60) }
     }
 
@@ -548,6 +565,35 @@ fn what_a_plan_says_comes_true_on_random_projects_and_nothing_else_runs() {
     ] {
         assert!(seen.contains(&(verdict.into(), end.into())), "no `{verdict}` ended as `{end}`: {seen:#?}");
     }
+}
+
+/// `extra` gets its turn while the refused gate alone is in the way of the upload that it is for; then `slow`, of the same
+/// upload, fails. It is built or it is said to be blocked, and not forgotten.
+#[test]
+fn what_a_refused_gate_had_spared_is_not_forgotten_where_a_stage_fails_later() {
+    let late = "inputs = { late = \"late\" }";
+    let tables = [
+        "[hub]\nrepo = \"me/it\"\nendpoint = \"embedded\"\n".to_string(),
+        shell("slow", "echo slow >> $HOME/ran; read word < $HOME/go; exit 1", r#"["slow.txt"]"#, ""),
+        shell(
+            "measured",
+            "echo measured >> $HOME/ran; echo '{\"h\": 1}' > m.json",
+            r#"["m.json"]"#,
+            "facts_file = \"m.json\"",
+        ),
+        shell("late", "echo late >> $HOME/ran; echo 1 > late.txt", r#"["late.txt"]"#, "inputs = { m = \"measured\" }"),
+        shell("extra", "echo extra >> $HOME/ran; echo 1 > extra.txt", r#"["extra.txt"]"#, late),
+        shell("last", "echo last >> $HOME/ran; echo went > $HOME/go; echo 1 > last.txt", r#"["last.txt"]"#, late),
+        "[artifact.gates]\nkind = \"check\"\nrequire = [\"measured.h != 1\"]\n".to_string(),
+        "[artifact.publish]\nkind = \"upload\"\nafter = [\"gates\"]\nfiles = { slow = \"slow\", extra = \"extra\" }\n"
+            .to_string(),
+    ];
+    let project = Project::with(&format!("{HEAD}{}", tables.concat()));
+    assert_eq!(run(std::process::Command::new("mkfifo").arg(project.path("go"))).code, 0);
+    let planned = Planned::of(&project.run(&["plan", "--json"]).code(0).stdout);
+    let (said, happened) = build(&project, true, &mut project.command(&["-k", "-j", "4"]));
+    let said = said.code(1).says("Failed slow").says("Refused gates");
+    assert_eq!(lies(&planned, &happened), [""; 0], "{}", said.stderr);
 }
 
 // --- the comparison itself -------------------------------------------------------------------------------------------
