@@ -79,9 +79,10 @@ fn what_was_finished_before_a_kill_is_not_done_twice() {
     let actions = project.path("cache/actions/log");
     assert!(killed_at(&project, &|| lines(&actions) >= 8));
     let kept = lines(&actions);
-    let run = project.run(&["build", "samples", "license", "pytorch", "inference", "metadata", "classifier"]).code(0);
+    let all = ["samples", "license", "pytorch", "inference", "metadata", "classifier", "handler", "requirements"];
+    let run = project.run(&[&["build"], &all[..]].concat()).code(0);
     let ran: usize = run.summary().split("ran ").nth(1).and_then(|s| s.split(' ').next()).unwrap().parse().unwrap();
-    assert!(ran <= 23 - kept, "{kept} receipts were kept, and {ran} stages ran: {}", run.stderr);
+    assert!(ran <= 25 - kept, "{kept} receipts were kept, and {ran} stages ran: {}", run.stderr);
 }
 
 #[test]

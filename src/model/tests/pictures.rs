@@ -99,7 +99,7 @@ fn noise_has_no_correlation_and_a_flat_picture_none_at_all() {
 
 #[test]
 fn a_picture_of_its_own_noise_correlates_with_it_and_one_of_other_noise_does_not() {
-    let noise = |seed| to_rgb8(&normals(seed, 0, 0, 3 * 32 * 32), [3, 32, 32]).unwrap();
+    let noise = |seed| to_rgb8(&normals(seed, 0, 0, 3 * 128 * 128), [3, 128, 128]).unwrap();
     let same = against(&noise(1), &noise(1)).unwrap();
     assert!((same.correlation.unwrap() - 1.0).abs() < 1e-12 && same.difference == 0.0);
     let other = against(&noise(1), &noise(2)).unwrap();
