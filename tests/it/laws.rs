@@ -1022,11 +1022,16 @@ fn law_a_refused_gate_stops_the_publish_and_what_only_it_needs(case: &Case, deci
 /// What a law says begins so; what else ends a case is a panic of this file's own.
 const BROKEN: &str = "the law is broken: ";
 
-fn try_law<S: Strategy<Value = Case>>(law: Law, cases: S, decide: Decide, shrinks: u32) -> Result<(), TestError<Case>> {
+fn try_law<S: Strategy<Value = Case>>(
+    law: Law,
+    cases: S,
+    decide: Decide,
+    shrinks: u32,
+) -> Result<(), Box<TestError<Case>>> {
     let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: shrinks, ..Config::default() };
     let rng = TestRng::deterministic_rng(config.rng_algorithm);
     let said = |why: String| TestCaseError::fail(format!("{BROKEN}{why}"));
-    TestRunner::new_with_rng(config, rng).run(&cases, |case| law(&case, decide).map_err(said))
+    TestRunner::new_with_rng(config, rng).run(&cases, |case| law(&case, decide).map_err(said)).map_err(Box::new)
 }
 
 #[track_caller]
@@ -1224,7 +1229,7 @@ fn numbers_its_stages(g: &Graph, id: NodeId, s: &[Option<Settled>], h: &History,
 /// The law itself says that this engine is broken: no panic of this file is taken for that.
 #[track_caller]
 fn caught_in<S: Strategy<Value = Case>>(law: Law, cases: S, decide: Decide) {
-    match try_law(law, cases, decide, 0) {
+    match try_law(law, cases, decide, 0).map_err(|e| *e) {
         Ok(()) => panic!("this engine is broken, and the law does not see it"),
         Err(TestError::Fail(why, _)) if why.message().starts_with(BROKEN) => {}
         Err(other) => panic!("not the law ended it: {other}"),

@@ -239,7 +239,7 @@ impl State {
                 "an output deleted"
             }
             10 => {
-                file("o", dice).iter().for_each(|path| append(path));
+                file("o", dice).iter().for_each(append);
                 "an output changed"
             }
             11 => {
@@ -247,7 +247,7 @@ impl State {
                 "a blob lost"
             }
             12 => {
-                file("cache/blobs", dice).iter().for_each(|path| append(path));
+                file("cache/blobs", dice).iter().for_each(append);
                 "a blob damaged"
             }
             _ => {

@@ -43,7 +43,7 @@ fn the_pt_for_fine_tuning_holds_weights_average_and_configuration_and_no_optimiz
         source.config.iter().map(|(k, v)| (k.clone(), serde_json::to_value(v).expect("JSON"))).collect();
     assert!(config.len() >= 5 && matches!(source.config["num_heads"], Scalar::Int(4)));
     let mut values = json!({"step": source.step, "ema_step": source.ema_step, "loss": source.loss, "config": config});
-    if source.config.get("num_classes").is_none() {
+    if !source.config.contains_key("num_classes") {
         values["config"]["num_classes"] = 13.into();
     }
     let expected = json!({"values": values, "model": rows(source.raw.as_ref().unwrap()), "ema_params": rows(source.ema.as_ref().unwrap())});
@@ -105,8 +105,8 @@ fn casts_round_as_numpy_does_their_error_is_a_fact_and_shards_are_as_the_hub_lib
         let facts = facts(&project, "cast");
         let said = |name: &str| -> f64 {
             let line = facts.lines().find(|l| l.contains(name)).unwrap_or_else(|| panic!("{name} in {facts}"));
-            let numbers = line.split_whitespace().filter_map(|w| w.parse().ok());
-            numbers.last().unwrap_or_else(|| panic!("a figure in {line}"))
+            let mut numbers = line.split_whitespace().rev().filter_map(|w| w.parse().ok());
+            numbers.next().unwrap_or_else(|| panic!("a figure in {line}"))
         };
         for (fact, measured) in [("cast_max_abs_error", "absolute"), ("cast_max_rel_error", "relative")] {
             let measured = found[measured].as_f64().expect("a number");
