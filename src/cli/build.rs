@@ -134,7 +134,7 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
     let cancel = Cancel::guarded(guarding(&store, &lock));
     let (project, store) = (&project, &store);
     let summary = runtime()?.block_on(async move {
-        let guard = listen(cancel.clone());
+        let guard = tokio::spawn(listen(cancel.clone()));
         let prepared = tokio::select! {
             prepared = prepare(global, project, store, asked, forced, args, sink, cancel.clone(), run_dir) => prepared,
             stopped = drive::stopped(&cancel) => Err(stopped),
@@ -298,25 +298,23 @@ fn sink(progress: &Arc<Progress>, run_dir: &std::path::Path) -> Sink {
 }
 
 /// The first signal asks everything to stop in good order; the second ends the process at once.
-fn listen(cancel: Cancel) -> tokio::task::JoinHandle<()> {
+pub async fn listen(cancel: Cancel) {
     use tokio::signal::unix::{SignalKind, signal};
-    tokio::spawn(async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            return;
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    loop {
+        let kind = tokio::select! {
+            _ = interrupt.recv() => ErrorKind::Interrupted,
+            _ = terminate.recv() => ErrorKind::Terminated,
         };
-        loop {
-            let kind = tokio::select! {
-                _ = interrupt.recv() => ErrorKind::Interrupted,
-                _ = terminate.recv() => ErrorKind::Terminated,
-            };
-            if cancel.stopped().is_some() {
-                cancel.kill();
-                std::process::exit(i32::from(kind.exit_code()));
-            }
-            cancel.stop(kind);
+        if cancel.stopped().is_some() {
+            cancel.kill();
+            std::process::exit(i32::from(kind.exit_code()));
         }
-    })
+        cancel.stop(kind);
+    }
 }
 
 /// What the last build with nothing to do remembers, where that is still so. Read without the lock: a plan is an answer of

@@ -174,13 +174,13 @@ pub fn determinism(global: &Global, targets: &[String]) -> Result<(), Failure> {
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
     let sink: Sink = Arc::new(|_| {});
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
-    let cancel = Cancel::guarded(super::build::guarding(&store, &lock));
+    let cancel = Cancel::guarded(build::guarding(&store, &lock));
     let mut twice =
         Twice { project: &project, store: &store, history: &loaded.history, memo, world, plan, cancel: cancel.clone() };
     let nodes: Vec<NodeId> = asked.targets.iter().copied().collect();
     nodes.iter().try_for_each(|id| twice.ready(*id))?;
     let runtime = build::runtime()?;
-    let listener = runtime.spawn(listen(cancel.clone()));
+    let listener = runtime.spawn(build::listen(cancel.clone()));
     let errors = run_each(global, &mut twice, &nodes);
     listener.abort();
     if let Some(kind) = cancel.stopped() {
@@ -249,24 +249,4 @@ fn difference(differing: &Differing) -> String {
 
 fn value(value: Option<&Value>, show: fn(&Value) -> String) -> String {
     value.map_or("nothing".into(), show)
-}
-
-/// The first signal stops the stage, the second ends the process at once.
-async fn listen(cancel: Cancel) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    loop {
-        let kind = tokio::select! {
-            _ = interrupt.recv() => ErrorKind::Interrupted,
-            _ = terminate.recv() => ErrorKind::Terminated,
-        };
-        if cancel.stopped().is_some() {
-            cancel.kill();
-            std::process::exit(i32::from(kind.exit_code()));
-        }
-        cancel.stop(kind);
-    }
 }
