@@ -1,0 +1,37 @@
+//! Drift in words: what others changed on the remote, and the refusal to publish over it.
+//!
+//! Only words: what drift is, is decided in [`crate::core::publish`].
+
+use crate::core::error::{Error, ErrorKind};
+use crate::core::publish::Drifted;
+use crate::exec::remote::Remote;
+
+/// One of them in words.
+pub(super) fn drifted_path(drifted: &Drifted) -> String {
+    match drifted {
+        Drifted::Changed { path } => format!("`{path}` (changed there)"),
+        Drifted::Deleted { path } => format!("`{path}` (deleted there)"),
+        Drifted::Foreign { path } => format!("`{path}` (not of ours)"),
+        Drifted::Gone => "the repo or its branch is gone".into(),
+    }
+}
+
+/// The refusal to publish over what others changed.
+pub fn drift_error(files: &[Drifted], remote: &Remote) -> Error {
+    let mut error = Error::new(
+        ErrorKind::Drift,
+        format!(
+            "`{}` is not what the last publish left: {}",
+            remote.target.repo,
+            match files {
+                [Drifted::Gone] => "it is gone".to_string(),
+                [_] => "1 file differs".to_string(),
+                many => format!("{} files differ", many.len()),
+            }
+        ),
+    );
+    for file in files.iter().take(10) {
+        error = error.cause(drifted_path(file));
+    }
+    error.hint("look at it there; to publish over it, set `on_drift = \"overwrite\"` in [hub] or give `--overwrite`")
+}

@@ -1,0 +1,53 @@
+//! Intents: what is journalled before a commit is sent, so that a commit whose answer was lost is found again.
+//!
+//! Knows the record of publishes and how a nonce is made. Sends nothing.
+
+use crate::core::error::Result;
+use crate::core::publish::Published;
+use crate::exec::drive::now_ms;
+use crate::exec::remote::Remote;
+use std::io::Read;
+use std::time::Duration;
+
+/// 128 bits that no other publish has: only its being unlike any other matters, and it is nobody's secret.
+pub(super) fn nonce() -> String {
+    let mut seed = [0u8; 16];
+    let random = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut seed));
+    if random.is_ok() { hex::encode(seed) } else { format!("{}-{}", std::process::id(), now_ms()) }
+}
+
+/// Ends what an interrupted publish left open: an intent whose commit is found is a publish; one that cannot land any more
+/// is abandoned.
+pub async fn settle_intents(
+    remote: &Remote,
+    loaded: &mut crate::store::records::Loaded,
+    recorder: Option<&mut crate::store::records::Recorder>,
+) -> Result<Option<String>> {
+    let Some(intent) = loaded.publishes.intent(&remote.target).cloned() else { return Ok(None) };
+    let age = Duration::from_millis(now_ms().saturating_sub(intent.at_ms).max(0) as u64);
+    let wait = if recorder.is_some() { remote.may_still_land().saturating_sub(age) } else { Duration::ZERO };
+    let found = remote.find_landed(&intent, wait).await?;
+    match &found {
+        Some(commit) => {
+            let published = Published {
+                target: intent.target.clone(),
+                commit: commit.clone(),
+                parent: Some(intent.parent.clone()),
+                tree: intent.tree.clone(),
+                at_ms: now_ms(),
+                allowed: intent.allowed.clone(),
+            };
+            if let Some(recorder) = recorder {
+                recorder.published(&published)?;
+            }
+            loaded.publishes.landed.push(published);
+        }
+        None => {
+            if let Some(recorder) = recorder {
+                recorder.abandoned(&intent.nonce)?;
+            }
+        }
+    }
+    loaded.publishes.open.retain(|i| i.nonce != intent.nonce);
+    Ok(found)
+}
