@@ -292,7 +292,7 @@ fn sink(progress: &Arc<Progress>, run_dir: &std::path::Path) -> Sink {
         if let (Some(file), Ok(line)) = (&file, serde_json::to_string(&event))
             && let Ok(mut file) = file.lock()
         {
-            let _ = writeln!(file, "{line}"); // a log that cannot be written stops no build
+            let _ = file.write_all(format!("{line}\n").as_bytes()); // a log that cannot be written stops no build
         }
     })
 }

@@ -84,8 +84,9 @@ fn last_lines(history: &History, name: &NodeName) -> String {
             ui::seconds(last.seconds),
             last.host
         ));
-        if let Some(before) = history.before(name) {
-            for reason in difference(&before.action, &last.action) {
+        let before = history.before(name).and_then(|before| before.action.read());
+        if let (Some(before), Some(last)) = (before, last.action.read()) {
+            for reason in difference(before, last) {
                 out.push_str(&format!("    since the one before: {}\n", words::reason(&reason)));
             }
         }
@@ -116,9 +117,11 @@ fn last_lines(history: &History, name: &NodeName) -> String {
 /// from the cache, and of a node that waits, as far as that does not depend on what it waits for.
 fn known_reasons(graph: &Graph, id: NodeId, plan: &Plan, history: &History, world: &World) -> Vec<Reason> {
     let (Some(decision), Some(declaration)) = (&plan.decisions[id.index()], graph.stage(id)) else { return vec![] };
-    let Some(last) = history.last(&graph.node(id).name) else { return vec![] };
+    let Some(last) = history.last(&graph.node(id).name).and_then(|last| last.action.read()) else { return vec![] };
     match &decision.verdict {
-        Verdict::Restore { .. } => decision.receipt.iter().flat_map(|r| difference(&last.action, &r.action)).collect(),
+        Verdict::Restore { .. } => {
+            decision.receipt.iter().filter_map(|r| r.action.read()).flat_map(|now| difference(last, now)).collect()
+        }
         Verdict::Pending { .. } => {
             let settled = action_of(graph, declaration, &plan.settled, world);
             let own = |role: &str| {
@@ -130,7 +133,7 @@ fn known_reasons(graph: &Graph, id: NodeId, plan: &Plan, history: &History, worl
                 Reason::Changed { component: Component::Fact(_), .. } => false,
                 _ => true,
             };
-            difference(&last.action, &settled).into_iter().filter(known).collect()
+            difference(last, &settled).into_iter().filter(known).collect()
         }
         _ => vec![],
     }

@@ -161,8 +161,8 @@ fn decide_stage(
     let reasons = |first: Option<Reason>| {
         let mut reasons: Vec<Reason> = first.into_iter().collect();
         if reasons.is_empty() {
-            match history.last(&node.name) {
-                Some(last) => reasons = difference(&last.action, &action),
+            match history.last(&node.name).and_then(|last| last.action.read()) {
+                Some(last) => reasons = difference(last, &action),
                 None => reasons.push(Reason::NeverRan),
             }
         }

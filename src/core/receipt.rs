@@ -4,11 +4,13 @@
 
 use crate::core::action::Action;
 use crate::core::digest::{Canonical, Digest, HubDigests};
+use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// One file of an output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,38 @@ pub struct Output {
     pub hub: Option<HubDigests>,
 }
 
+/// An action as a receipt keeps it: its JSON, read when somebody asks. Most of a log is actions, and a plan needs only their
+/// digests; what differs is asked for where something does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeptAction {
+    json: Box<RawValue>,
+    #[serde(skip)]
+    read: OnceLock<Option<Box<Action>>>,
+}
+
+impl KeptAction {
+    /// Of an action.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON: a bug.
+    pub fn new(action: &Action) -> Result<KeptAction> {
+        let json = serde_json::value::to_raw_value(action)
+            .map_err(|e| Error::bug(format!("an action cannot be written as JSON: {e}")))?;
+        Ok(KeptAction { json, read: OnceLock::new() })
+    }
+    /// The action; `None`: another version of hfbuild wrote it, in a form that this one does not know.
+    pub fn read(&self) -> Option<&Action> {
+        self.read.get_or_init(|| serde_json::from_str(self.json.get()).ok()).as_deref()
+    }
+}
+
+impl PartialEq for KeptAction {
+    fn eq(&self, other: &Self) -> bool {
+        self.json.get() == other.json.get()
+    }
+}
+
 /// What a stage did. Written last, so whatever it names is in the CAS.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -32,7 +66,7 @@ pub struct Receipt {
     /// The action's digest.
     pub action_digest: Digest,
     /// The whole action.
-    pub action: Action,
+    pub action: KeptAction,
     /// The outputs, sorted by path.
     pub outputs: Vec<Output>,
     /// What was measured.

@@ -4,6 +4,7 @@
 //! Formats: <https://in-toto.io/Statement/v1>, <https://slsa.dev/provenance/v1>. What is hfbuild's own stands under
 //! `predicate.hfbuild`: sizes and git digests of the managed files, actions, facts, gates.
 
+use crate::core::action::ActionInput;
 use crate::core::digest::HubDigests;
 use crate::core::facts::{Fact, FactSet, Facts};
 use crate::core::graph::{Graph, NodeId, Work};
@@ -38,7 +39,7 @@ pub fn render(
         let node = graph.node(id);
         match (&node.work, &settled[id.index()]) {
             (Work::Stage(_), Some(Settled::Made(receipt))) => {
-                for input in receipt.action.inputs.values().filter(|i| world.sources.contains_key(&i.name)) {
+                for input in sources_of(receipt, world) {
                     sources.insert(input.name.clone(), input.digest.hex());
                 }
                 artifacts.insert(node.name.to_string(), artifact(receipt));
@@ -103,11 +104,17 @@ fn artifact(receipt: &Receipt) -> Json {
         })
         .collect();
     json!({
-        "kind": receipt.action.kind,
-        "kind_version": receipt.action.version,
+        "kind": receipt.action.read().map(|a| a.kind.as_str()),
+        "kind_version": receipt.action.read().map(|a| a.version),
         "action": receipt.action_digest.hex(),
         "facts": facts,
     })
+}
+
+/// The files of the project that a result was made from.
+fn sources_of<'a>(receipt: &'a Receipt, world: &'a World) -> impl Iterator<Item = &'a ActionInput> {
+    let inputs = receipt.action.read().into_iter().flat_map(|action| action.inputs.values());
+    inputs.filter(|input| world.sources.contains_key(&input.name))
 }
 
 /// The record as a file of the tree.

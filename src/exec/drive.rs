@@ -10,7 +10,7 @@ use crate::core::event::{Event, Summary};
 use crate::core::graph::{NodeId, Work};
 use crate::core::name::ArtifactName;
 use crate::core::plan::{self, Decision, Settled, World, decide};
-use crate::core::receipt::{Output, Receipt};
+use crate::core::receipt::{KeptAction, Output, Receipt};
 use crate::core::schedule;
 use crate::core::verdict::Verdict;
 use crate::exec::place::in_the_way;
@@ -21,12 +21,13 @@ use crate::exec::remote::Remote;
 use crate::exec::work::{self, Done, Job};
 use crate::exec::{observe, pools::Held, pools::Pools, queue::Queue, snapshot};
 pub use crate::stage::workspace::Cancel;
+use crate::stage::workspace::Left;
 use crate::store::Store;
 use crate::store::memo::{Memo, Signature};
 use crate::store::records::{Loaded, Recorder};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::task::JoinSet;
 
 /// Where events go.
@@ -73,6 +74,8 @@ pub struct Driver<'a> {
     held: HashMap<NodeId, Held>,
     /// The work directories of running stages, by number.
     dirs: HashMap<NodeId, u32>,
+    /// What is left in each of them between two stages.
+    left: HashMap<u32, Left>,
     pools: Pools,
     pub(super) run_dir: PathBuf,
     stopping: bool,
@@ -138,6 +141,7 @@ impl<'a> Driver<'a> {
             running: JoinSet::new(),
             held: HashMap::new(),
             dirs: HashMap::new(),
+            left: HashMap::new(),
             run_dir: start.run_dir,
             stopping: false,
         })
@@ -384,6 +388,7 @@ impl<'a> Driver<'a> {
             }
         }
         workspace.cancel = self.cancel.clone();
+        workspace.left = self.left.entry(number).or_default().clone();
         workspace.pinned = self.held.get(&id).map(|held| self.pools.environment(held)).unwrap_or_default();
         let (sink, node) = (self.sink.clone(), name.clone());
         workspace.progress = Box::new(move |done, total| sink(Event::Progress { node: node.clone(), done, total }));
@@ -429,7 +434,7 @@ impl<'a> Driver<'a> {
         let receipt = Arc::new(Receipt {
             node: name.clone(),
             action_digest: digest,
-            action,
+            action: KeptAction::new(&action)?,
             outputs: done.outputs,
             facts: done.facts,
             started_ms: now_ms() - (done.seconds * 1000.0) as i64,
@@ -539,5 +544,7 @@ pub fn now_ms() -> i64 {
 }
 
 fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|h| h.trim().to_string()).unwrap_or_default()
+    static HOST: OnceLock<String> = OnceLock::new();
+    let read = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_string();
+    HOST.get_or_init(read).clone()
 }

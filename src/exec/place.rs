@@ -38,8 +38,11 @@ impl Driver<'_> {
     pub(super) fn place_one(&mut self, path: &str, digest: &Digest, blobs: &crate::store::blobs::Blobs) -> Result<()> {
         // looked at again: somebody may have changed it while the stage ran
         self.world.placed.remove(path);
-        observe::observe_place(&self.project.root, path, &mut self.memo, &mut self.world)?;
-        let is_link = std::fs::symlink_metadata(self.project.root.join(path)).is_ok_and(|m| m.is_symlink());
+        let there = std::fs::symlink_metadata(self.project.root.join(path));
+        if !there.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            observe::observe_place(&self.project.root, path, &mut self.memo, &mut self.world)?;
+        }
+        let is_link = there.is_ok_and(|m| m.is_symlink());
         match self.world.placed.get(path) {
             Some(there) if there == digest => return Ok(()),
             Some(there) if !blobs.path(there).exists() && !self.is_ours(there) => self.move_aside(path)?,

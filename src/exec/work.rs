@@ -4,13 +4,13 @@
 
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::digest::Digest;
-use crate::core::error::{Error, ErrorKind, Result};
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::{FactSet, Facts};
 use crate::core::graph::{Graph, NodeId};
 use crate::core::name::ArtifactName;
 use crate::core::plan::{Settled, World, fact_set};
 use crate::core::receipt::Output;
-use crate::stage::workspace::{Cancel, InputFile};
+use crate::stage::workspace::{Cancel, InputFile, Left};
 use crate::stage::{self, Workspace};
 use crate::store::blobs::Blobs;
 use crate::store::hash;
@@ -125,6 +125,7 @@ pub fn workspace(
         progress: Box::new(|_, _| {}),
         cancel: Cancel::default(),
         device: None,
+        left: Left::default(),
     })
 }
 
@@ -257,6 +258,23 @@ fn blob_inputs(job: &Job) -> Result<Vec<((String, PathBuf, Digest), Option<Signa
 
 /// Digests every output in one read and takes it into the store.
 fn ingest(out: &Path, job: &Job) -> Result<Vec<Output>> {
+    let mut outputs = match only_files(out, &job.shape) {
+        Some(files) => files.iter().map(|path| take(&out.join(path), path, job)).collect::<Result<Vec<_>>>()?,
+        None => walk(out, job)?,
+    };
+    outputs.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(outputs)
+}
+
+/// The outputs of a stage that declares files and no folder, told without looking through folders: a command's `out/` holds
+/// what it declares and nothing else.
+fn only_files<'s>(out: &Path, shape: &'s Shape) -> Option<&'s [String]> {
+    let Shape::Paths(paths) = shape else { return None };
+    let is_file = |path: &String| std::fs::symlink_metadata(out.join(path)).is_ok_and(|m| m.is_file());
+    paths.iter().all(is_file).then_some(paths)
+}
+
+fn walk(out: &Path, job: &Job) -> Result<Vec<Output>> {
     let mut outputs = Vec::new();
     for entry in walkdir::WalkDir::new(out).sort_by_file_name().follow_links(false) {
         let entry = entry.map_err(|e| Error::stage("cannot list the stage's outputs").cause(e.to_string()))?;
@@ -273,18 +291,21 @@ fn ingest(out: &Path, job: &Job) -> Result<Vec<Output>> {
             return Err(Error::stage(format!("output `{path}` is no regular file"))
                 .hint("an output holds its content itself: copy what a link points to"));
         }
-        let output = if job.published {
-            let read = hash::all_of(entry.path())?;
-            Output { path: path.into(), size: read.size, digest: read.digest, hub: Some(read.hub) }
-        } else {
-            let size = entry.metadata().map_err(|e| Error::stage("cannot stat an output").cause(e.to_string()))?.len();
-            Output { path: path.into(), size, digest: hash::blake3_of(entry.path())?, hub: None }
-        };
-        job.blobs.take(entry.path(), &output.digest)?;
-        outputs.push(output);
+        outputs.push(take(entry.path(), path, job)?);
     }
-    outputs.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(outputs)
+}
+
+fn take(file: &Path, path: &str, job: &Job) -> Result<Output> {
+    let output = if job.published {
+        let read = hash::all_of(file)?;
+        Output { path: path.into(), size: read.size, digest: read.digest, hub: Some(read.hub) }
+    } else {
+        let size = std::fs::metadata(file).on("stat", file)?.len();
+        Output { path: path.into(), size, digest: hash::blake3_of(file)?, hub: None }
+    };
+    job.blobs.take(file, &output.digest)?;
+    Ok(output)
 }
 
 /// Whether the stage made what it declared: partial is never success.

@@ -346,7 +346,7 @@ fn link_inputs(action: &Action, workspace: &Workspace, work: &Path) -> Result<()
                 (false, true) => base.join(&file.path),
                 (false, false) => work.join(&file.path), // files of the project stand at their own paths
             };
-            if let Some(dir) = target.parent() {
+            if let Some(dir) = target.parent().filter(|dir| !dir.is_dir()) {
                 std::fs::create_dir_all(dir).on("create", dir)?;
             }
             match there.insert(target.clone(), file.digest) {
@@ -365,8 +365,11 @@ fn link_inputs(action: &Action, workspace: &Workspace, work: &Path) -> Result<()
 }
 
 fn put(file: &InputFile, target: &Path) -> Result<()> {
+    if !file.is_source {
+        return std::os::unix::fs::symlink(&file.file, target).on("link", target);
+    }
     let meta = std::fs::metadata(&file.file).on("stat", &file.file)?;
-    if !file.is_source || meta.len() > COPIED {
+    if meta.len() > COPIED {
         return std::os::unix::fs::symlink(&file.file, target).on("link", target);
     }
     reflink_copy::reflink_or_copy(&file.file, target).on("copy", &file.file)?;

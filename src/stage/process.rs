@@ -19,6 +19,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Undeclared environment that a program gets.
@@ -88,13 +89,21 @@ fn spawn_unbusy(command: &mut Command) -> std::io::Result<Child> {
     }
 }
 
-/// Where a program without a slash in its name is; the name itself where it is nowhere.
+/// Where a program without a slash in its name is; the name itself where it is nowhere. Where one was found before, it is
+/// looked for there first.
 fn on_path(program: &Path) -> PathBuf {
+    static FOUND: Mutex<BTreeMap<PathBuf, PathBuf>> = Mutex::new(BTreeMap::new());
     let is_program =
         |path: &PathBuf| std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let mut before = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = before.get(program).filter(|path| is_program(path)) {
+        return path.clone();
+    }
     let dirs = std::env::var_os("PATH").filter(|_| program.components().count() == 1).unwrap_or_default();
     let found = std::env::split_paths(&dirs).map(|dir| dir.join(program)).find(is_program);
-    found.unwrap_or_else(|| program.to_path_buf())
+    let found = found.unwrap_or_else(|| program.to_path_buf());
+    before.insert(program.to_path_buf(), found.clone());
+    found
 }
 
 fn group(child: &Child) -> Pid {

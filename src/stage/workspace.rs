@@ -100,8 +100,11 @@ impl Cancel {
     }
 }
 
+/// What is known to stand in a work directory between two stages: these folders, and nothing else. `None`: not known.
+pub type Left = Arc<Mutex<Option<BTreeSet<PathBuf>>>>;
+
 /// Removes everything below a folder but the folders that `stays` says; opens those that a program has closed.
-fn prune(folder: &Path, stays: &dyn Fn(&Path) -> bool) -> std::io::Result<()> {
+fn prune(folder: &Path, stays: &mut dyn FnMut(&Path) -> bool) -> std::io::Result<()> {
     let open = |folder: &Path| std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755));
     let entries = std::fs::read_dir(folder).or_else(|_| open(folder).and_then(|()| std::fs::read_dir(folder)))?;
     for entry in entries {
@@ -147,6 +150,8 @@ pub struct Workspace {
     pub cancel: Cancel,
     /// Runtime and device that made the output, set by the stage.
     pub device: Option<String>,
+    /// What the stage before this one left in the work directory.
+    pub left: Left,
 }
 
 impl Workspace {
@@ -157,8 +162,12 @@ impl Workspace {
     /// # Errors
     /// What an earlier stage left cannot be removed, or a folder cannot be made.
     pub fn renew(&self, folders: &BTreeSet<PathBuf>) -> Result<()> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if left.as_ref() == Some(folders) {
+            return Ok(());
+        }
         if self.dir.exists() {
-            prune(&self.dir, &|folder| folders.contains(folder)).on("clear", &self.dir)?;
+            prune(&self.dir, &mut |folder| folders.contains(folder)).on("clear", &self.dir)?;
         }
         folders.iter().try_for_each(|folder| match folder.is_dir() {
             true => Ok(()),
@@ -167,7 +176,9 @@ impl Workspace {
     }
     /// Removes what takes room: everything but folders. What cannot be removed now is in the way of [`Self::renew`].
     pub fn empty(&self) {
-        let _ = prune(&self.dir, &|_| true);
+        let mut folders = BTreeSet::new();
+        let emptied = prune(&self.dir, &mut |folder| folders.insert(folder.to_path_buf()));
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = emptied.is_ok().then_some(folders);
     }
     /// The directory for outputs.
     pub fn out(&self) -> PathBuf {
@@ -176,7 +187,7 @@ impl Workspace {
     /// A path for an output below it; folders on the way are made.
     pub fn output(&self, path: &str) -> Result<PathBuf> {
         let full = self.out().join(path);
-        if let Some(dir) = full.parent() {
+        if let Some(dir) = full.parent().filter(|dir| !dir.is_dir()) {
             std::fs::create_dir_all(dir).on("create", dir)?;
         }
         Ok(full)

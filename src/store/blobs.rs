@@ -7,9 +7,9 @@ use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::store::hash;
 use crate::store::memo::{Memo, Signature};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The CAS's folder, and the one for files on their way.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct Stored {
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// Set by the first reflink that fails: asking again for every file costs more than the copy of a small one.
+static CANNOT_REFLINK: AtomicBool = AtomicBool::new(false);
 
 impl Blobs {
     /// Of a store.
@@ -47,11 +49,9 @@ impl Blobs {
     /// already stays: somebody may be reading it, and programs notice when a file is replaced meanwhile.
     pub fn take(&self, file: &Path, digest: &Digest) -> Result<()> {
         let path = self.path(digest);
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).on("create", dir)?;
-        }
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o444)).on("make read-only", file)?;
-        if rename_new(file, &path).on("rename into the store as", &path)? {
+        let renamed = within(&path, || rename_new(file, &path));
+        if renamed.on("rename into the store as", &path)? {
             return Ok(());
         }
         if hash::blake3_of(&path).ok() == Some(*digest) {
@@ -64,15 +64,14 @@ impl Blobs {
     /// Takes bytes in.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
-        let tmp = self.scratch()?;
-        std::fs::write(&tmp, bytes).on("write", &tmp)?;
+        let tmp = self.scratch();
+        within(&tmp, || std::fs::write(&tmp, bytes)).on("write", &tmp)?;
         self.take(&tmp, &digest)?;
         Ok(digest)
     }
 
-    fn scratch(&self) -> Result<PathBuf> {
-        std::fs::create_dir_all(&self.tmp).on("create", &self.tmp)?;
-        Ok(self.tmp.join(format!("file-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))))
+    fn scratch(&self) -> PathBuf {
+        self.tmp.join(format!("file-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Whether a blob is there and whole: by the memo where its stat is known, else by reading it.
@@ -132,16 +131,16 @@ impl Blobs {
     pub fn place(&self, digest: &Digest, root: &Path, path: &str) -> Result<()> {
         let target = root.join(path);
         let dir = target.parent().unwrap_or(root);
-        if !is_plain(root, dir) {
+        let mut plain = is_plain(root, dir);
+        if !plain {
             std::fs::create_dir_all(dir).on("create", dir)?;
+            plain = is_plain(root, dir);
         }
-        if !is_plain(root, dir)
-            && !dir.canonicalize().on("resolve", dir)?.starts_with(root.canonicalize().on("resolve", root)?)
-        {
+        if !plain && !dir.canonicalize().on("resolve", dir)?.starts_with(root.canonicalize().on("resolve", root)?) {
             return Err(Error::new(ErrorKind::Io, format!("`{path}` leaves the project by a symbolic link"))
                 .hint("hfbuild writes inside the project only: replace the link by a folder"));
         }
-        let tmp = self.scratch()?;
+        let tmp = self.scratch();
         let placed = self.copy_out(digest, &tmp).and_then(|()| rename_over(&tmp, &target));
         if placed.is_err() {
             let _ = std::fs::remove_file(&tmp); // the first error says more
@@ -152,8 +151,20 @@ impl Blobs {
     /// Copies a blob to a new, writable file.
     pub fn copy_out(&self, digest: &Digest, to: &Path) -> Result<()> {
         let blob = self.path(digest);
-        reflink_copy::reflink_or_copy(&blob, to).on("copy a blob to", to)?;
-        std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o644)).on("set the permissions of", to)
+        if !CANNOT_REFLINK.load(Ordering::Relaxed) {
+            if within(to, || reflink_copy::reflink(&blob, to)).is_ok() {
+                let mode = std::fs::Permissions::from_mode(0o644);
+                return std::fs::set_permissions(to, mode).on("set the permissions of", to);
+            }
+            CANNOT_REFLINK.store(blob.exists(), Ordering::Relaxed);
+        }
+        within(to, || {
+            let mut from = std::fs::File::open(&blob)?;
+            let mut new = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(to)?;
+            std::io::copy(&mut from, &mut new)
+        })
+        .on("copy a blob to", to)
+        .map(drop)
     }
 
     /// Reads a small blob, verified.
@@ -168,6 +179,18 @@ impl Blobs {
     /// All digests of a blob, in one read.
     pub fn hash_all(&self, digest: &Digest) -> Result<hash::Read1> {
         hash::all_of(&self.path(digest))
+    }
+}
+
+/// Does something to a path, and where the folder that it stands in is not there, makes the folder and does it again: nearly
+/// always it is there.
+fn within<T>(path: &Path, act: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    match (act(), path.parent()) {
+        (Err(e), Some(dir)) if e.kind() == std::io::ErrorKind::NotFound && !dir.exists() => {
+            std::fs::create_dir_all(dir)?;
+            act()
+        }
+        (done, _) => done,
     }
 }
 

@@ -105,9 +105,8 @@ impl Memo {
     /// Loads it; a damaged line is only a lost shortcut.
     pub fn load(path: &Path) -> Result<Memo> {
         let mut memo = Memo::default();
-        let read = log::read::<Record>(path)?;
-        memo.lines = read.records.len() + read.damaged;
-        for record in read.records {
+        let damaged = log::each(path, |record| {
+            memo.lines += 1;
             match record {
                 Record::Stat { path, signature, digest, at } => {
                     memo.stats.insert(path, Entry { signature, digest, at });
@@ -116,7 +115,8 @@ impl Memo {
                     memo.hub.insert(digest, hub);
                 }
             }
-        }
+        })?;
+        memo.lines += damaged;
         Ok(memo)
     }
 

@@ -71,27 +71,21 @@ impl Publishes {
 
 /// Loads both logs.
 pub fn load(store: &Store) -> Result<Loaded> {
-    let actions = log::read::<ActionRecord>(&store.actions_log())?;
-    let publishing = log::read::<PublishRecord>(&store.publishes_log())?;
     let mut history = History::default();
-    for record in actions.records {
-        match record {
-            ActionRecord::Receipt(receipt) => history.add(receipt),
-            ActionRecord::Current { node, action } => history.make_current(&node, action),
-        }
-    }
+    let lost_actions = log::each(&store.actions_log(), |record| match record {
+        ActionRecord::Receipt(receipt) => history.add(receipt),
+        ActionRecord::Current { node, action } => history.make_current(&node, action),
+    })?;
     let mut publishes = Publishes::default();
-    for record in publishing.records {
-        match record {
-            PublishRecord::Intent(intent) => publishes.open.push(intent),
-            PublishRecord::Published(published) => {
-                publishes.open.retain(|i| i.target != published.target);
-                publishes.landed.push(published);
-            }
-            PublishRecord::Abandoned(nonce) => publishes.open.retain(|i| i.nonce != nonce),
+    let lost_publishes = log::each(&store.publishes_log(), |record| match record {
+        PublishRecord::Intent(intent) => publishes.open.push(intent),
+        PublishRecord::Published(published) => {
+            publishes.open.retain(|i| i.target != published.target);
+            publishes.landed.push(published);
         }
-    }
-    Ok(Loaded { history, publishes, damaged: actions.damaged + publishing.damaged })
+        PublishRecord::Abandoned(nonce) => publishes.open.retain(|i| i.nonce != nonce),
+    })?;
+    Ok(Loaded { history, publishes, damaged: lost_actions + lost_publishes })
 }
 
 /// Writes both logs anew without their damaged lines, so that they are told once. Call with the lock held.

@@ -12,7 +12,7 @@ use hfbuild::core::graph::{self, Body, Graph, NodeId, Part, Upload, Work, placed
 use hfbuild::core::manifest::dom::Source;
 use hfbuild::core::plan::{self, Decision, Plan, Settled, World};
 use hfbuild::core::publish::{Observed, Tree, UploadVerdict};
-use hfbuild::core::receipt::{History, Output, Receipt};
+use hfbuild::core::receipt::{History, KeptAction, Output, Receipt};
 use hfbuild::core::value::Value;
 use hfbuild::core::verdict::{Reason, Verdict};
 use proptest::prelude::*;
@@ -724,7 +724,7 @@ impl Engine {
         let receipt = Arc::new(Receipt {
             node: graph.node(id).name.clone(),
             action_digest: digest,
-            action,
+            action: KeptAction::new(&action).unwrap(),
             outputs: made.outputs.iter().map(output).collect(),
             facts,
             started_ms: 0,
