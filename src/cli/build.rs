@@ -215,6 +215,7 @@ async fn prepare<'a>(
     }
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(project, &asked.wanted, &loaded.history, &mut memo)?;
+    observe::check_tools(project, &asked.wanted, &world)?;
     world.forced = forced;
     world.allow_regression = args.allow_regression;
     world.overwrite = args.overwrite || project.manifest.hub.as_ref().is_some_and(|h| h.on_drift == OnDrift::Overwrite);
@@ -244,7 +245,7 @@ async fn prepare<'a>(
             }
         }
     }
-    let options = Options { jobs: args.jobs, keep_going: args.keep_going, snapshot: None };
+    let options = Options { jobs: args.jobs.map_or(0, usize::from), keep_going: args.keep_going, snapshot: None };
     let (wanted, targets) = (asked.wanted, asked.targets);
     Ok(Start {
         project,
@@ -337,6 +338,7 @@ pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, che
     let mut loaded = records::load(&store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
+    observe::check_tools(&project, &asked.wanted, &world)?;
     world.forced = forced;
     world.overwrite = project.manifest.hub.as_ref().is_some_and(|h| h.on_drift == OnDrift::Overwrite);
     let target =

@@ -172,6 +172,7 @@ pub fn determinism(global: &Global, targets: &[String]) -> Result<(), Failure> {
     let loaded = records::load(&store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
+    observe::check_tools(&project, &asked.wanted, &world)?;
     let sink: Sink = Arc::new(|_| {});
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     let cancel = Cancel::guarded(build::guarding(&store, &lock));

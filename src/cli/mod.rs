@@ -12,6 +12,7 @@ use crate::core::error::{Error, ErrorKind};
 use crate::core::manifest::overlay::Settings;
 use crate::exec::guard;
 use clap::{Args, Parser, Subcommand};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Publishes a model to the Hugging Face Hub, running only what changed.
@@ -66,8 +67,8 @@ impl Global {
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct BuildArgs {
     /// Stages side by side (default: as many as there are cores)
-    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub jobs: usize,
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
     /// Go on with what does not depend on a failure
     #[arg(short, long)]
     pub keep_going: bool,

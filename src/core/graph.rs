@@ -194,10 +194,11 @@ impl Graph {
                 crate::core::error::ErrorKind::Usage,
                 format!("`{name}` has no shard `{}`", asked.escape_debug()),
             );
-            return Err(error.hint(if keys.is_empty() {
-                format!("`{name}` is one node")
-            } else {
-                format!("shards: {}", keys.join(", "))
+            return Err(error.hint(match nearest(asked, keys.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{name}[{near}]`?"),
+                None if keys.is_empty() => format!("`{name}` is one node"),
+                None if keys.len() > SHOWN => format!("{} shards: {}, ...", keys.len(), keys[..SHOWN].join(", ")),
+                None => format!("shards: {}", keys.join(", ")),
             }));
         }
         Ok(hit)
@@ -526,6 +527,9 @@ impl Graph {
             .hint("an artifact cannot depend on itself: take one of these edges out")
     }
 }
+
+/// How many shards a hint names.
+const SHOWN: usize = 10;
 
 /// What stages never write.
 const KEPT: [&str; 3] = ["publish.toml", "cache", ".git"];

@@ -17,6 +17,9 @@ use crate::store::memo::Memo;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
+/// The fingerprint of a tool that is not there.
+const NOT_THERE: &str = "not there";
+
 /// Observes everything that the wanted nodes depend on, but for the remote.
 pub fn observe(project: &Project, wanted: &[bool], history: &History, memo: &mut Memo) -> Result<World> {
     let mut world = settings(&project.manifest);
@@ -186,26 +189,42 @@ pub fn observe_place(root: &Path, place: &str, memo: &mut Memo, world: &mut Worl
 fn environment(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut World) -> Result<()> {
     for id in project.graph.ids().filter(|id| wanted[id.index()]) {
         let Some(declaration) = project.graph.stage(id) else { continue };
+        let span = project.graph.node(id).span.clone();
+        let artifact = &project.graph.node(id).name.artifact;
         for name in &declaration.env {
-            world.env.insert(name.clone(), std::env::var(name).ok());
+            let value = match std::env::var(name) {
+                Ok(value) => Some(value),
+                Err(std::env::VarError::NotPresent) => None,
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    let what = format!("artifact `{artifact}` declares `{name}`, whose value is no UTF-8");
+                    return Err(project.manifest.source.error(span, what).hint("a receipt keeps it as text"));
+                }
+            };
+            world.env.insert(name.clone(), value);
         }
         for tool in &declaration.tools {
             if !world.tools.contains_key(tool) {
-                let span = project.graph.node(id).span.clone();
-                let print = fingerprint(&project.root, tool, memo)?.ok_or_else(|| {
-                    let artifact = &project.graph.node(id).name.artifact;
-                    project
-                        .manifest
-                        .source
-                        .error(span, format!("artifact `{artifact}` needs the tool `{tool}`, which is not there"))
-                        .hint(if tool.starts_with("pip:") {
-                            "install it in the active Python environment"
-                        } else {
-                            "it is looked for on the PATH"
-                        })
-                })?;
+                let print = fingerprint(&project.root, tool, memo)?.unwrap_or_else(|| NOT_THERE.into());
                 world.tools.insert(tool.clone(), print);
             }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses, before anything runs, what needs a tool that is not there. `status` and `explain` say it in their own words.
+pub fn check_tools(project: &Project, wanted: &[bool], world: &World) -> Result<()> {
+    for id in project.graph.ids().filter(|id| wanted[id.index()]) {
+        let Some(declaration) = project.graph.stage(id).filter(|d| !d.frozen) else { continue };
+        let missing = declaration.tools.iter().find(|tool| world.tools.get(*tool).is_some_and(|p| p == NOT_THERE));
+        if let Some(tool) = missing {
+            let node = project.graph.node(id);
+            let what = format!("artifact `{}` needs the tool `{tool}`, which is not there", node.name.artifact);
+            let hint = match tool.starts_with("pip:") {
+                true => "install it in the active Python environment",
+                false => "it is looked for on the PATH",
+            };
+            return Err(project.manifest.source.error(node.span.clone(), what).hint(hint));
         }
     }
     Ok(())

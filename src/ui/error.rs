@@ -3,12 +3,19 @@
 use crate::core::error::Error;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
+/// How many errors that came together are shown.
+const SHOWN: usize = 20;
+
 /// The whole text of an error, with those that came with it.
 pub fn render(error: &Error, colour: bool) -> String {
     let mut out = one(error, colour);
-    for other in error.others() {
+    for other in error.others().iter().take(SHOWN - 1) {
         out.push('\n');
         out.push_str(&one(other, colour));
+    }
+    match error.others().len().saturating_sub(SHOWN - 1) {
+        0 => {}
+        more => out.push_str(&format!("\n... and {more} more: mend these {SHOWN} first\n")),
     }
     out
 }

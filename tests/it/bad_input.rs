@@ -317,6 +317,51 @@ fn a_number_that_is_none_is_refused() {
 }
 
 #[test]
+fn a_parameter_within_a_table_cannot_be_named_and_the_hint_says_where_it_belongs() {
+    let text = "[params.deep]\nlist = [\"a\"]\n[artifact.a]\nkind = \"command\"\neach = «\"params.deep.list\"»\n\
+                run = [\"true\"]\noutputs = [\"{each}\"]\n";
+    let message = "`each` names the parameter `deep.list`, which [params] lacks";
+    refused(
+        text,
+        message,
+        "a parameter is a key of [params] itself: write `deep_list = ...` there, and use `params.deep_list`",
+    );
+}
+
+#[test]
+fn of_very_many_mistakes_the_first_are_told_and_the_others_counted() {
+    let all: String = (0..3000).map(|i| command(&format!("a{i}"), "oops = 1")).collect();
+    let run = Project::with(&manifest(&all)).run(&["plan"]).code(2).says("... and 2980 more: mend these 20 first");
+    assert_eq!(run.stderr.matches("error: ").count(), 20);
+}
+
+#[test]
+fn a_shard_that_is_not_there_is_refused_with_its_neighbour_or_a_few() {
+    let keys: Vec<String> = (1000..2000).map(|i| format!("\"shard-{i}\"")).collect();
+    let family = format!(
+        "[artifact.a]\nkind = \"command\"\neach = [{}]\nrun = [\"true\"]\noutputs = [\"{{each}}\"]\n",
+        keys.join(", ")
+    );
+    let project = Project::with(&manifest(&family));
+    project.run(&["plan", "a[shard-1O42]"]).code(2).says("did you mean `a[shard-1042]`?");
+    project
+        .run(&["plan", "a[zzzzzzz]"])
+        .code(2)
+        .says("hint: 1000 shards: shard-1000, shard-1001,")
+        .never_says("shard-1010");
+}
+
+#[test]
+fn cores_are_a_count_and_no_build_runs_on_none() {
+    let hint = "every stage takes at least one core; which one is the kernel's to say";
+    let message = "pool `cores` takes a count of 1 or more, or `\"auto\"`";
+    refused("[pools]\ncores = «0»", message, hint);
+    refused("[pools]\ncores = «[\"a\"]»", message, hint);
+    let run = Project::with(&manifest(&command("a", ""))).run(&["-j", "0"]).code(2);
+    run.says("invalid value '0' for '--jobs <N>'");
+}
+
+#[test]
 fn a_pool_that_is_not_there_or_too_small_is_refused() {
     let takes = |what: &str| format!("[pools]\ngpu = 1\n{}", command("a", &format!("resources = «{what}»")));
     refused(&takes("{ gpus = 1 }"), "artifact `a` takes of pool `gpus`, which [pools] lacks", "did you mean `gpu`?");

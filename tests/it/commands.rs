@@ -548,3 +548,18 @@ fn a_hub_that_cannot_be_reached_ends_with_4_before_any_stage_runs_and_the_token_
     assert!(project.path("cache/runs").exists(), "there is something to search");
     assert_eq!(holding(&project, ".", &token), Vec::<String>::new());
 }
+
+#[test]
+fn a_tool_that_is_not_there_stops_a_build_before_it_begins_and_status_and_explain_all_the_same() {
+    let project = Project::with(&format!(
+        "{HEAD}[artifact.first]\nkind = \"command\"\nrun = [\"sh\", \"-c\", \"touch $HOME/ran; echo > {{out}}\"]\n\
+         outputs = [\"a\"]\n[artifact.second]\nkind = \"command\"\nrun = [\"true\"]\noutputs = [\"b\"]\ntools = [\"no-such-tool\"]\n"
+    ));
+    let message = "artifact `second` needs the tool `no-such-tool`, which is not there";
+    project.run(&["build"]).code(2).says(message).says("it is looked for on the PATH");
+    project.run(&["plan"]).code(2).says(message);
+    assert!(!project.path("ran").exists(), "nothing ran");
+    project.run(&["status"]).code(0);
+    project.run(&["explain", "second"]).code(0);
+    project.run(&["build", "first"]).code(0);
+}

@@ -236,6 +236,7 @@ impl Check<'_> {
                 if !first.is_empty() && !second.is_empty() {
                     // where the value is a table and so is an alternative, its own complaint says more
                     match (a, b, &node.data) {
+                        (FieldType::Param(_), _, Data::Text(t)) if t.starts_with("params.") => out.append(&mut first),
                         (FieldType::Table(_), _, Data::Table(_)) => out.append(&mut first),
                         (_, FieldType::Table(_), Data::Table(_)) => out.append(&mut second),
                         _ => out.push(self.mismatch(node, ty, what)),
@@ -289,7 +290,13 @@ impl Check<'_> {
                 .source
                 .error(node.span.clone(), format!("{what} names the parameter `{name}`, which [params] lacks"));
             let near = nearest(name, self.params.keys().map(String::as_str));
+            let table =
+                name.split_once('.').filter(|(table, _)| matches!(self.params.get(*table), Some(Value::Map(_))));
             out.push(match near {
+                _ if table.is_some() => error.hint(format!(
+                    "a parameter is a key of [params] itself: write `{} = ...` there, and use `params.{0}`",
+                    name.replace('.', "_")
+                )),
                 Some(near) => error.hint(format!("did you mean `params.{near}`?")),
                 None => error.hint(format!("add `{name} = ...` to [params]")),
             });

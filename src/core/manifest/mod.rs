@@ -384,6 +384,11 @@ fn token(node: &Node) -> Option<String> {
 /// Ids stand side by side in a variable of the environment, and none of them is given to two stages.
 fn check_pools(top: &Table, source: &Source, problems: &mut Vec<Error>) {
     for (name, _, node) in &table_at(top, "pools").entries {
+        if name == "cores" && !matches!(&node.data, Data::Int(1..) | Data::Text(_)) {
+            let error = source.error(node.span.clone(), "pool `cores` takes a count of 1 or more, or `\"auto\"`");
+            problems.push(error.hint("every stage takes at least one core; which one is the kernel's to say"));
+            continue;
+        }
         let mut seen = BTreeSet::new();
         for item in node.as_array().unwrap_or_default() {
             let Some(id) = token(item) else { continue };
