@@ -160,10 +160,12 @@ impl<'a> Driver<'a> {
         }
         outcome?;
         self.store.clear_tmp()?;
-        if let Err(error) = saved {
-            self.emit(Event::Warning {
+        match saved {
+            Ok(()) if self.cancel.stopped().is_none() => self.remember_done(),
+            Ok(()) => {}
+            Err(error) => self.emit(Event::Warning {
                 text: format!("the memo cannot be saved, so files are read again next time: {error}"),
-            });
+            }),
         }
         if let Some(kind) = self.cancel.stopped() {
             self.summary
@@ -176,12 +178,7 @@ impl<'a> Driver<'a> {
     async fn go(&mut self) -> Result<()> {
         let first = self.plan_first()?;
         self.report_fresh(&first);
-        if let Some(key) = self.options.snapshot {
-            let kept = snapshot::remember(self.project, self.store, &first, &self.world, &self.memo, key);
-            if let Err(error) = kept {
-                self.emit(Event::Warning { text: format!("that there is nothing to do is not remembered: {error}") });
-            }
-        }
+        self.remember(&first);
         let graph = &self.project.graph;
         let verdict = |id: NodeId| first.decisions[id.index()].as_ref().map(|d| &d.verdict);
         let decided = |id| matches!(verdict(id), Some(Verdict::UpToDate | Verdict::Restore { .. }));
@@ -205,6 +202,25 @@ impl<'a> Driver<'a> {
             self.emit(Event::Blocked { nodes, by: graph.node(by).name.to_string() });
         }
         Ok(())
+    }
+
+    /// Remembers a plan that found nothing to do.
+    fn remember(&self, plan: &plan::Plan) {
+        let Some(key) = self.options.snapshot else { return };
+        if let Err(error) = snapshot::remember(self.project, self.store, plan, &self.world, &self.memo, key) {
+            self.emit(Event::Warning { text: format!("that there is nothing to do is not remembered: {error}") });
+        }
+    }
+
+    /// After a build that did all it was asked for, the next one has nothing to do: planned and remembered at once, so that
+    /// not even that one has to read manifest and records.
+    fn remember_done(&self) {
+        let done = &self.summary;
+        let whole = done.errors.is_empty() && done.failed + done.refused + done.blocked == 0;
+        if whole && done.ran + done.restored > 0 && self.options.snapshot.is_some() {
+            let (graph, history) = (&self.project.graph, &self.loaded.history);
+            self.remember(&plan::plan(graph, &self.wanted, &self.targets, history, &self.world));
+        }
     }
 
     /// Plans, looks for the blobs that the plan needs, and plans again without those that are lost.

@@ -245,8 +245,8 @@ fn a_damaged_snapshot_or_what_it_rests_on_costs_work_or_is_named_and_never_makes
     let made = |text: &str| {
         let project = unpublished();
         project.write("text.txt", text);
-        (0..2).for_each(|_| drop(project.run(&[]).code(0)));
-        assert!(project.path("cache/memo/fresh").exists(), "the second build remembers that nothing has changed");
+        project.run(&[]).code(0);
+        assert!(project.path("cache/memo/fresh").exists(), "a build remembers that nothing has changed since");
         project
     };
     const TEXT: &str = "one\ntwo\nthree\n";
