@@ -228,7 +228,10 @@ impl Config {
 
 /// Whether the keys look like a TinyDiT's at all (not whether they are complete).
 pub fn looks_like(dict: &StateDict) -> bool {
-    dict.get("patch_embed.proj.weight").is_some() && dict.get("breed_embedder.embedding.weight").is_some()
+    // none of these keys alone must be enough to lose a network by: what lacks one is a TinyDiT that is damaged
+    let has = |key: &str| dict.get(key).is_some();
+    has("breed_embedder.embedding.weight")
+        || (has("patch_embed.proj.weight") && has("final_layer.adaLN_modulation.1.weight"))
 }
 
 /// Whether the final layer's weight and bias are all zero, as initialisation leaves them: nothing was ever trained.

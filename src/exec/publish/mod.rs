@@ -149,7 +149,7 @@ impl Publisher<'_, '_> {
 
     /// Preflight of the tree, repo, content, intent, commit.
     async fn send(&mut self, tree: &Tree, changes: Changes, allowed: &[String]) -> Result<Sent> {
-        self.check_card(tree).await?;
+        let asked = self.check_tree(tree, &changes).await?;
         let (remote, target) = (self.remote, self.remote.target.clone());
         let mut parent = self.driver.world.remotes.get(&self.upload).and_then(|o| o.head.clone());
         if parent.is_none() {
@@ -162,7 +162,7 @@ impl Publisher<'_, '_> {
         }
         let parent = parent.unwrap_or_default();
         self.driver.emit(Event::Uploading { repo: target.repo.clone(), changes: changes.clone() });
-        let operations = self.upload_content(tree, &changes).await?;
+        let operations = self.upload_content(tree, &changes, &asked).await?;
         let nonce = format!("hfbuild-{}", intents::nonce());
         let digest = publish::tree_digest(tree);
         let intent = Intent {
