@@ -52,7 +52,8 @@ fn compared(expr: &IdedExpr, variables: &mut Vec<(String, String)>, out: &mut Ve
     {
         let (left, right) = (bound(a, variables), bound(b, variables));
         // two shards of a family have one name here, and are not one fact
-        let (left, right) = match left == right && spelled(&a.expr) != spelled(&b.expr) {
+        let one = spelled(&a.expr).is_some_and(|name| Some(name) == spelled(&b.expr));
+        let (left, right) = match left == right && !one {
             true => (None, None),
             false => (left, right),
         };

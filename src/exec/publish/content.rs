@@ -6,7 +6,7 @@
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::Event;
 use crate::core::plan::Settled;
-use crate::core::publish::{Changes, Tree};
+use crate::core::publish::{Changes, Tree, TreeFile};
 use crate::exec::publish::Publisher;
 use crate::hub::RepoKind;
 use crate::hub::client::{LfsObject, Operation, Preupload};
@@ -57,28 +57,41 @@ impl Publisher<'_, '_> {
         }
     }
 
+    fn check_file(&mut self, path: &str, file: &TreeFile, tree: &Tree) -> Result<()> {
+        let blobs = self.driver.store.blobs();
+        if !blobs.is_whole(&file.digest, &mut self.driver.memo)? {
+            return Err(Error::stage(format!("`{path}` is gone from the cache, or damaged"))
+                .hint("run hfbuild again: it is made again"));
+        }
+        stage::check_outgoing(path, &blobs.path(&file.digest), &|path| Some(tree.get(path)?.size))
+    }
+
     /// Looks at every file that will be sent.
     fn check_content(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Preupload>> {
         let blobs = self.driver.store.blobs();
         let mut asked = Vec::new();
         for file in changes.sent() {
             let digest = &tree[&file.path].digest;
-            if !blobs.is_whole(digest, &mut self.driver.memo)? {
-                return Err(Error::stage(format!("`{}` is gone from the cache, or damaged", file.path))
-                    .hint("run hfbuild again: it is made again"));
-            }
+            self.check_file(&file.path, &tree[&file.path], tree)?;
             let sample = first_bytes(&blobs.path(digest))?;
-            stage::check_outgoing(&file.path, &blobs.path(digest), &|path| Some(tree.get(path)?.size))?;
             if file.size <= SCANNED && !sample.contains(&0) {
                 let bytes = std::fs::read(blobs.path(digest)).on("read", blobs.path(digest))?;
                 stage::scan_text(&file.path, &bytes)?;
             }
             asked.push(Preupload { path: file.path.clone(), size: file.size, sample });
         }
+        // a graph that stays as it is may lose its external data, or get another's
+        let changed = || changes.sent().map(|file| &file.path).chain(&changes.delete);
+        for (path, file) in tree.iter().filter(|(path, _)| path.to_lowercase().ends_with(".onnx")) {
+            let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+            if !changed().any(|other| other == path) && changed().any(|other| other.starts_with(&folder)) {
+                self.check_file(path, file, tree)?;
+            }
+        }
         Ok(asked)
     }
 
-    /// Refuses weights that were never trained, whose last layer is as initialisation left it, unless a gate before the
+    /// Refuses weights that were never trained, unless a gate before the
     /// upload has asked for just that.
     fn check_trained(&self) -> Result<()> {
         let graph = &self.driver.project.graph;
@@ -99,7 +112,7 @@ impl Publisher<'_, '_> {
             if declaration.kind == "checkpoint" && untrained && !asks(&artifact) {
                 return Err(Error::new(
                     ErrorKind::Gate,
-                    format!("`{artifact}` was never trained: its final layer is all zero, as initialisation leaves it"),
+                    format!("`{artifact}` was never trained: its last layer, or all its norms, are as initialisation left them"),
                 )
                 .hint(format!(
                     "to publish it as it is, say so in a gate that the upload waits for: `{artifact}.{UNTRAINED}`"
