@@ -8,6 +8,7 @@ mod content;
 mod dist;
 mod drift;
 mod intents;
+mod proof;
 
 pub use drift::drift_error;
 pub use intents::settle_intents;
@@ -18,7 +19,7 @@ use crate::core::gate::Outcome;
 use crate::core::graph::NodeId;
 use crate::core::manifest::{Hub, OnTag};
 use crate::core::plan::{Decision, RECORD, Settled, decide};
-use crate::core::publish::{self, Changes, Intent, Published, Tree, UploadVerdict, is_same};
+use crate::core::publish::{self, Changes, Intent, Published, Tree, UploadVerdict};
 use crate::exec::drive::{Driver, now_ms};
 use crate::exec::remote::Remote;
 use crate::hub::client::{CommitOutcome, CommitRequest};
@@ -247,21 +248,11 @@ impl Publisher<'_, '_> {
 
     /// Proves by digest that the remote is what was sent.
     async fn verify(&self, tree: &Tree, commit: &str) -> Result<()> {
-        let there = self.remote.client.tree(&self.remote.repo, commit).await?;
-        for (path, file) in tree {
-            let same = there.get(path).is_some_and(|r| {
-                is_same(
-                    file,
-                    &publish::RemoteFile { size: r.size, git_sha1: r.git_sha1.clone(), sha256: r.sha256.clone() },
-                )
-            });
-            if !same {
-                let what = if there.contains_key(path) { "has other content" } else { "is missing" };
-                return Err(Error::hub(format!("commit {commit} landed, but `{path}` {what} there"))
-                    .hint("run hfbuild again to look at it anew"));
-            }
+        match proof::unlike(self.remote, tree, commit).await? {
+            None => Ok(()),
+            Some(what) => Err(Error::hub(format!("commit {commit} landed, but {what} there"))
+                .hint("run hfbuild again to look at it anew")),
         }
-        Ok(())
     }
 
     async fn tag(&mut self, commit: &str) -> Result<()> {

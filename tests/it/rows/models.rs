@@ -134,7 +134,7 @@ fn row_07_a_key_that_was_missing_or_unexpected_was_read_over() {
         ("tiny_classifier_trainer.pt", "classifier"),
         ("tiny_bare_state_dict.pt", "bare"),
         ("tiny_trained_ema_state_dict.pt", "bare"),
-        ("tiny_legacy_nonzip.pt", "export"),
+        ("tiny_legacy_nonzip.pt", "bare"),
     ] {
         let inspected = Project::empty().run(&["inspect", "--json", fixture(file).to_str().unwrap()]).code(0);
         let facts: serde_json::Value = serde_json::from_str(&inspected.stdout).unwrap();
