@@ -12,6 +12,7 @@ use crate::exec::drive::{self, Cancel, Driver, Options, Sink, Start};
 use crate::exec::guard;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
+use crate::exec::programs;
 use crate::exec::project::Project;
 use crate::exec::publish::{check_tag, drift_error, settle_intents};
 use crate::exec::remote::{self, Access, Remote};
@@ -355,6 +356,7 @@ pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, che
     let shower = progress.clone();
     let sink: Sink = Arc::new(move |event| shower.show(&event));
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
+    programs::check(&project, &plan, &world, &sink)?;
     let graph = &project.graph;
     let uploads = graph.ids().filter(|id| asked.wanted[id.index()] && matches!(graph.node(*id).work, Work::Upload(_)));
     let last = target.as_ref().and_then(|t| loaded.publishes.last(t));

@@ -9,6 +9,7 @@
 //! `published` is the version that the commit would replace ([`Replaced`]); in a clause over a bare family
 //! `published.samples.x` is the same shard's fact in that version.
 
+use crate::core::comparison::{self, Comparison};
 use crate::core::facts::{FactSet, is_family_word};
 use crate::core::name::ArtifactName;
 use crate::core::replaced::{PUBLISHED, Replaced};
@@ -47,42 +48,8 @@ impl Clause {
     }
     /// Its comparisons of a dotted name with a number or with another name; of two names both ways round.
     pub fn comparisons(&self) -> Vec<Comparison> {
-        let mut out = Vec::new();
-        compared(&self.expr, &mut out);
-        out
+        comparison::all(&self.expr)
     }
-}
-
-/// A comparison in a clause.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Comparison {
-    /// The segments of the name on its left.
-    pub name: Vec<String>,
-    /// The operator, turned round where the name was on the right.
-    pub operator: Operator,
-    /// What the name is compared with.
-    pub bound: Bound,
-}
-
-/// An order or an equality.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Operator {
-    Less,
-    AtMost,
-    Greater,
-    AtLeast,
-    Equal,
-    Unequal,
-}
-
-/// The other side of a comparison.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Bound {
-    /// A number as written.
-    Number(f64),
-    /// Another name, e.g. `["params", "bound"]`.
-    Name(Vec<String>),
 }
 
 /// How a clause ended.
@@ -334,64 +301,6 @@ pub(super) fn spelled(mut expr: &Expr) -> Option<Vec<&str>> {
             }
             _ => return None,
         }
-    }
-}
-
-/// Collects the comparisons, wherever they stand.
-fn compared(expr: &IdedExpr, out: &mut Vec<Comparison>) {
-    if let Expr::Call(call) = &expr.expr
-        && let (Some(operator), [a, b]) = (operator(&call.func_name), &call.args[..])
-    {
-        let (left, right) = (bound(a), bound(b));
-        if let (Some(Bound::Name(name)), Some(bound)) = (left.clone(), right.clone()) {
-            out.push(Comparison { name, operator, bound });
-        }
-        if let (Some(bound), Some(Bound::Name(name))) = (left, right) {
-            out.push(Comparison { name, operator: operator.turned(), bound });
-        }
-    }
-    let mut inner = expr.clone();
-    each_child(&mut inner, &mut |child| compared(child, out));
-}
-
-fn operator(name: &str) -> Option<Operator> {
-    Some(match name {
-        operators::LESS => Operator::Less,
-        operators::LESS_EQUALS => Operator::AtMost,
-        operators::GREATER => Operator::Greater,
-        operators::GREATER_EQUALS => Operator::AtLeast,
-        operators::EQUALS => Operator::Equal,
-        operators::NOT_EQUALS => Operator::Unequal,
-        _ => return None,
-    })
-}
-
-impl Operator {
-    /// The operator that says the same of the sides exchanged.
-    fn turned(self) -> Operator {
-        match self {
-            Operator::Less => Operator::Greater,
-            Operator::AtMost => Operator::AtLeast,
-            Operator::Greater => Operator::Less,
-            Operator::AtLeast => Operator::AtMost,
-            same => same,
-        }
-    }
-}
-
-fn bound(expr: &IdedExpr) -> Option<Bound> {
-    if let Some(path) = spelled(&expr.expr) {
-        return Some(Bound::Name(path.into_iter().map(String::from).collect()));
-    }
-    match &expr.expr {
-        Expr::Literal(LiteralValue::Int(n)) => Some(Bound::Number(*n.inner() as f64)),
-        Expr::Literal(LiteralValue::UInt(n)) => Some(Bound::Number(*n.inner() as f64)),
-        Expr::Literal(LiteralValue::Double(x)) => Some(Bound::Number(*x.inner())),
-        Expr::Call(call) if call.func_name == operators::NEGATE => match bound(call.args.first()?)? {
-            Bound::Number(x) => Some(Bound::Number(-x)),
-            Bound::Name(_) => None,
-        },
-        _ => None,
     }
 }
 

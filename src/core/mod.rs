@@ -3,6 +3,7 @@
 //! Nothing here reads a file, a clock, the environment or prints; the test `tidy` holds that.
 
 pub mod action;
+pub mod comparison;
 pub mod digest;
 pub mod error;
 pub mod estimate;

@@ -19,7 +19,7 @@ use crate::exec::project::Project;
 use crate::exec::publish::Publisher;
 use crate::exec::remote::Remote;
 use crate::exec::work::{self, Done, Job};
-use crate::exec::{observe, pools::Held, pools::Pools, queue::Queue, snapshot};
+use crate::exec::{observe, pools::Held, pools::Pools, programs, queue::Queue, snapshot};
 pub use crate::stage::workspace::Cancel;
 use crate::stage::workspace::Left;
 use crate::store::Store;
@@ -235,6 +235,7 @@ impl<'a> Driver<'a> {
             &mut self.world,
             &self.sink,
         )?;
+        programs::check(self.project, &plan, &self.world, &self.sink)?;
         for (id, by) in plan::useless(&self.project.graph, &self.wanted, &self.targets, &plan.settled) {
             let _ = by;
             self.spared.insert(id);

@@ -9,6 +9,7 @@ pub mod observe;
 mod place;
 pub mod planning;
 pub mod pools;
+pub mod programs;
 pub mod project;
 pub mod publish;
 pub mod queue;

@@ -52,22 +52,28 @@ impl Magic {
 /// # Errors
 /// The file cannot be read, is empty, or is a Git LFS pointer in place of the content.
 pub fn sniff(path: &Path) -> Result<Magic> {
+    sniff_as(path, &path.display().to_string())
+}
+
+/// The same of a file that people know by another name than where it lies (an output in the store).
+///
+/// # Errors
+/// As [`sniff`].
+pub fn sniff_as(path: &Path, name: &str) -> Result<Magic> {
     let mut file = File::open(path).on("open", path)?;
     let length = file.metadata().on("stat", path)?.len();
     let mut head = Vec::with_capacity(512);
     file.by_ref().take(512).read_to_end(&mut head).on("read", path)?;
     if head.is_empty() {
-        return Err(Error::stage(format!("`{}` is empty", path.display())));
+        return Err(Error::stage(format!("`{name}` is empty")));
     }
     if head.starts_with(LFS) {
-        return Err(lfs_pointer(path, length));
+        return Err(Error::stage(format!(
+            "`{name}` is a Git LFS pointer of {length} bytes, not the file it stands for"
+        ))
+        .hint(format!("run `git lfs pull --include {name}`")));
     }
     Ok(of_bytes(&head, length))
-}
-
-fn lfs_pointer(path: &Path, length: u64) -> Error {
-    Error::stage(format!("`{}` is a Git LFS pointer of {length} bytes, not the file it stands for", path.display()))
-        .hint(format!("run `git lfs pull --include {}`", path.display()))
 }
 
 /// The same from bytes already read; `length` is the whole file's.

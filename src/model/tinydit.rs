@@ -228,16 +228,28 @@ impl Config {
 
 /// Whether the keys look like a TinyDiT's at all (not whether they are complete).
 pub fn looks_like(dict: &StateDict) -> bool {
-    dict.get("patch_embed.proj.weight").is_some() && dict.get("breed_embedder.embedding.weight").is_some()
+    // none of these keys alone must be enough to lose a network by: what lacks one is a TinyDiT that is damaged
+    let has = |key: &str| dict.get(key).is_some();
+    has("breed_embedder.embedding.weight")
+        || (has("patch_embed.proj.weight") && has("final_layer.adaLN_modulation.1.weight"))
 }
 
-/// Whether the final layer's weight and bias are all zero, as initialisation leaves them: nothing was ever trained.
+/// Whether the weights are as initialisation leaves them, so that nothing was ever trained: the final layer's weight and
+/// bias are all zero, or every norm still has ones for its weight and zeros for its bias.
 ///
 /// # Errors
-/// The final layer is missing or cannot be read.
+/// A tensor is missing or cannot be read.
 pub fn freshly_initialised(dict: &StateDict) -> Result<bool> {
-    for name in ["final_layer.linear.weight", "final_layer.linear.bias"] {
-        if dict.require(name)?.f32()?.iter().any(|&value| value != 0.0) {
+    let all = |name: &str, value: f32| -> Result<bool> { Ok(dict.require(name)?.f32()?.iter().all(|v| *v == value)) };
+    if all("final_layer.linear.weight", 0.0)? && all("final_layer.linear.bias", 0.0)? {
+        return Ok(true);
+    }
+    let norms = dict.tensors().iter().filter_map(|tensor| {
+        let (layer, part) = tensor.name.rsplit_once('.')?;
+        layer.rsplit('.').next()?.starts_with("norm").then_some((tensor.name.as_str(), part == "weight"))
+    });
+    for (name, is_weight) in norms {
+        if !all(name, if is_weight { 1.0 } else { 0.0 })? {
             return Ok(false);
         }
     }

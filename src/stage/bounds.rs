@@ -3,8 +3,9 @@
 //! Knows the range of the facts that have one by their definition. Does not evaluate clauses.
 
 use super::pages;
+use crate::core::comparison::{Bound, Comparison, Operator};
 use crate::core::error::Result;
-use crate::core::gate::{Bound, Clause, Comparison, Operator};
+use crate::core::gate::Clause;
 use crate::core::manifest::Manifest;
 
 /// Kind, fact, the least and the greatest value that it can have.
@@ -38,9 +39,13 @@ const RANGES: &[(&str, &str, f64, f64)] = &[
     ("latency", "picture_seconds", 0.0, f64::INFINITY),
 ];
 
-/// Refuses a clause with a comparison that is the same for every value that the fact can have.
+/// Refuses a clause with a comparison that is the same for every value that the fact can have, or of a fact with itself.
 pub fn check(manifest: &Manifest, clause: &Clause, span: &std::ops::Range<usize>) -> Result<()> {
     for comparison in clause.comparisons() {
+        if matches!(&comparison.bound, Bound::Name(other) if *other == comparison.name) {
+            let message = format!("`{}` is compared with itself, which refuses nothing", comparison.name.join("."));
+            return Err(manifest.source.error(span.clone(), message).hint("compare it with a bound, or another fact"));
+        }
         let Some((low, high)) = range(manifest, &comparison.name) else { continue };
         let Some(bound) = number(manifest, &comparison.bound) else { continue };
         let Some(always) = fixed(&comparison, low, high, bound) else { continue };

@@ -60,7 +60,7 @@ impl Kind for Checkpoint {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {

@@ -284,6 +284,15 @@ fn upload(manifest: &Manifest, spec: &Spec) -> Result<Body> {
         if path == crate::core::plan::RECORD || path == ".gitattributes" {
             return Err(manifest.source.error(key_span, format!("`{path}` is written by hfbuild or by the server")));
         }
+        if path == "README.md"
+            && let Some(other) = manifest.artifact(&artifact).filter(|spec| spec.kind != "card")
+        {
+            let message = format!("`README.md` is the card, and `{artifact}` is of kind `{}`", other.kind);
+            return Err(manifest
+                .source
+                .error(span, message)
+                .hint("make it with kind = \"card\": there its figures, links, licence and front matter are checked"));
+        }
         let name = artifact.parse().map_err(|why: String| manifest.source.error(span.clone(), why))?;
         files.push((path, key_span, name, span));
     }

@@ -115,6 +115,9 @@ pub fn check(path: &str, file: &std::path::Path) -> Result<()> {
     if size > 0 {
         let found = magic::sniff(file)?; // a Git LFS pointer is an error here
         check_pickle(path, file, found)?;
+        if found == Magic::Safetensors || path.to_lowercase().ends_with(".safetensors") {
+            super::outgoing::check_tensors(path, file)?;
+        }
     }
     if size <= SCAN_LIMIT {
         let bytes = std::fs::read(file).on("read", file)?;

@@ -20,6 +20,7 @@ mod latency;
 mod metadata;
 mod onnx;
 mod onnx_file;
+mod outgoing;
 mod pages;
 mod process;
 mod pytorch;
@@ -34,6 +35,7 @@ pub mod workspace;
 
 pub use card::check_links;
 pub use declare::{Texts, parts, texts_wanted};
+pub use outgoing::check_outgoing;
 pub use secrets::scan_text;
 pub use workspace::Workspace;
 

@@ -12,7 +12,8 @@ use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::RelPath;
 use crate::core::value::Value;
-use crate::model::onnx::import::{GraphInfo, OnnxFile};
+use crate::model::magic;
+use crate::model::onnx::import::{ExternalFile, GraphInfo, OnnxFile};
 use crate::model::safetensors_out;
 use crate::model::tensor::StateDict;
 use std::collections::BTreeSet;
@@ -62,7 +63,7 @@ impl Kind for OnnxImport {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
@@ -135,9 +136,11 @@ impl Kind for OnnxImport {
         if action.inputs.contains_key("weights") {
             let same = file.compare(&weights(workspace)?)?;
             facts.set("weights_equal", same.equal, of);
-            facts.set("weights_differing", same.differing.len(), of);
+            // what cannot be found is no weight that is known to be the same
+            facts.set("weights_differing", same.differing.len() + same.absent.len(), of);
             facts.set("weights_absent", same.absent.len(), of);
-            facts.set("differing", same.differing.into_iter().take(NAMED).collect::<Vec<_>>(), of);
+            let names = same.differing.into_iter().chain(same.absent).take(NAMED);
+            facts.set("differing", names.collect::<Vec<_>>(), of);
         }
         Ok(facts)
     }
@@ -183,6 +186,7 @@ fn lay_out(workspace: &Workspace) -> Result<Laid> {
         files.push((place.to_string(), other.clone()));
     }
     for (place, file) in &files {
+        magic::sniff_as(&file.file, &file.path)?; // nothing, or a Git LFS pointer in place of the content
         let out = workspace.output(place)?;
         reflink_copy::reflink_or_copy(&file.file, &out).on("copy", &file.file)?;
     }
@@ -200,6 +204,17 @@ fn check_external(info: &GraphInfo, laid: &Laid) -> Result<()> {
             laid.name
         ))
         .hint(format!("name it under `data` (or among the command's `outputs`): a folder's path, then `{lost}`")));
+    }
+    let short = |file: &&ExternalFile| file.bytes.is_some_and(|bytes| bytes < file.reach);
+    if let Some(file) = info.external.iter().find(short) {
+        return Err(Error::stage(format!(
+            "`{}` of `{}` has {} bytes, and the model's weights in it end at {}",
+            file.location,
+            laid.name,
+            file.bytes.unwrap_or_default(),
+            file.reach
+        ))
+        .hint("was it written, or downloaded, to its end?"));
     }
     match there.difference(&named).next() {
         Some(extra) => Err(Error::stage(format!("`{}` does not use `{extra}`, which is given as its data", laid.name))

@@ -111,7 +111,11 @@ impl Kind for Samples {
         };
         let guidance = param(action, "guidance")?.as_f64().map(|g| g as f32);
         let written = described.metadata.get("hfbuild.guidance").map_or("", String::as_str);
-        if guidance.is_some() != (written == "external") && guidance.is_some() {
+        if guidance.is_some() && written.is_empty() {
+            return Err(Error::stage("the graph does not say who applies guidance, so it could be applied twice")
+                .hint("its metadata has `hfbuild.guidance`, `external` or `baked:SCALE`, where hfbuild wrote it"));
+        }
+        if guidance.is_some() && written != "external" {
             return Err(Error::stage(format!(
                 "the graph says guidance `{written}`, and guidance would be applied twice"
             )));

@@ -188,8 +188,8 @@ impl Progress {
             Event::Failed { node, .. } => (BAD, "Failed", node.clone(), true),
             Event::Uploading { repo, changes } => {
                 let gates = std::mem::take(&mut state.passed);
-                let passed = if gates > 0 { format!("; {} passed", count(gates, "gate")) } else { String::new() };
-                (BUSY, "Upload", format!("{repo}: {}{passed}", changes_line(changes)), false)
+                let passed = if gates > 0 { format!("{} passed", count(gates, "gate")) } else { "no gates".into() };
+                (BUSY, "Upload", format!("{repo}: {}; {passed}", changes_line(changes)), false)
             }
             Event::Published { repo, commit, found } => {
                 let how = if *found { " (it had landed already)" } else { "" };

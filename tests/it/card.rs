@@ -26,8 +26,8 @@ fn project(card: &str, keys: &str) -> Project {
 const RESULT: &str = "results = [{ task = \"image-classification\", dataset = { type = \"acme/set\", name = \"Set\" }, \
     metric = \"accuracy\", value = \"evaluation.accuracy\" }]";
 
-#[test]
-fn row_4_a_figure_typed_next_to_a_fact_that_says_otherwise_is_refused_with_line_and_column() {
+/// A row of `rows`.
+pub fn a_figure_typed_next_to_a_fact_that_says_otherwise_is_refused_with_line_and_column() {
     let project = project("It has 22M parameters.", "");
     project.run(&[]).code(1).says("card.md.hbs:4:8").says("`22M`").says("`evaluation.parameters` is 33063168");
     project
@@ -36,8 +36,8 @@ fn row_4_a_figure_typed_next_to_a_fact_that_says_otherwise_is_refused_with_line_
     assert!(project.read("dist/README.md").ends_with("33M parameters, 22M parameters\n"));
 }
 
-#[test]
-fn row_4_a_licence_that_contradicts_its_text_is_refused_before_anything_runs() {
+/// A row of `rows`.
+pub fn a_licence_that_contradicts_its_text_is_refused_before_anything_runs() {
     let project = project("a", "");
     project.copy(&root().join("LICENSE"), "LICENSE");
     project
@@ -48,14 +48,14 @@ fn row_4_a_licence_that_contradicts_its_text_is_refused_before_anything_runs() {
         .says("publish.toml:4:11");
 }
 
-#[test]
-fn row_5_a_figure_of_one_file_is_not_said_of_another() {
+/// A row of `rows`.
+pub fn a_figure_of_one_file_is_not_said_of_another() {
     let project = project("Measured on {{measured_on evaluation.accuracy \"data.txt\"}}: {{evaluation.accuracy}}", "");
     project.run(&[]).code(1).says("`evaluation.accuracy` was measured on").says("`data.txt` of the published tree is");
 }
 
-#[test]
-fn row_11_a_link_to_what_will_not_be_there_is_refused() {
+/// A row of `rows`.
+pub fn a_link_to_what_will_not_be_there_is_refused() {
     project("[x](nope.txt)", "")
         .run(&[])
         .code(1)
@@ -171,8 +171,8 @@ fn the_record_is_a_whole_in_toto_statement_with_slsa_provenance_and_has_no_clock
     }
 }
 
-#[test]
-fn row_22_config_json_says_what_the_checkpoint_is_not_what_somebody_typed() {
+/// A row of `rows`.
+pub fn config_json_says_what_the_checkpoint_is_not_what_somebody_typed() {
     let project = Project::small_model();
     project.run(&["build", "metadata"]).code(0);
     let config: Value = serde_json::from_str(&project.read("dist/config.json")).expect("JSON");

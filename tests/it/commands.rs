@@ -189,8 +189,8 @@ fn a_facts_file_that_is_no_object_of_finite_figures_is_an_error() {
     assert_eq!(project.read("facts.json"), "{\"a\": 1}");
 }
 
-#[test]
-fn a_file_that_is_not_declared_is_not_found_and_the_failure_hints_at_inputs() {
+/// A row of `rows`.
+pub fn a_file_that_is_not_declared_is_not_found_and_the_failure_hints_at_inputs() {
     let line = "cat given.txt > out.txt && cat undeclared.txt >> out.txt";
     let project = project(&shell("a", line, r#"["out.txt"]"#, "inputs = { given = \"given.txt\" }"));
     project.write("given.txt", "given\n");
@@ -376,8 +376,8 @@ fn refused(project: &Project, why: &[&str]) {
     assert!(!project.path("dist").exists());
 }
 
-#[test]
-fn a_git_lfs_pointer_in_place_of_a_file_is_refused() {
+/// A row of `rows`.
+pub fn a_git_lfs_pointer_in_place_of_a_file_is_refused() {
     let project = one_file("model.bin");
     let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n", "ab".repeat(32));
     project.write("model.bin", &pointer);
@@ -387,8 +387,8 @@ fn a_git_lfs_pointer_in_place_of_a_file_is_refused() {
     assert_eq!(project.commits(REPO), 1);
 }
 
-#[test]
-fn a_secret_in_a_file_is_refused_by_file_and_line_and_never_shown() {
+/// A row of `rows`.
+pub fn a_secret_in_a_file_is_refused_by_file_and_line_and_never_shown() {
     let project = one_file("notes.md");
     let token = format!("hf_{}", "aB3x".repeat(9));
     project.write("notes.md", &format!("# Notes\n\nexport HF_TOKEN={token}\n"));
@@ -415,8 +415,8 @@ fn a_hostile_pickle_is_refused_by_the_name_of_what_it_calls_and_not_executed() {
 
 // --- models that must not be published -------------------------------------------------------------------------------
 
-#[test]
-fn a_placeholder_is_not_published_and_no_picture_is_drawn_for_it() {
+/// A row of `rows`.
+pub fn a_placeholder_is_not_published_and_no_picture_is_drawn_for_it() {
     for (weights, why) in [("raw", "`checkpoint.step` is 0"), ("ema", "no moving average")] {
         let project = Project::root_model(|m| m.replace("weights = \"ema\"", &format!("weights = \"{weights}\"")));
         project.copy(&root().join("tests/fixtures/tiny_placeholder.pt"), "checkpoints/tinydit_final.pt");
@@ -431,8 +431,8 @@ fn a_placeholder_is_not_published_and_no_picture_is_drawn_for_it() {
     }
 }
 
-#[test]
-fn a_model_that_draws_noise_is_refused_by_the_picture_gate_and_not_published() {
+/// A row of `rows`.
+pub fn a_model_that_draws_noise_is_refused_by_the_picture_gate_and_not_published() {
     let project = Project::root_model(|m| m.replace("steps = 50", "steps = 4").replace("count = 8", "count = 2"));
     let mut make = Command::new("python3");
     make.arg(root().join("scripts/make_checkpoint.py"))
@@ -527,8 +527,8 @@ fn for_a_real_hub() -> Project {
     project(&format!("{}{}", shell("a", line, r#"["out.txt"]"#, ""), upload(r#"{ "out.txt" = "a" }"#, "[]")))
 }
 
-#[test]
-fn a_missing_token_is_said_before_any_stage_runs() {
+/// A row of `rows`.
+pub fn a_missing_token_is_said_before_any_stage_runs() {
     let project = for_a_real_hub();
     project.run(&["--endpoint", REAL]).code(4).says(&format!("there is no token for `{REAL}`")).says("HF_TOKEN");
     assert_eq!(lines(&project, "ran"), 0);

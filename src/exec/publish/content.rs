@@ -1,10 +1,12 @@
-//! What a commit carries: the card held against the tree, files searched for secrets, LFS content sent, operations made.
+//! What a commit carries: the card held against the tree, weights that were trained, files that are what their names
+//! promise and hold no secret, LFS content sent, operations made.
 //!
 //! Knows blobs and the server's answers about them. Does not commit.
 
-use crate::core::error::{Error, OnPath, Result};
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::Event;
-use crate::core::publish::{Changes, Tree};
+use crate::core::plan::Settled;
+use crate::core::publish::{Changes, Tree, TreeFile};
 use crate::exec::publish::Publisher;
 use crate::hub::RepoKind;
 use crate::hub::client::{LfsObject, Operation, Preupload};
@@ -12,12 +14,22 @@ use crate::stage;
 use std::collections::BTreeMap;
 use std::io::Read;
 
+/// The fact of a checkpoint that is not to be published unasked.
+const UNTRAINED: &str = "freshly_initialised";
 /// Larger texts are not searched for secrets: nobody types them.
 const SCANNED: u64 = 32 << 20;
 
 impl Publisher<'_, '_> {
+    /// All that can be refused before anything on the Hub is touched; what the Hub is to be asked of each file.
+    pub(super) async fn check_tree(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Preupload>> {
+        self.check_trained()?;
+        let asked = self.check_content(tree, changes)?;
+        self.check_card(tree).await?;
+        Ok(asked)
+    }
+
     /// The card against the very tree: links, and the front matter by the Hub's own validator where it has one.
-    pub(super) async fn check_card(&self, tree: &Tree) -> Result<()> {
+    async fn check_card(&self, tree: &Tree) -> Result<()> {
         let Some(file) = tree.get("README.md") else { return Ok(()) };
         let bytes = self.driver.store.blobs().read(&file.digest)?;
         let bytes = bytes.ok_or_else(|| {
@@ -45,16 +57,22 @@ impl Publisher<'_, '_> {
         }
     }
 
-    /// Sends LFS content and gives the commit's operations.
-    pub(super) async fn upload_content(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Operation>> {
+    fn check_file(&mut self, path: &str, file: &TreeFile, tree: &Tree) -> Result<()> {
+        let blobs = self.driver.store.blobs();
+        if !blobs.is_whole(&file.digest, &mut self.driver.memo)? {
+            return Err(Error::stage(format!("`{path}` is gone from the cache, or damaged"))
+                .hint("run hfbuild again: it is made again"));
+        }
+        stage::check_outgoing(path, &blobs.path(&file.digest), &|path| Some(tree.get(path)?.size))
+    }
+
+    /// Looks at every file that will be sent.
+    fn check_content(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Preupload>> {
         let blobs = self.driver.store.blobs();
         let mut asked = Vec::new();
         for file in changes.sent() {
             let digest = &tree[&file.path].digest;
-            if !blobs.is_whole(digest, &mut self.driver.memo)? {
-                return Err(Error::stage(format!("`{}` is gone from the cache, or damaged", file.path))
-                    .hint("run hfbuild again: it is made again"));
-            }
+            self.check_file(&file.path, &tree[&file.path], tree)?;
             let sample = first_bytes(&blobs.path(digest))?;
             if file.size <= SCANNED && !sample.contains(&0) {
                 let bytes = std::fs::read(blobs.path(digest)).on("read", blobs.path(digest))?;
@@ -62,8 +80,58 @@ impl Publisher<'_, '_> {
             }
             asked.push(Preupload { path: file.path.clone(), size: file.size, sample });
         }
+        // a graph that stays as it is may lose its external data, or get another's
+        let changed = || changes.sent().map(|file| &file.path).chain(&changes.delete);
+        for (path, file) in tree.iter().filter(|(path, _)| path.to_lowercase().ends_with(".onnx")) {
+            let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+            if !changed().any(|other| other == path) && changed().any(|other| other.starts_with(&folder)) {
+                self.check_file(path, file, tree)?;
+            }
+        }
+        Ok(asked)
+    }
+
+    /// Refuses weights that were never trained, unless a gate before the
+    /// upload has asked for just that.
+    fn check_trained(&self) -> Result<()> {
+        let graph = &self.driver.project.graph;
+        let before = graph.closure(&[self.upload]);
+        let before: Vec<_> = graph.ids().filter(|id| before[id.index()]).collect();
+        let asks = |artifact: &str| {
+            let names = before.iter().filter_map(|id| graph.clause(*id)).flat_map(|clause| &clause.names);
+            names.into_iter().any(|name| matches!(&name[..], [root, fact] if root == artifact && fact == UNTRAINED))
+        };
+        for id in &before {
+            let (Some(Settled::Made(receipt)), Some(declaration)) =
+                (&self.driver.settled[id.index()], graph.stage(*id))
+            else {
+                continue;
+            };
+            let artifact = graph.node(*id).name.artifact.to_string();
+            let untrained = receipt.facts.values.get(UNTRAINED).is_some_and(|fact| fact.value == true.into());
+            if declaration.kind == "checkpoint" && untrained && !asks(&artifact) {
+                return Err(Error::new(
+                    ErrorKind::Gate,
+                    format!("`{artifact}` was never trained: its last layer, or all its norms, are as initialisation left them"),
+                )
+                .hint(format!(
+                    "to publish it as it is, say so in a gate that the upload waits for: `{artifact}.{UNTRAINED}`"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends LFS content and gives the commit's operations.
+    pub(super) async fn upload_content(
+        &mut self,
+        tree: &Tree,
+        changes: &Changes,
+        asked: &[Preupload],
+    ) -> Result<Vec<Operation>> {
+        let blobs = self.driver.store.blobs();
         let remote = self.remote;
-        let verdicts = remote.client.preupload(&remote.repo, &remote.target.revision, &asked).await?;
+        let verdicts = remote.client.preupload(&remote.repo, &remote.target.revision, asked).await?;
         let mut operations = Vec::new();
         let mut objects: BTreeMap<String, LfsObject> = BTreeMap::new();
         for file in changes.sent() {

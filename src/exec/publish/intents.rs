@@ -5,6 +5,7 @@
 use crate::core::error::Result;
 use crate::core::publish::Published;
 use crate::exec::drive::now_ms;
+use crate::exec::publish::proof::unlike;
 use crate::exec::remote::Remote;
 use std::io::Read;
 use std::time::Duration;
@@ -16,8 +17,8 @@ pub(super) fn nonce() -> String {
     if random.is_ok() { hex::encode(seed) } else { format!("{}-{}", std::process::id(), now_ms()) }
 }
 
-/// Ends what an interrupted publish left open: an intent whose commit is found is a publish; one that cannot land any more
-/// is abandoned.
+/// Ends what an interrupted publish left open: an intent whose commit is found, and is what was sent, is a publish; one that
+/// cannot land any more is abandoned.
 pub async fn settle_intents(
     remote: &Remote,
     loaded: &mut crate::store::records::Loaded,
@@ -26,7 +27,12 @@ pub async fn settle_intents(
     let Some(intent) = loaded.publishes.intent(&remote.target).cloned() else { return Ok(None) };
     let age = Duration::from_millis(now_ms().saturating_sub(intent.at_ms).max(0) as u64);
     let wait = if recorder.is_some() { remote.may_still_land().saturating_sub(age) } else { Duration::ZERO };
-    let found = remote.find_landed(&intent, wait).await?;
+    let mut found = remote.find_landed(&intent, wait).await?;
+    if let Some(commit) = &found
+        && unlike(remote, &intent.tree, commit).await?.is_some()
+    {
+        found = None; // it landed and is not what was sent: what stands there is told as drift
+    }
     match &found {
         Some(commit) => {
             let published = Published {

@@ -8,6 +8,7 @@ mod content;
 mod dist;
 mod drift;
 mod intents;
+mod proof;
 
 pub use drift::drift_error;
 pub use intents::settle_intents;
@@ -18,7 +19,7 @@ use crate::core::gate::Outcome;
 use crate::core::graph::NodeId;
 use crate::core::manifest::{Hub, OnTag};
 use crate::core::plan::{Decision, RECORD, Settled, decide};
-use crate::core::publish::{self, Changes, Intent, Published, Tree, UploadVerdict, is_same};
+use crate::core::publish::{self, Changes, Intent, Published, Tree, UploadVerdict};
 use crate::exec::drive::{Driver, now_ms};
 use crate::exec::remote::Remote;
 use crate::hub::client::{CommitOutcome, CommitRequest};
@@ -149,7 +150,7 @@ impl Publisher<'_, '_> {
 
     /// Preflight of the tree, repo, content, intent, commit.
     async fn send(&mut self, tree: &Tree, changes: Changes, allowed: &[String]) -> Result<Sent> {
-        self.check_card(tree).await?;
+        let asked = self.check_tree(tree, &changes).await?;
         let (remote, target) = (self.remote, self.remote.target.clone());
         let mut parent = self.driver.world.remotes.get(&self.upload).and_then(|o| o.head.clone());
         if parent.is_none() {
@@ -162,7 +163,7 @@ impl Publisher<'_, '_> {
         }
         let parent = parent.unwrap_or_default();
         self.driver.emit(Event::Uploading { repo: target.repo.clone(), changes: changes.clone() });
-        let operations = self.upload_content(tree, &changes).await?;
+        let operations = self.upload_content(tree, &changes, &asked).await?;
         let nonce = format!("hfbuild-{}", intents::nonce());
         let digest = publish::tree_digest(tree);
         let intent = Intent {
@@ -247,21 +248,11 @@ impl Publisher<'_, '_> {
 
     /// Proves by digest that the remote is what was sent.
     async fn verify(&self, tree: &Tree, commit: &str) -> Result<()> {
-        let there = self.remote.client.tree(&self.remote.repo, commit).await?;
-        for (path, file) in tree {
-            let same = there.get(path).is_some_and(|r| {
-                is_same(
-                    file,
-                    &publish::RemoteFile { size: r.size, git_sha1: r.git_sha1.clone(), sha256: r.sha256.clone() },
-                )
-            });
-            if !same {
-                let what = if there.contains_key(path) { "has other content" } else { "is missing" };
-                return Err(Error::hub(format!("commit {commit} landed, but `{path}` {what} there"))
-                    .hint("run hfbuild again to look at it anew"));
-            }
+        match proof::unlike(self.remote, tree, commit).await? {
+            None => Ok(()),
+            Some(what) => Err(Error::hub(format!("commit {commit} landed, but {what} there"))
+                .hint("run hfbuild again to look at it anew")),
         }
-        Ok(())
     }
 
     async fn tag(&mut self, commit: &str) -> Result<()> {

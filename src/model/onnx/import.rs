@@ -52,6 +52,8 @@ pub struct ExternalFile {
     pub location: String,
     /// Its size; `None` where it is absent.
     pub bytes: Option<u64>,
+    /// Where the last of the tensors in it ends: a file that is shorter was cut off.
+    pub reach: u64,
 }
 
 /// What a graph says of itself.
@@ -86,11 +88,12 @@ pub struct GraphInfo {
 /// How a graph's weights compare with a state dict's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WeightsMatch {
-    /// Tensors of the state dict whose initialiser has the same name, type, shape and bytes.
+    /// Tensors of the state dict that the graph holds: an initialiser of the same name, type, shape and bytes, or, where
+    /// none has the name, one of any name with these values, as they are or transposed (exporters rename and turn).
     pub equal: usize,
     /// Tensors whose initialiser has the same name and differs.
     pub differing: Vec<String>,
-    /// Tensors that no initialiser is named after (an exporter may have renamed or transposed them).
+    /// Tensors of which the graph holds neither name nor values (folded into others, cast, or of other weights).
     pub absent: Vec<String>,
 }
 
@@ -165,21 +168,25 @@ impl OnnxFile {
 
     /// External data files, each once.
     fn external(&self) -> Result<Vec<ExternalFile>> {
-        let mut locations = BTreeSet::new();
+        let mut files: BTreeMap<String, u64> = BTreeMap::new();
         if let Some(graph) = &self.model.graph {
             each_tensor(graph, &mut |tensor| {
                 if is_external(tensor) {
-                    locations.insert(pairs(&tensor.external_data).get("location").copied().unwrap_or("").to_owned());
+                    let fields = pairs(&tensor.external_data);
+                    let number = |key| fields.get(key).and_then(|text| text.parse::<u64>().ok());
+                    let length = number("length").unwrap_or_else(|| stored_bytes(tensor));
+                    let reach = files.entry(fields.get("location").copied().unwrap_or("").to_owned()).or_default();
+                    *reach = (*reach).max(number("offset").unwrap_or(0).saturating_add(length));
                 }
             });
         }
-        locations.into_iter().map(|location| self.external_file(location)).collect()
+        files.into_iter().map(|(location, reach)| self.external_file(location, reach)).collect()
     }
 
-    fn external_file(&self, location: String) -> Result<ExternalFile> {
+    fn external_file(&self, location: String, reach: u64) -> Result<ExternalFile> {
         let path = self.beside(&location)?;
         let bytes = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
-        Ok(ExternalFile { location, bytes })
+        Ok(ExternalFile { location, bytes, reach })
     }
 
     /// The path of a location, which must stay in the model's folder.
@@ -212,7 +219,7 @@ impl OnnxFile {
         }
     }
 
-    /// Holds the initialisers against `dict`, by name and bytes.
+    /// Holds the initialisers against `dict`: by name, and what no name is of by its values.
     ///
     /// # Errors
     /// External data or a tensor of `dict` cannot be read.
@@ -220,8 +227,12 @@ impl OnnxFile {
         let initializers = self.model.graph.as_ref().map(|graph| graph.initializer.as_slice()).unwrap_or_default();
         let by_name: HashMap<&str, &TensorProto> =
             initializers.iter().filter_map(|tensor| Some((tensor.name.as_deref()?, tensor))).collect();
+        let renamed: Vec<&TensorProto> = initializers
+            .iter()
+            .filter(|tensor| tensor.name.as_deref().is_none_or(|name| dict.get(name).is_none()))
+            .collect();
         let verdicts = dict.tensors().par_iter().map(|tensor| match by_name.get(tensor.name.as_str()) {
-            None => Ok(None),
+            None => Ok(self.holds(&renamed, tensor)?.then_some(true)),
             Some(found) => self.same(found, tensor).map(Some),
         });
         let verdicts = verdicts.collect::<Result<Vec<Option<bool>>>>()?;
@@ -234,10 +245,34 @@ impl OnnxFile {
     }
 
     fn same(&self, initializer: &TensorProto, tensor: &TensorEntry) -> Result<bool> {
-        let shape: Vec<i64> = tensor.shape.iter().map(|&extent| extent as i64).collect();
-        let alike =
-            data_type_name(initializer.data_type.unwrap_or(0)) == tensor.dtype.name() && initializer.dims == shape;
+        let alike = is_of(initializer, tensor.dtype, &tensor.shape);
         Ok(alike && self.data(initializer, tensor.byte_len())? == tensor.bytes()?)
+    }
+
+    /// Whether one of these initialisers has the tensor's values, as they are or as a transposed matrix.
+    fn holds(&self, initializers: &[&TensorProto], tensor: &TensorEntry) -> Result<bool> {
+        let mut turned = tensor.shape.clone();
+        turned.reverse();
+        let of = |shape: &[usize]| -> Vec<&TensorProto> {
+            initializers.iter().filter(|i| is_of(i, tensor.dtype, shape)).copied().collect()
+        };
+        let (alike, turned) = (of(&tensor.shape), if turned.len() == 2 { of(&turned) } else { vec![] });
+        if alike.is_empty() && turned.is_empty() {
+            return Ok(false);
+        }
+        let bytes = tensor.bytes()?;
+        let columns_first = if turned.is_empty() { vec![] } else { transposed(&bytes, tensor) };
+        for initializer in alike {
+            if *self.data(initializer, bytes.len())? == *bytes {
+                return Ok(true);
+            }
+        }
+        for initializer in turned {
+            if *self.data(initializer, bytes.len())? == *columns_first {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// An initialiser's bytes, little-endian, from wherever they stand; `expected` of them where they are external.
@@ -264,6 +299,22 @@ impl OnnxFile {
         file.take(expected as u64).read_to_end(&mut bytes).on("read", &path)?;
         Ok(bytes)
     }
+}
+
+/// Whether an initialiser is of this type and shape.
+fn is_of(initializer: &TensorProto, dtype: DType, shape: &[usize]) -> bool {
+    let dims = initializer.dims.iter().map(|&extent| usize::try_from(extent).ok());
+    data_type_name(initializer.data_type.unwrap_or(0)) == dtype.name() && dims.eq(shape.iter().map(|&n| Some(n)))
+}
+
+/// The bytes of a matrix, columns first.
+fn transposed(bytes: &[u8], tensor: &TensorEntry) -> Vec<u8> {
+    let (size, columns) = (tensor.dtype.size(), tensor.shape.last().copied().unwrap_or(1).max(1));
+    let mut out = Vec::with_capacity(bytes.len());
+    for column in 0..columns {
+        bytes.chunks_exact(size).skip(column).step_by(columns).for_each(|value| out.extend_from_slice(value));
+    }
+    out
 }
 
 fn is_external(tensor: &TensorProto) -> bool {

@@ -87,6 +87,22 @@ fn a_final_layer_of_zeros_is_freshly_initialised() {
 }
 
 #[test]
+fn norms_of_ones_and_zeros_alone_are_freshly_initialised_and_one_that_moved_is_not() {
+    let (dict, _) = trained();
+    let fresh = |moved: &str| {
+        let reset = |t: &TensorEntry| match t.name.contains("norm") && t.name != moved {
+            true => {
+                let value = if t.name.ends_with("weight") { 1.0 } else { 0.0 };
+                TensorEntry::of_f32(t.name.clone(), t.shape.clone(), &vec![value; t.elements()]).unwrap()
+            }
+            false => t.clone(),
+        };
+        freshly_initialised(&StateDict::new(dict.tensors().iter().map(reset).collect()).unwrap()).unwrap()
+    };
+    assert!(fresh("") && !fresh("blocks.1.norm2.bias"));
+}
+
+#[test]
 fn v1_without_settings_says_what_is_missing() {
     let raw = open("tiny_bare_state_dict.pt").raw.unwrap();
     let error = Config::infer(&raw, &BTreeMap::new()).unwrap_err();

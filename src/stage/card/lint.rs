@@ -2,8 +2,8 @@
 //!
 //! Only the template's own literal text is looked at: expressions, code, URLs and the front matter's words are masked, so
 //! what came from a fact cannot be blamed. A figure counts only where it stands next to a fact's name (`22M parameters`,
-//! `loss: 0.1`, a row `| training steps | 200k |`), and it is wrong only where no fact of that name agrees with it, at the
-//! precision in which it was typed. What is meant otherwise is said so: `{{literal "22M" "of the larger model"}}`.
+//! `loss: 0.1`, a row `| training steps | 200k |`), and it is wrong where no fact of that name agrees with it, at the
+//! precision in which it was typed, or where the card has no such fact: then it is nobody's. What is meant otherwise is said so: `{{literal "22M" "of the larger model"}}`.
 //!
 //! Knows texts and facts; does not know which template renders what.
 
@@ -79,9 +79,6 @@ pub fn check(file: &str, text: &str, facts: &BTreeMap<String, Value>, license: &
     let mut problems = Vec::new();
     for rule in RULES {
         let mine: Vec<(&String, &Value)> = facts.iter().filter(|(name, _)| rule.names(name)).collect();
-        if mine.is_empty() {
-            continue;
-        }
         for figure in rule.figures(&masked, front) {
             if !mine.iter().any(|(_, value)| figure.agrees(value)) {
                 problems.push(contradiction(
@@ -115,6 +112,15 @@ pub fn check(file: &str, text: &str, facts: &BTreeMap<String, Value>, license: &
 }
 
 fn contradiction(typed: &str, facts: &[(&String, &Value)], rule: &Rule, place: Place) -> Error {
+    if facts.is_empty() {
+        let name = rule.facts[0];
+        return Error::stage(format!("the template says `{typed}`, and no fact of the card is called `{name}`"))
+            .at(place)
+            .hint(format!(
+                "list the artifact that measures it under `facts`; what nothing can measure goes to [declared]; a figure \
+                 of something else: `{{{{literal \"{typed}\" \"why\"}}}}`"
+            ));
+    }
     let said: Vec<_> = facts.iter().take(3).map(|(name, value)| format!("`{name}` is {}", shown(value))).collect();
     let more = if facts.len() > 3 { ", ..." } else { "" };
     let name = facts.first().map_or("", |(name, _)| name.as_str());
