@@ -77,6 +77,11 @@ pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<D
             });
         }
     }
+    for name in found.declared.iter().filter(|name| cx.manifest.declared.contains_key(*name)) {
+        if let Some((key, value)) = setting(cx, "declared", std::slice::from_ref(name), path.as_str(), text)? {
+            declaration.params.insert(key, value);
+        }
+    }
     for (artifact, span) in listed {
         let name: ArtifactName = artifact.parse().map_err(|why: String| cx.error("facts", why))?;
         let read = match reads.remove(&artifact) {
