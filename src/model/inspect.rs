@@ -83,6 +83,7 @@ pub fn checkpoint_facts(checkpoint: &Checkpoint) -> Result<Facts> {
         ("loss", json!(checkpoint.loss)),
         ("ema_step", json!(checkpoint.ema_step)),
         ("val_acc", json!(checkpoint.val_acc)),
+        ("training_commit", json!(checkpoint.training_commit)),
         ("timestamp", json!(checkpoint.timestamp)),
     ] {
         if !value.is_null() {

@@ -48,6 +48,7 @@ impl Kind for Checkpoint {
                 "loss",
                 "ema_step",
                 "val_acc",
+                "training_commit",
                 "weights",
                 "tensors",
                 "parameters",
@@ -151,13 +152,14 @@ fn of_file(facts: &mut Facts, file: &File, of: usize) {
     facts.set("layout", file.layout.name(), of);
     facts.set("ema_present", file.ema.is_some(), of);
     let form = file.ema_form.map(|form| EmaForm::name(form).to_string());
-    let optional: [(&str, Value); 6] = [
+    let optional: [(&str, Value); 7] = [
         ("ema_form", form.into()),
         ("step", file.step.into()),
         ("epoch", file.epoch.into()),
         ("loss", file.loss.into()),
         ("ema_step", file.ema_step.into()),
         ("val_acc", file.val_acc.into()),
+        ("training_commit", file.training_commit.clone().into()),
     ];
     for (name, value) in optional {
         if value != Value::Null {

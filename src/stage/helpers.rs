@@ -1,10 +1,11 @@
-//! Helpers of templates that prove what they say: `sha256`, `subject`, `measured_on`; and `gallery`, `literal`.
+//! Helpers of templates that prove what they say: `sha256`, `subject`, `measured_on`, `recorded`; and `gallery`, `literal`.
 //!
 //! | helper | gives |
 //! |---|---|
 //! | `{{sha256 "model.safetensors"}}` | the digest of the file that is published under that path |
 //! | `{{subject generator.max_abs_diff}}` | what the fact was measured on, and the start of its BLAKE3 |
 //! | `{{measured_on latency.ms "onnx/model.onnx"}}` | the path, after a proof that the fact was measured on that very file |
+//! | `{{recorded checkpoint.training_commit "training_commit"}}` | the fact and what records it; else the declared value and its source; else `not recorded` |
 //! | `{{gallery samples.shards "samples/" 2}}` | items of `widget` in the front matter: the first pictures of each label |
 //! | `{{literal "22M" "why"}}` | the first text, passed over by the card's lint |
 //!
@@ -17,6 +18,8 @@ use crate::core::error::{Error, OnPath, Result};
 use crate::core::facts::{FactSet, Subject};
 use crate::core::manifest::Manifest;
 use crate::core::name::{ArtifactName, slug};
+use crate::core::value::Value;
+use crate::model::checkpoint::commit;
 use handlebars::{Context, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
@@ -49,7 +52,7 @@ pub fn declare_paths(
         let (artifact, inner) = published(cx.manifest, path).filter(|(a, _)| *a != cx.spec.name).ok_or(path.clone())?;
         let maker: BTreeMap<String, _> =
             [("artifact".to_string(), artifact.as_str().into()), ("file".into(), inner.as_str().into())].into();
-        declaration = declaration.param(&format!("{ROLE}{path}"), crate::core::value::Value::Map(maker));
+        declaration = declaration.param(&format!("{ROLE}{path}"), Value::Map(maker));
         let role = format!("{ROLE}{path}");
         declaration = declaration.input(&role, InputFrom::Artifact(artifact), cx.spec.place("template"));
     }
@@ -82,7 +85,7 @@ impl Proofs {
         let mut files = BTreeMap::new();
         for (key, value) in &action.params {
             let Some(path) = key.strip_prefix(ROLE) else { continue };
-            let crate::core::value::Value::Map(maker) = value else { continue };
+            let Value::Map(maker) = value else { continue };
             let word = |key: &str| maker.get(key).and_then(|v| v.as_text()).unwrap_or_default();
             let inputs = workspace.inputs.get(key).map(Vec::as_slice).unwrap_or_default();
             let inner = word("file");
@@ -119,6 +122,31 @@ impl Proofs {
         }
     }
 
+    /// A fact that a file may record or somebody may declare. What is declared must not contradict what is recorded.
+    fn recorded(&self, name: &str, declared: &Json) -> Result<String, String> {
+        let of = name.split_once('.').and_then(|(artifact, fact)| match self.facts.get(artifact)? {
+            FactSet::One(facts) => facts.get(fact).filter(|value| **value != Value::Null),
+            FactSet::Family(_) => None,
+        });
+        let said = match &declared["value"] {
+            Json::Null => None,
+            Json::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        };
+        let source = declared["source"].as_str().unwrap_or_default();
+        match (of, said) {
+            (Some(value), Some(said)) if !commit::same(&value.to_string(), &said) => {
+                Err(format!("`{name}` is `{value}`, and it is declared as `{said}` (source: {source})"))
+            }
+            (Some(value), _) => {
+                let subject = self.subject(name).ok_or_else(|| format!("`{name}` has not one subject"))?;
+                Ok(format!("`{value}`, recorded in {} (BLAKE3 {})", subject.what, subject.digest.short()))
+            }
+            (None, Some(said)) => Ok(format!("`{said}` (declared; source: {source})")),
+            (None, None) => Ok("not recorded".into()),
+        }
+    }
+
     fn measured_on(&self, fact: &str, path: &str) -> Result<String, String> {
         let file = self.files.get(path).ok_or_else(|| format!("`{path}` is not in the published tree"))?;
         let own = fact.split('.').next() == Some(file.artifact.as_str());
@@ -146,39 +174,45 @@ fn sha256_of(file: &std::path::Path) -> Result<String> {
 /// Registers the helpers.
 pub fn register(registry: &mut Handlebars<'_>, proofs: Proofs) {
     let proofs = Arc::new(proofs);
-    type Make = fn(&Helper<'_>, &Proofs) -> Result<String, RenderErrorReason>;
-    let table: [(&'static str, Make); 5] = [
-        ("literal", |h, _| {
+    type Make = fn(&Helper<'_>, &Context, &Proofs) -> Result<String, RenderErrorReason>;
+    let table: [(&'static str, Make); 6] = [
+        ("literal", |h, _, _| {
             let reason = text(h, 1).filter(|t| !t.trim().is_empty());
             reason.ok_or_else(|| told("`literal` takes a text and the reason why no fact stands there"))?;
             text(h, 0).map(String::from).ok_or(RenderErrorReason::ParamNotFoundForIndex("literal", 0))
         }),
-        ("sha256", |h, proofs| {
+        ("sha256", |h, _, proofs| {
             let path = text(h, 0).ok_or_else(|| told("`sha256` takes a path of the published tree, in quotes"))?;
             let found = proofs.files.get(path).and_then(|f| f.sha256.clone());
             found.ok_or_else(|| told(&format!("`{path}` is no file of the published tree")))
         }),
-        ("subject", |h, proofs| {
+        ("subject", |h, _, proofs| {
             let name = fact(h).ok_or_else(|| told("`subject` takes a fact"))?;
             let subject = proofs.subject(&name).ok_or_else(|| told(&format!("`{name}` has not one subject")))?;
             Ok(format!("{}, BLAKE3 {}", subject.what, subject.digest.short()))
         }),
-        ("measured_on", |h, proofs| {
+        ("measured_on", |h, _, proofs| {
             let name = fact(h).ok_or_else(|| told("`measured_on` takes a fact and a path"))?;
             let path = text(h, 1).ok_or_else(|| told("`measured_on` takes a fact, and a path in quotes"))?;
             proofs.measured_on(&name, path).map_err(|why| told(&why))
         }),
-        ("gallery", |h, _| gallery(h)),
+        ("recorded", |h, context, proofs| {
+            let usage = "`recorded` takes a fact, and the name of a declared value in quotes";
+            let fact = fact(h).ok_or_else(|| told(usage))?;
+            let declared = &context.data()["declared"][text(h, 1).ok_or_else(|| told(usage))?];
+            proofs.recorded(&fact, declared).map_err(|why| told(&why))
+        }),
+        ("gallery", |h, _, _| gallery(h)),
     ];
     for (name, make) in table {
         let proofs = proofs.clone();
         let helper = move |h: &Helper<'_>,
                            _: &Handlebars<'_>,
-                           _: &Context,
+                           context: &Context,
                            _: &mut RenderContext<'_, '_>,
                            out: &mut dyn Output|
               -> HelperResult {
-            out.write(&make(h, &proofs)?)?;
+            out.write(&make(h, context, &proofs)?)?;
             Ok(())
         };
         registry.register_helper(name, Box::new(helper));
@@ -243,5 +277,22 @@ mod tests {
         assert_eq!(proofs.measured_on("latency.ms", "a.onnx").as_deref(), Ok("`a.onnx`"));
         let why = proofs.measured_on("latency.ms", "b.onnx").unwrap_err();
         assert!(why.contains("was measured on `model.onnx`") && why.contains(&other.short()), "{why}");
+    }
+
+    #[test]
+    fn a_commit_is_said_as_the_file_records_it_or_as_declared_or_not_at_all() {
+        let proofs = |commit: Option<&str>| {
+            let mut facts = Facts::default();
+            let of = facts.subject("a.pt", Digest::of(b"a"));
+            facts.set("training_commit", commit.map(String::from), of);
+            Proofs { facts: [("ckpt".parse().unwrap(), FactSet::One(facts))].into(), ..Proofs::default() }
+        };
+        let declared = serde_json::json!({"value": "0123456", "source": "the log"});
+        let said = |commit, declared: &Json| proofs(commit).recorded("ckpt.training_commit", declared);
+        assert!(said(Some("0123456789"), &Json::Null).unwrap().starts_with("`0123456789`, recorded in a.pt (BLAKE3 "));
+        assert!(said(Some("0123456789"), &declared).unwrap().starts_with("`0123456789`, recorded in a.pt"));
+        assert_eq!(said(None, &declared).as_deref(), Ok("`0123456` (declared; source: the log)"));
+        assert_eq!(said(None, &Json::Null).as_deref(), Ok("not recorded"));
+        assert!(said(Some("fedcba9"), &declared).unwrap_err().contains("declared as `0123456`"));
     }
 }

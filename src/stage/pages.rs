@@ -86,7 +86,22 @@ pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<D
         };
         declaration.facts.push((name, read, span));
     }
+    declare_recorded(cx, &mut declaration, &found.declared, path.as_str(), text)?;
     declare_proofs(cx, declaration, &found.subjects, &found.paths, path.as_str(), text)
+}
+
+/// Adds the declared figures that `recorded` falls back on, where there are such.
+fn declare_recorded(
+    cx: &Declare<'_>,
+    declaration: &mut Declaration,
+    names: &BTreeSet<String>,
+    file: &str,
+    text: &str,
+) -> Result<()> {
+    for name in names.iter().filter(|name| cx.manifest.declared.contains_key(*name)) {
+        declaration.params.extend(setting(cx, "declared", std::slice::from_ref(name), file, text)?);
+    }
+    Ok(())
 }
 
 /// Adds the subjects of facts and the files that helpers read.

@@ -40,7 +40,7 @@ impl Kind for Pytorch {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
@@ -130,6 +130,7 @@ fn saved<'a>(file: &'a Checkpoint, raw: &'a StateDict, settings: &Settings) -> S
         ("ema_step", file.ema_step.map(Scalar::Int).and_then(plain)),
         ("loss", file.loss.map(Scalar::Float).and_then(plain)),
         ("val_acc", file.val_acc.map(Scalar::Float).and_then(plain)),
+        ("git_commit", file.training_commit.clone().map(Scalar::Text).and_then(plain)),
         ("config", Some(nested(settings))),
     ];
     Saved::Dict(items.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect())
@@ -178,6 +179,7 @@ fn compare(out: &Path, file: &Checkpoint, raw: &StateDict, settings: &Settings) 
         ("ema_step", file.ema_step == back.ema_step),
         ("loss", float(file.loss) == float(back.loss)),
         ("val_acc", float(file.val_acc) == float(back.val_acc)),
+        ("git_commit", file.training_commit == back.training_commit),
         ("config", format!("{settings:?}") == format!("{:?}", back.config)),
     ] {
         if !same {

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use std::collections::BTreeSet;
 
 /// Helpers that a template may call: ours, and handlebars' own.
-pub const HELPERS: [&str; 29] = [
+pub const HELPERS: [&str; 30] = [
     "bytes",
     "thousands",
     "round",
@@ -23,6 +23,7 @@ pub const HELPERS: [&str; 29] = [
     "sha256",
     "subject",
     "measured_on",
+    "recorded",
     "each",
     "if",
     "unless",
@@ -55,6 +56,8 @@ pub struct Reads {
     pub subjects: BTreeSet<Vec<String>>,
     /// Paths of the published tree whose content is read (`sha256`, `measured_on`).
     pub paths: BTreeSet<String>,
+    /// Declared figures that are read where there are such (`recorded`).
+    pub declared: BTreeSet<String>,
     bound: Vec<String>,
     inside: usize,
 }
@@ -127,7 +130,10 @@ impl Reads {
         if let Some(Parameter::Literal(Json::String(path))) = path {
             self.paths.insert(path.clone());
         }
-        if let (Some("subject" | "measured_on"), Some(Parameter::Path(Path::Relative((segments, _))))) =
+        if let (Some("recorded"), Some(Parameter::Literal(Json::String(name)))) = (helper, params.get(1)) {
+            self.declared.insert(name.clone());
+        }
+        if let (Some("subject" | "measured_on" | "recorded"), Some(Parameter::Path(Path::Relative((segments, _))))) =
             (helper, params.first())
         {
             self.subjects.insert(segments.iter().filter_map(named).collect());

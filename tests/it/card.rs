@@ -1,6 +1,8 @@
 //! The card: what it refuses, what it says of results, and that its own snippets and handler work from the published tree.
 
-use crate::support::{Project, python, root, run};
+use crate::support::{Project, Served, python, root, run};
+use hfbuild::model::checkpoint::{Checkpoint, Scalar, Settings};
+use hfbuild::model::pytorch_out::{self, Saved};
 use serde_json::Value;
 use std::process::Command;
 
@@ -138,6 +140,70 @@ print('equal', one['label'], one['index'])
     let snippets: Vec<&str> = card.split("```python\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(snippets.len(), 1, "{card}");
     python(snippets[0]).prints("['Crying Cat', 'Crying Cat']");
+
+    // its shell commands as they stand, against the hub that it was published to
+    let shell: Vec<&str> = card.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(shell.len(), 1, "{card}");
+    let hub = Served::of(&project);
+    let bin = self::python().parent().expect("its folder");
+    let mut command = Command::new("sh");
+    command.args(["-e", "-c", shell[0]]).current_dir(project.path("")).env_remove("PYTHONPATH").env_remove("HF_TOKEN");
+    command.env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path")));
+    command.env("HF_ENDPOINT", &hub.url).env("HF_HUB_DISABLE_XET", "1").env("HF_HOME", project.path("hf"));
+    run(&mut command).code(0);
+    let drawn = project.tree("tinydit-cats/pictures");
+    let names: Vec<&String> = drawn.keys().collect();
+    assert_eq!(names, ["Crying_Cat-0.png", "Crying_Cat-1.png", "Crying_Cat-2.png", "Crying_Cat-3.png"]);
+}
+
+const CHECKPOINT: &str = "[artifact.ckpt]\nkind = \"checkpoint\"\npath = \"a.pt\"\n\
+    [artifact.card]\nkind = \"card\"\ntemplate = \"card.md.hbs\"\nfacts = [\"ckpt\"]\n\
+    [artifact.publish]\nkind = \"upload\"\nfiles = { \"README.md\" = \"card\" }\n";
+
+#[test]
+fn the_commit_of_the_training_code_is_what_the_checkpoint_records_or_is_declared_or_is_not_recorded() {
+    let (full, source) = ("0123456789abcdef0123456789abcdef01234567", root().join("checkpoints/tinydit_final.pt"));
+    let project = Project::with(&format!("{HEAD}{CHECKPOINT}"));
+    project.write(
+        "card.md.hbs",
+        "---\nlicense: mit\n---\nCommit: {{recorded ckpt.training_commit \"training_commit\"}}.\n",
+    );
+    let line = || project.read("dist/README.md").lines().last().expect("a line").to_string();
+    project.copy(&source, "a.pt");
+    project.run(&[]).code(0);
+    assert_eq!(line(), "Commit: not recorded.");
+
+    let declare = |commit: &str| {
+        let declared =
+            format!("training_commit = {{ value = \"{commit}\", source = \"the training log\" }}\n[artifact.ckpt]");
+        project.write("publish.toml", &format!("{HEAD}{CHECKPOINT}").replacen("[artifact.ckpt]", &declared, 1));
+    };
+    declare(&full[..10]);
+    project.run(&[]).code(0);
+    assert_eq!(line(), "Commit: `0123456789` (declared; source: the training log).");
+
+    let file = Checkpoint::open(&source).expect("the checkpoint");
+    let config =
+        |settings: &Settings| Saved::Dict(settings.iter().map(|(k, v)| (k.clone(), Saved::Plain(v.clone()))).collect());
+    let (raw, ema) = (file.raw.as_ref().expect("weights"), file.ema.as_ref().expect("their average"));
+    let saved = Saved::Dict(vec![
+        ("model".into(), Saved::Tensors(raw)),
+        ("ema_params".into(), Saved::Tensors(ema)),
+        ("step".into(), Saved::Plain(Scalar::Int(5))),
+        ("config".into(), config(&file.config)),
+        ("git_sha".into(), Saved::Plain(Scalar::Text(full.into()))),
+    ]);
+    pytorch_out::write(&project.path("a.pt"), "a", &saved).expect("the file");
+    project.run(&[]).code(0);
+    assert!(line().starts_with(&format!("Commit: `{full}`, recorded in a.pt (BLAKE3 ")), "{}", line());
+    let record: Value = serde_json::from_str(&project.read("dist/provenance.json")).expect("JSON");
+    let fact = &record["predicate"]["hfbuild"]["artifacts"]["ckpt"]["facts"]["training_commit"];
+    assert_eq!((fact["value"].as_str(), fact["of"]["what"].as_str()), (Some(full), Some("a.pt")));
+    let told = project.run(&["inspect", "a.pt", "--json"]).code(0);
+    assert!(told.stdout.contains(full));
+
+    declare("fedcba9876");
+    project.run(&[]).code(1).says(&format!("`ckpt.training_commit` is `{full}`, and it is declared as `fedcba9876`"));
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! Refused: pickles that name code, compressed archives, Git LFS pointers, tensors that reach beyond their storage, what is
 //! truncated. Memory is bounded by the pickle, never by a claimed size. It does not know what network the tensors are of.
 
+pub mod commit;
 pub mod globals;
 mod layout;
 mod reduce;
@@ -204,6 +205,8 @@ pub struct Checkpoint {
     pub ema_step: Option<i64>,
     /// Validation accuracy, as the trainer gave it (fraction or percent).
     pub val_acc: Option<f64>,
+    /// The commit of the training code, as the trainer recorded it: hexadecimal, with `-dirty` where it says so.
+    pub training_commit: Option<String>,
     /// When the trainer says that it saved.
     pub timestamp: Option<String>,
     /// How `ema` is saved.
@@ -271,6 +274,7 @@ impl Checkpoint {
             loss: None,
             ema_step: None,
             val_acc: None,
+            training_commit: None,
             timestamp: None,
             ema_form: None,
             prefix: None,
@@ -283,8 +287,12 @@ impl Checkpoint {
 }
 
 fn open_safetensors(path: &Path) -> Result<Checkpoint> {
-    let raw = Some(safetensors_out::read_state_dict(path)?);
-    Ok(Checkpoint { raw, ..Checkpoint::empty(Container::Safetensors, Layout::Bare) })
+    let file = safetensors_out::open(path)?;
+    let extras = file.metadata.into_iter().map(|(name, value)| (name, Scalar::Text(value))).collect();
+    let mut checkpoint =
+        Checkpoint { raw: Some(file.tensors), extras, ..Checkpoint::empty(Container::Safetensors, Layout::Bare) };
+    commit::read(&mut checkpoint);
+    Ok(checkpoint)
 }
 
 fn open_sharded(path: &Path) -> Result<Checkpoint> {

@@ -32,6 +32,7 @@ pub(super) fn read(checkpoint: &mut Checkpoint, root: &Value, storages: &Storage
     });
     reader.config();
     reader.rest();
+    super::commit::read(checkpoint);
 }
 
 struct Reader<'a> {
