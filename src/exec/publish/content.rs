@@ -5,15 +5,13 @@
 use crate::core::error::{Error, OnPath, Result};
 use crate::core::event::Event;
 use crate::core::publish::{Changes, Tree};
+use crate::exec::leaks::{self, Candidate};
 use crate::exec::publish::Publisher;
 use crate::hub::RepoKind;
 use crate::hub::client::{LfsObject, Operation, Preupload};
 use crate::stage;
 use std::collections::BTreeMap;
 use std::io::Read;
-
-/// Larger texts are not searched for secrets: nobody types them.
-const SCANNED: u64 = 32 << 20;
 
 impl Publisher<'_, '_> {
     /// The card against the very tree: links, and the front matter by the Hub's own validator where it has one.
@@ -45,6 +43,27 @@ impl Publisher<'_, '_> {
         }
     }
 
+    /// Refuses what must not be published, before anything of it is sent. The findings that the manifest lets pass, a line
+    /// each.
+    pub(super) fn refuse_leaks(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<String>> {
+        let allowed = self.hub()?.allow_findings.clone();
+        let blobs = self.driver.store.blobs();
+        let candidate = |path: &str| {
+            let digest = tree.get(path)?.digest;
+            Some(Candidate { path: path.into(), digest, file: blobs.path(&digest) })
+        };
+        let files: Vec<_> = changes.sent().filter_map(|file| candidate(&file.path)).collect();
+        let whole = files.into_iter().filter(|candidate| candidate.file.exists()).collect::<Vec<_>>();
+        let found = leaks::search(&whole, &allowed, &mut self.driver.memo)?;
+        for (path, rule) in &found.allowed {
+            self.driver.emit(Event::Note { text: format!("`{path}`: what `{rule}` finds is allowed by the manifest") });
+        }
+        match found.refusal() {
+            Some(error) => Err(error),
+            None => Ok(found.allowed.into_iter().map(|(path, rule)| format!("{rule} in {path}")).collect()),
+        }
+    }
+
     /// Sends LFS content and gives the commit's operations.
     pub(super) async fn upload_content(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Operation>> {
         let blobs = self.driver.store.blobs();
@@ -56,10 +75,6 @@ impl Publisher<'_, '_> {
                     .hint("run hfbuild again: it is made again"));
             }
             let sample = first_bytes(&blobs.path(digest))?;
-            if file.size <= SCANNED && !sample.contains(&0) {
-                let bytes = std::fs::read(blobs.path(digest)).on("read", blobs.path(digest))?;
-                stage::scan_text(&file.path, &bytes)?;
-            }
             asked.push(Preupload { path: file.path.clone(), size: file.size, sample });
         }
         let remote = self.remote;
