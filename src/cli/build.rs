@@ -6,12 +6,14 @@ use crate::core::estimate::estimate;
 use crate::core::event::Event;
 use crate::core::graph::{NodeId, Work};
 use crate::core::manifest::OnDrift;
-use crate::core::plan::World;
-use crate::core::publish;
+use crate::core::plan::{Plan, World};
+use crate::core::publish::{self, Target};
 use crate::exec::drive::{self, Cancel, Driver, Options, Sink, Start};
 use crate::exec::guard;
+use crate::exec::leaks;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
+use crate::exec::preflight;
 use crate::exec::programs;
 use crate::exec::project::Project;
 use crate::exec::publish::{check_tag, drift_error, settle_intents};
@@ -230,13 +232,10 @@ async fn prepare<'a>(
         observe_remote(project, remote, &loaded, &asked.wanted, &mut world).await?;
         let plan = plan_whole(project, store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
         if shown::totals(&project.graph, &plan).commits > 0 {
+            refuse_leaks(project, store, &plan, &world, &mut memo)?;
+            preflight::check_limits(project, &plan, &loaded.history)?;
             let exists = world.remotes.values().any(|o| o.head.is_some());
             remote.preflight(exists).await?;
-            if !exists && remote.target.revision != "main" {
-                let (repo, branch) = (&remote.target.repo, &remote.target.revision);
-                return Err(Error::hub(format!("`{repo}` has no branch `{branch}`"))
-                    .hint("make the branch on the Hub first, or publish to `main`"));
-            }
             if let Some(hub) = project.manifest.hub.as_ref().filter(|_| exists) {
                 check_tag(remote, hub).await?;
             }
@@ -263,6 +262,13 @@ async fn prepare<'a>(
         run_dir,
         recovered,
     })
+}
+
+/// Refuses what is known already and must not be published.
+fn refuse_leaks(project: &Project, store: &Store, plan: &Plan, world: &World, memo: &mut Memo) -> Result<()> {
+    let Some(hub) = &project.manifest.hub else { return Ok(()) };
+    let found = leaks::search(&leaks::known(project, store, plan, world), &hub.allow_findings, memo)?;
+    found.refusal().map_or(Ok(()), Err)
 }
 
 /// Where to look at what was published.
@@ -326,8 +332,48 @@ fn remembered(global: &Global, words: &[String]) -> Option<snapshot::Fresh> {
     snapshot::still_fresh(&root, &Store::at(&root), snapshot_key(global, words)?)
 }
 
+/// Puts the remote into the world as the last publish left it, and says so.
+fn assume_remote(
+    project: &Project,
+    store: &Store,
+    target: Option<&Target>,
+    loaded: &Loaded,
+    wanted: &[bool],
+    world: &mut World,
+) -> Result<()> {
+    let (graph, Some(target)) = (&project.graph, target) else { return Ok(()) };
+    if !observe::has_upload(graph, wanted) {
+        return Ok(());
+    }
+    let known = remote::last_known(target, &loaded.publishes, &store.blobs())?;
+    let said = match loaded.publishes.last(target) {
+        Some(last) => {
+            let when = jiff::Timestamp::from_millisecond(last.at_ms)
+                .map_or(String::new(), |at| at.strftime(" of %F %H:%M UTC").to_string());
+            format!(
+                "planned against commit {}{when}, which this machine published last",
+                crate::ui::short(&last.commit)
+            )
+        }
+        None => format!("this machine never published to `{}`, so what would be sent is not known", target.repo),
+    };
+    let _ = writeln!(std::io::stderr(), "offline: {said}");
+    for id in graph.ids().filter(|id| wanted[id.index()] && matches!(graph.node(*id).work, Work::Upload(_))) {
+        world.remotes.extend(known.clone().map(|observed| (id, observed)));
+    }
+    Ok(())
+}
+
+/// Options of a plan.
+pub struct PlanArgs {
+    pub json: bool,
+    pub check: bool,
+    pub offline: bool,
+}
+
 /// `hfbuild plan`
-pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, check: bool) -> Result<(), Failure> {
+pub fn plan(global: &Global, words: &[String], force: &[String], args: &PlanArgs) -> Result<(), Failure> {
+    let PlanArgs { json, check, offline } = *args;
     if let Some(fresh) = remembered(global, words).filter(|_| !json && force.is_empty()) {
         let _ = writeln!(std::io::stderr(), "{}", shown::nothing_to_do(fresh.count));
         return Ok(());
@@ -345,6 +391,9 @@ pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, che
     let target =
         project.manifest.hub.as_ref().map(|h| remote::target(h, global.endpoint.as_deref(), global.repo.as_deref()));
     runtime()?.block_on(async {
+        if offline {
+            return assume_remote(&project, &store, target.as_ref(), &loaded, &asked.wanted, &mut world);
+        }
         if let Some(remote) = open_remote(global, &project, &store, &asked.wanted, Access::Read).await? {
             settle_intents(&remote, &mut loaded, None).await?;
             observe_remote(&project, &remote, &loaded, &asked.wanted, &mut world).await?;

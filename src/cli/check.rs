@@ -8,11 +8,10 @@ use crate::core::gate::{Clause, Outcome};
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::plan::{self, Plan, Settled, World};
 use crate::core::publish::Observed;
-use crate::core::record;
-use crate::core::replaced::Replaced;
 use crate::core::value::{Value, human_bytes};
 use crate::core::verdict::Verdict;
 use crate::exec::drive::{Cancel, Sink};
+use crate::exec::leaks;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
@@ -67,6 +66,7 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
     let _ = write!(std::io::stdout(), "{}", lines.iter().map(|(_, line)| line.as_str()).collect::<String>());
     let counted = |word: &str| lines.iter().filter(|(w, _)| *w == word).count();
     let words = [("passed", "passed"), ("refused", "refused"), ("unknown", "not known yet")];
+    let leaks = leaks(&project, &store)?;
     let parts = words.iter().map(|(word, said)| (counted(word), said)).filter(|(n, _)| *n > 0);
     let parts: Vec<_> = parts.map(|(n, said)| format!("{n} {said}")).collect();
     match parts.is_empty() {
@@ -77,7 +77,7 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
         talk(global, "run `hfbuild build` to know the rest");
     }
     // what was refused is said above; what is not known yet is no pass
-    match (counted("refused"), counted("unknown")) {
+    match (counted("refused") + leaks, counted("unknown")) {
         (0, 0) => Ok(()),
         (0, _) => Err(Failure::Many(vec![Error::new(ErrorKind::WorkToDo, "")])),
         _ => Err(Failure::Many(vec![Error::new(ErrorKind::Gate, "")])),
@@ -88,17 +88,23 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
 fn last_publish(global: &Global, project: &Project, store: &Store, publishes: &Publishes) -> Result<Option<Observed>> {
     let Some(hub) = project.manifest.hub.as_ref().filter(|_| project.graph.asks_published()) else { return Ok(None) };
     let target = remote::target(hub, global.endpoint.as_deref(), global.repo.as_deref());
-    let Some(last) = publishes.last(&target) else { return Ok(None) };
-    let record = last.tree.get(plan::RECORD).map(|file| store.blobs().read(&file.digest)).transpose()?.flatten();
-    let managed = last.tree.iter().map(|(path, file)| (path.clone(), file.hub.clone())).collect();
-    Ok(Some(Observed {
-        head: Some(last.commit.clone()),
-        last_commit: Some(last.commit.clone()),
-        managed,
-        replaced: record.map_or(Replaced::Unknown, |record| record::version(&record).0),
-        allowed: last.allowed.clone(),
-        ..Observed::default()
-    }))
+    remote::last_known(&target, publishes, &store.blobs())
+}
+
+/// Says what must not be published of what is known without running anything; how many findings there are.
+fn leaks(project: &Project, store: &Store) -> Result<usize> {
+    let Some(hub) = &project.manifest.hub else { return Ok(0) };
+    let wanted = vec![true; project.graph.nodes.len()];
+    let loaded = records::load(store)?;
+    let mut memo = Memo::load(&store.memo_log())?;
+    let world = observe::observe(project, &wanted, &loaded.history, &mut memo)?;
+    let plan = plan::plan(&project.graph, &wanted, &BTreeSet::new(), &loaded.history, &world);
+    let known = leaks::known(project, store, &plan, &world);
+    let found = leaks::search(&known, &hub.allow_findings, &mut memo)?;
+    for (path, finding) in &found.refused {
+        let _ = writeln!(std::io::stdout(), "refused  leaks  {}", crate::core::leaks::say(path, finding));
+    }
+    Ok(found.refused.len())
 }
 
 /// What can be said of a gate over `published` that was not asked.

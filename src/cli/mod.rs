@@ -106,6 +106,9 @@ pub enum Command {
         /// Exit with 3 where there is work to do
         #[arg(long)]
         check: bool,
+        /// Ask no hub: plan against what this machine published last
+        #[arg(long)]
+        offline: bool,
         /// Plan as if this artifact were forced
         #[arg(long, value_name = "ARTIFACT")]
         force: Vec<String>,
@@ -225,7 +228,9 @@ fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
     match cli.command {
         None => build::build(global, &[], &cli.build),
         Some(Command::Build { targets, args }) => build::build(global, &targets, &args),
-        Some(Command::Plan { targets, json, check, force }) => build::plan(global, &targets, &force, json, check),
+        Some(Command::Plan { targets, json, check, offline, force }) => {
+            build::plan(global, &targets, &force, &build::PlanArgs { json, check, offline })
+        }
         Some(Command::Explain { artifact }) => show::explain(global, &artifact),
         Some(Command::Check { determinism }) if determinism.is_empty() => check::gates(global),
         Some(Command::Check { determinism }) => check::determinism(global, &determinism),

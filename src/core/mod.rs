@@ -12,6 +12,8 @@ pub mod facts;
 pub mod fill;
 pub mod gate;
 pub mod graph;
+pub mod leaks;
+pub mod limits;
 pub mod manifest;
 pub mod name;
 pub mod plan;

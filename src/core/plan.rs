@@ -371,7 +371,7 @@ fn ask(
 }
 
 /// The files of an upload whose inputs are settled, without the record.
-fn tree_of(graph: &Graph, upload: &Upload, settled: &[Option<Settled>], world: &World) -> Tree {
+pub fn tree_of(graph: &Graph, upload: &Upload, settled: &[Option<Settled>], world: &World) -> Tree {
     let mut tree = Tree::new();
     for (path, _, artifact, _) in &upload.files {
         for dep in graph.of(artifact) {

@@ -4,11 +4,13 @@
 //! and [`publish`] for the commit) -> the store's records. Reports events; prints nothing.
 
 pub mod drive;
+pub mod leaks;
 pub mod matched;
 pub mod observe;
 mod place;
 pub mod planning;
 pub mod pools;
+pub mod preflight;
 pub mod programs;
 pub mod project;
 pub mod publish;

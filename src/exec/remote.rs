@@ -57,6 +57,24 @@ pub fn target(hub: &Hub, endpoint: Option<&str>, repo: Option<&str>) -> Target {
     }
 }
 
+/// The remote as this machine's last publish left it: no hub is asked. `None`: it never published there.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn last_known(target: &Target, publishes: &Publishes, blobs: &Blobs) -> Result<Option<Observed>> {
+    let Some(last) = publishes.last(target) else { return Ok(None) };
+    let record = last.tree.get(RECORD).map(|file| blobs.read(&file.digest)).transpose()?.flatten();
+    let managed = last.tree.iter().map(|(path, file)| (path.clone(), file.hub.clone())).collect();
+    Ok(Some(Observed {
+        head: Some(last.commit.clone()),
+        last_commit: Some(last.commit.clone()),
+        managed,
+        replaced: record.map_or(Replaced::Unknown, |record| record::version(&record).0),
+        allowed: last.allowed.clone(),
+        ..Observed::default()
+    }))
+}
+
 impl Remote {
     /// Connects; for the embedded hub, finds the one that serves or starts one.
     pub async fn open(target: Target, folder: &Path, access: Access) -> Result<Remote> {
@@ -74,29 +92,6 @@ impl Remote {
         }
         let client = HubClient::new(&target.endpoint, token)?;
         Ok(Remote { target, repo, client, running: None })
-    }
-
-    /// Checks, before any stage runs, that a publish can go through: the token is good, it may write, and a repo that is
-    /// not there yet may be made. A hub on loopback may do without tokens.
-    pub async fn preflight(&self, exists: bool) -> Result<()> {
-        if self.target.endpoint == EMBEDDED || !self.client.has_token() {
-            return Ok(());
-        }
-        let who = self.client.whoami().await?;
-        if who.role.as_deref() == Some("read") {
-            return Err(Error::hub(format!("the token of `{}` may only read", who.name)).hint(
-                "a publish needs a token with the role `write`, or a fine-grained one with write access to the repo",
-            ));
-        }
-        let namespace = self.repo.namespace();
-        if exists || is_loopback(&self.target.endpoint) {
-            return Ok(());
-        }
-        if namespace != who.name && !who.orgs.iter().any(|org| org == namespace) {
-            return Err(Error::hub(format!("`{}` may not publish to `{}`", who.name, self.repo.name()))
-                .hint(format!("`{namespace}` is neither the account nor one of its organisations")));
-        }
-        Ok(())
     }
 
     /// Observes the remote. When the head is the last publish's own commit, that was the only request. `blobs` is given
@@ -198,7 +193,7 @@ async fn embedded(folder: &Path, access: Access) -> Result<(HubClient, Option<Ru
     Ok((HubClient::new(running.url(), None)?, Some(running)))
 }
 
-fn is_loopback(endpoint: &str) -> bool {
+pub(super) fn is_loopback(endpoint: &str) -> bool {
     let host = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     ["127.0.0.1", "localhost", "[::1]"]
         .iter()

@@ -118,6 +118,7 @@ pub fn workspace(
         proven,
         facts,
         secrets,
+        hidden: own_token().into_iter().collect(),
         pinned: BTreeMap::new(),
         directories,
         timeout_ms: declaration.timeout_ms,
@@ -127,6 +128,12 @@ pub fn workspace(
         device: None,
         left: Left::default(),
     })
+}
+
+/// hfbuild's own token, which a program may come upon by itself (it has `HOME`).
+fn own_token() -> Option<String> {
+    static TOKEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    TOKEN.get_or_init(|| Some(crate::hub::resolve_token(&|name| std::env::var(name).ok())?.for_masking())).clone()
 }
 
 /// The facts that a stage reads, and no others.

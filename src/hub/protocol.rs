@@ -363,6 +363,38 @@ pub struct WhoToken {
     /// `read`, `write` or `fineGrained`.
     #[serde(default)]
     pub role: Option<String>,
+    /// What a fine-grained one may do.
+    #[serde(default)]
+    pub fine_grained: Option<FineGrained>,
+}
+
+/// What a fine-grained token may do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FineGrained {
+    /// Permissions on something.
+    #[serde(default)]
+    pub scoped: Vec<WhoScope>,
+}
+
+/// Permissions on something.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WhoScope {
+    /// On what.
+    pub entity: WhoEntity,
+    /// `repo.content.read`, `repo.write`, `discussion.write`...
+    #[serde(default)]
+    pub permissions: Vec<String>,
+}
+
+/// What permissions are on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WhoEntity {
+    /// `user`, `org`, `model`, `dataset`, `space`, `resource-group`...
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The namespace, or `namespace/name`.
+    #[serde(default)]
+    pub name: String,
 }
 
 /// The body of `POST validate-yaml`.

@@ -47,6 +47,11 @@ impl Magic {
     }
 }
 
+/// Whether content that begins so is a Git LFS pointer.
+pub fn is_lfs_pointer(head: &[u8]) -> bool {
+    head.starts_with(LFS)
+}
+
 /// Reads up to 512 bytes of `path` and says what it is.
 ///
 /// # Errors

@@ -445,6 +445,11 @@ fn collect(from: &Path, to: &Path, name: &str, top: bool) -> Result<()> {
 fn read_facts(file: &str, action: &Action, workspace: &Workspace) -> Result<Facts> {
     let path = workspace.output(file)?;
     let bytes = std::fs::read(&path).on("read", &path)?;
+    let held = |secret: &String| secret.len() >= 4 && bytes.windows(secret.len()).any(|w| w == secret.as_bytes());
+    if workspace.unlogged().iter().any(held) {
+        return Err(Error::stage(format!("`{file}` holds a secret, and facts are kept in receipts"))
+            .hint("leave the token, or the value of `pass_env`, out of it"));
+    }
     let figures = report::figures(file, &bytes)?;
     let text = |name: &str| action.params.get(name).and_then(Value::as_text);
     let (key, role) = (text("facts_key"), text("facts_input"));

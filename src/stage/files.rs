@@ -1,5 +1,5 @@
-//! `files`: files of the project, published as they are, after a look: no Git LFS pointer in place of a model, no secret,
-//! no pickle that would run code.
+//! `files`: files of the project, published as they are, after a look: no Git LFS pointer in place of a model, no pickle
+//! that would run code. Secrets are looked for in all that is published: see [`super::leaks`].
 
 use super::{Declare, Kind, Workspace};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
@@ -19,14 +19,11 @@ use std::io::{BufReader, Read};
 /// See the module.
 pub struct Files;
 
-/// Larger texts are not searched for secrets: nobody types them.
-const SCAN_LIMIT: u64 = 32 << 20;
-
 impl Kind for Files {
     fn info(&self) -> KindInfo {
         const INFO: KindInfo = KindInfo {
             name: "files",
-            doc: "files of the project as they are, checked for LFS pointers, secrets and hostile pickles",
+            doc: "files of the project as they are, checked for LFS pointers and hostile pickles",
             fields: &[Field::required("paths", FieldType::List(&FieldType::Path), "the files")],
             facts: &["bytes", "bytes.*"],
         };
@@ -42,12 +39,6 @@ impl Kind for Files {
         let mut inputs = Vec::new();
         for (text, span) in cx.spec.texts("paths") {
             let path: RelPath = text.parse().map_err(|why: String| cx.manifest.source.error(span.clone(), why))?;
-            if path.file_name() == ".env" || path.file_name().starts_with(".env.") {
-                return Err(cx
-                    .manifest
-                    .source
-                    .error(span, format!("`{path}` holds secrets by its name and is never published")));
-            }
             if let Some(other) = names.insert(path.file_name().to_string(), path.clone()) {
                 return Err(cx
                     .manifest
@@ -119,16 +110,12 @@ pub fn check(path: &str, file: &std::path::Path) -> Result<()> {
             super::outgoing::check_tensors(path, file)?;
         }
     }
-    if size <= SCAN_LIMIT {
-        let bytes = std::fs::read(file).on("read", file)?;
-        super::scan_text(path, &bytes)?;
-    }
     Ok(())
 }
 
 /// Refuses a pickle that would run code, whatever the file is called, and a file that is called a checkpoint and cannot
 /// be read as one: nobody could say what it would do.
-fn check_pickle(path: &str, file: &std::path::Path, found: Magic) -> Result<()> {
+pub fn check_pickle(path: &str, file: &std::path::Path, found: Magic) -> Result<()> {
     let named = PICKLE_NAMES.iter().any(|e| path.to_lowercase().ends_with(e));
     let torch_zip = || Archive::open(file).is_ok_and(|a| a.entries.iter().any(|e| e.name.ends_with("data.pkl")));
     match found {

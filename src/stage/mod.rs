@@ -17,6 +17,7 @@ mod files;
 pub mod guard;
 mod helpers;
 mod latency;
+pub mod leaks;
 mod metadata;
 mod onnx;
 mod onnx_file;
@@ -36,7 +37,6 @@ pub mod workspace;
 pub use card::check_links;
 pub use declare::{Texts, parts, texts_wanted};
 pub use outgoing::check_outgoing;
-pub use secrets::scan_text;
 pub use workspace::Workspace;
 
 use crate::core::action::{Action, Declaration};

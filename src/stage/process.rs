@@ -10,7 +10,6 @@ use crate::core::error::{Error, OnPath, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -168,12 +167,12 @@ fn stop(child: &mut Child) {
 fn output_to(workspace: &Workspace) -> Result<(File, Option<Receiver<()>>)> {
     let mut log =
         std::fs::OpenOptions::new().create(true).append(true).open(&workspace.log).on("open", &workspace.log)?;
-    if workspace.secrets.is_empty() {
+    let secrets = workspace.unlogged();
+    if secrets.is_empty() {
         return Ok((log, None));
     }
     let (reader, writer) = std::io::pipe().on("open a pipe for", &workspace.log)?;
     let (done, drained) = channel();
-    let secrets = workspace.secrets.clone();
     std::thread::spawn(move || {
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
@@ -199,7 +198,7 @@ pub fn failed(name: &str, status: ExitStatus, workspace: &Workspace) -> Error {
     let text = String::from_utf8_lossy(&log);
     let tail: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(8).collect();
     for line in tail.into_iter().rev() {
-        error = error.cause(mask(line, &workspace.secrets));
+        error = error.cause(mask(line, &workspace.unlogged()));
     }
     if text.trim().is_empty()
         && let Err(full) = workspace.say(&error.to_string())
@@ -228,7 +227,7 @@ fn tail_of(log: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// The line without the values that were handed through, nor any line of one. Values below four bytes are no secrets.
-fn mask(line: &str, secrets: &BTreeMap<String, String>) -> String {
-    let parts = secrets.values().flat_map(|v| std::iter::once(v.as_str()).chain(v.lines()));
+fn mask(line: &str, secrets: &[String]) -> String {
+    let parts = secrets.iter().flat_map(|v| std::iter::once(v.as_str()).chain(v.lines()));
     parts.filter(|part| part.len() >= 4).fold(line.to_string(), |line, part| line.replace(part, "***"))
 }

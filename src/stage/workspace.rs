@@ -136,6 +136,8 @@ pub struct Workspace {
     pub facts: BTreeMap<ArtifactName, FactSet>,
     /// Environment values that are handed through unkeyed and unlogged.
     pub secrets: BTreeMap<String, String>,
+    /// Values that no log may hold, whoever says them: hfbuild's own token.
+    pub hidden: Vec<String>,
     /// Environment that says which tokens of pools the stage holds. Not part of the action: the result is the same on any.
     pub pinned: BTreeMap<String, String>,
     /// Roles whose input is a directory, however many files it holds.
@@ -179,6 +181,10 @@ impl Workspace {
         let mut folders = BTreeSet::new();
         let emptied = prune(&self.dir, &mut |folder| folders.insert(folder.to_path_buf()));
         *self.left.lock().unwrap_or_else(PoisonError::into_inner) = emptied.is_ok().then_some(folders);
+    }
+    /// Every value that no log may hold.
+    pub fn unlogged(&self) -> Vec<String> {
+        self.secrets.values().chain(&self.hidden).cloned().collect()
     }
     /// The directory for outputs.
     pub fn out(&self) -> PathBuf {

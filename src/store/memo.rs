@@ -1,5 +1,6 @@
 //! The stat memo: (size, mtime, ctime, inode, device) -> digest, a shortcut and never an identity; and the Hub digests
-//! of content, by BLAKE3.
+//! of content, by BLAKE3; and what content was found to hold that is not to be published, by BLAKE3, file name and version
+//! of the rules.
 //!
 //! The racy rule: an entry counts only if the file's times lie clearly before the moment when the entry was made. A file
 //! that changed within a clock tick of being read could otherwise keep its stat and lose its truth. Times are compared
@@ -11,6 +12,7 @@
 
 use crate::core::digest::{Digest, HubDigests};
 use crate::core::error::{Error, Result};
+use crate::core::leaks::Finding;
 use crate::store::hash;
 use crate::store::log;
 use serde::{Deserialize, Serialize};
@@ -78,6 +80,7 @@ impl Signature {
 enum Record {
     Stat { path: String, signature: Signature, digest: Digest, at: i64 },
     Hub { digest: Digest, hub: HubDigests },
+    Leaks { digest: Digest, judged: String, found: Vec<Finding> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +95,7 @@ struct Entry {
 pub struct Memo {
     stats: HashMap<String, Entry>,
     hub: HashMap<Digest, HubDigests>,
+    leaks: HashMap<(Digest, String), Vec<Finding>>,
     fresh: Vec<Record>,
     own: Vec<(String, Signature, Digest)>,
     lines: usize,
@@ -113,6 +117,9 @@ impl Memo {
                 }
                 Record::Hub { digest, hub } => {
                     memo.hub.insert(digest, hub);
+                }
+                Record::Leaks { digest, judged, found } => {
+                    memo.leaks.insert((digest, judged), found);
                 }
             }
         })?;
@@ -172,6 +179,16 @@ impl Memo {
         self.fresh.push(Record::Hub { digest, hub });
     }
 
+    /// What content was found to hold, where it was `judged` so.
+    pub fn leaks(&self, digest: Digest, judged: &str) -> Option<&Vec<Finding>> {
+        self.leaks.get(&(digest, judged.to_string()))
+    }
+    /// Remembers it.
+    pub fn remember_leaks(&mut self, digest: Digest, judged: String, found: Vec<Finding>) {
+        self.leaks.insert((digest, judged.clone()), found.clone());
+        self.fresh.push(Record::Leaks { digest, judged, found });
+    }
+
     /// Writes what is new. Waits out the tick of files that were placed last: 40 ms at most, once a run that placed any.
     pub fn save(&mut self, root: &Path, path: &Path) -> Result<()> {
         let own = std::mem::take(&mut self.own);
@@ -187,7 +204,7 @@ impl Memo {
         }
         let fresh = std::mem::take(&mut self.fresh);
         self.lines += fresh.len();
-        if self.lines > 1000 && self.lines > 2 * (self.stats.len() + self.hub.len()) {
+        if self.lines > 1000 && self.lines > 2 * (self.stats.len() + self.hub.len() + self.leaks.len()) {
             return self.compact(path);
         }
         if fresh.is_empty() {
@@ -205,7 +222,12 @@ impl Memo {
             at: e.at,
         });
         let hub = self.hub.iter().map(|(digest, hub)| Record::Hub { digest: *digest, hub: hub.clone() });
-        let all: Vec<_> = stats.chain(hub).collect();
+        let leaks = self.leaks.iter().map(|((digest, judged), found)| Record::Leaks {
+            digest: *digest,
+            judged: judged.clone(),
+            found: found.clone(),
+        });
+        let all: Vec<_> = stats.chain(hub).chain(leaks).collect();
         self.lines = all.len();
         log::rewrite(path, &all)
     }

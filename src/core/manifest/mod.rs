@@ -9,6 +9,7 @@ pub mod overlay;
 
 use crate::core::error::{Error, Result};
 use crate::core::fill::fill;
+use crate::core::leaks::Allowed;
 use crate::core::name::{ArtifactName, nearest};
 use crate::core::size;
 use crate::core::value::Value;
@@ -103,6 +104,8 @@ pub struct Hub {
     pub on_tag: OnTag,
     /// What to do where the remote drifted.
     pub on_drift: OnDrift,
+    /// Findings in files that are published all the same: rules by path in the repo.
+    pub allow_findings: Allowed,
 }
 
 /// `on_tag`
@@ -191,6 +194,11 @@ const HUB: &[Field] = &[
     Field::optional("tag", FieldType::Text, "a tag for each new version, e.g. `v{project.version}`"),
     Field::optional("on_tag", FieldType::Choice(&["skip", "fail"]), "what to do where the tag is there already"),
     Field::optional("on_drift", FieldType::Choice(&["fail", "overwrite"]), "what to do where the remote drifted"),
+    Field::optional(
+        "allow_findings",
+        FieldType::Map(&FieldType::List(&FieldType::Text)),
+        "path in the repo -> rules whose findings in it are published all the same",
+    ),
 ];
 /// `[hub]` in a profile: any of its keys.
 const PROFILE_HUB: [Field; HUB.len()] = {
@@ -304,7 +312,14 @@ fn hub(table: &Table) -> Hub {
         tag: text("tag"),
         on_tag: if text("on_tag").as_deref() == Some("fail") { OnTag::Fail } else { OnTag::Skip },
         on_drift: if text("on_drift").as_deref() == Some("overwrite") { OnDrift::Overwrite } else { OnDrift::Fail },
+        allow_findings: table.get("allow_findings").and_then(Node::as_table).map(allowed).unwrap_or_default(),
     }
+}
+
+fn allowed(table: &Table) -> Allowed {
+    let texts =
+        |node: &Node| node.as_array().unwrap_or_default().iter().filter_map(Node::as_text).map(String::from).collect();
+    table.entries.iter().map(|(path, _, rules)| (path.clone(), texts(rules))).collect()
 }
 
 /// The tag's name, its placeholders filled; the error is its message and hint.

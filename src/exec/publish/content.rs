@@ -7,6 +7,7 @@ use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::Event;
 use crate::core::plan::Settled;
 use crate::core::publish::{Changes, Tree, TreeFile};
+use crate::exec::leaks::{self, Candidate};
 use crate::exec::publish::Publisher;
 use crate::hub::RepoKind;
 use crate::hub::client::{LfsObject, Operation, Preupload};
@@ -16,8 +17,6 @@ use std::io::Read;
 
 /// The fact of a checkpoint that is not to be published unasked.
 const UNTRAINED: &str = "freshly_initialised";
-/// Larger texts are not searched for secrets: nobody types them.
-const SCANNED: u64 = 32 << 20;
 
 impl Publisher<'_, '_> {
     /// All that can be refused before anything on the Hub is touched; what the Hub is to be asked of each file.
@@ -66,6 +65,27 @@ impl Publisher<'_, '_> {
         stage::check_outgoing(path, &blobs.path(&file.digest), &|path| Some(tree.get(path)?.size))
     }
 
+    /// Refuses what must not be published, before anything of it is sent. The findings that the manifest lets pass, a line
+    /// each.
+    pub(super) fn refuse_leaks(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<String>> {
+        let allowed = self.hub()?.allow_findings.clone();
+        let blobs = self.driver.store.blobs();
+        let candidate = |path: &str| {
+            let digest = tree.get(path)?.digest;
+            Some(Candidate { path: path.into(), digest, file: blobs.path(&digest) })
+        };
+        let files: Vec<_> = changes.sent().filter_map(|file| candidate(&file.path)).collect();
+        let whole = files.into_iter().filter(|candidate| candidate.file.exists()).collect::<Vec<_>>();
+        let found = leaks::search(&whole, &allowed, &mut self.driver.memo)?;
+        for (path, rule) in &found.allowed {
+            self.driver.emit(Event::Note { text: format!("`{path}`: what `{rule}` finds is allowed by the manifest") });
+        }
+        match found.refusal() {
+            Some(error) => Err(error),
+            None => Ok(found.allowed.into_iter().map(|(path, rule)| format!("{rule} in {path}")).collect()),
+        }
+    }
+
     /// Looks at every file that will be sent.
     fn check_content(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Preupload>> {
         let blobs = self.driver.store.blobs();
@@ -74,10 +94,6 @@ impl Publisher<'_, '_> {
             let digest = &tree[&file.path].digest;
             self.check_file(&file.path, &tree[&file.path], tree)?;
             let sample = first_bytes(&blobs.path(digest))?;
-            if file.size <= SCANNED && !sample.contains(&0) {
-                let bytes = std::fs::read(blobs.path(digest)).on("read", blobs.path(digest))?;
-                stage::scan_text(&file.path, &bytes)?;
-            }
             asked.push(Preupload { path: file.path.clone(), size: file.size, sample });
         }
         // a graph that stays as it is may lose its external data, or get another's

@@ -150,6 +150,7 @@ impl Publisher<'_, '_> {
 
     /// Preflight of the tree, repo, content, intent, commit.
     async fn send(&mut self, tree: &Tree, changes: Changes, allowed: &[String]) -> Result<Sent> {
+        let findings = self.refuse_leaks(tree, &changes)?;
         let asked = self.check_tree(tree, &changes).await?;
         let (remote, target) = (self.remote, self.remote.target.clone());
         let mut parent = self.driver.world.remotes.get(&self.upload).and_then(|o| o.head.clone());
@@ -179,8 +180,9 @@ impl Publisher<'_, '_> {
         let request = CommitRequest {
             summary: self.summary(&changes),
             description: format!(
-                "{}\n\n{}tree: {digest}\nrecord: {}\nnonce: {nonce}",
+                "{}\n\n{}{}tree: {digest}\nrecord: {}\nnonce: {nonce}",
                 describe(&changes),
+                findings.iter().map(|finding| format!("allowed finding: {finding}\n")).collect::<String>(),
                 allowed.iter().map(|clause| format!("allowed regression: {clause}\n")).collect::<String>(),
                 tree[RECORD].hub.sha256
             ),

@@ -28,7 +28,7 @@ use crate::core::error::Result;
 pub use admin::{CommitInfo, Refs};
 pub use http::Retry;
 pub use lfs::{LfsObject, Progress, Uploaded};
-pub use read::{Head, RemoteFile, Who};
+pub use read::{Head, Org, RemoteFile, Scope, Who};
 pub use token::{Token, resolve_token};
 pub use write::{CommitOutcome, CommitRequest, Operation, Preupload, Verdict, YamlReport};
 

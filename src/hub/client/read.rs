@@ -10,7 +10,7 @@ use reqwest::header::{HeaderMap, LINK};
 use super::HubClient;
 use super::http::{Answer, Call, Failure, segment, segments, send};
 use crate::core::error::{Error, Result};
-use crate::hub::protocol::{RevisionInfo, TreeEntry, WhoAmI};
+use crate::hub::protocol::{RevisionInfo, TreeEntry, WhoAmI, WhoScope};
 use crate::hub::repo::RepoId;
 
 /// Whose token it is.
@@ -19,9 +19,31 @@ pub struct Who {
     /// The account.
     pub name: String,
     /// The organizations it belongs to.
-    pub orgs: Vec<String>,
+    pub orgs: Vec<Org>,
     /// What the token may do: `read`, `write`, `fineGrained`; unknown on some hubs.
     pub role: Option<String>,
+    /// What a fine-grained token may do; `None`: it is another, or the hub does not say.
+    pub scopes: Option<Vec<Scope>>,
+}
+
+/// An organization that an account belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Org {
+    /// Its namespace.
+    pub name: String,
+    /// What the account may do there: `admin`, `write`, `contributor`, `read`; unknown on some hubs.
+    pub role: Option<String>,
+}
+
+/// What a fine-grained token may do with something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// What it is: `user`, `org`, `model`, `dataset`, `space`, or something else.
+    pub kind: String,
+    /// The namespace, or `namespace/name`.
+    pub name: String,
+    /// `repo.content.read`, `repo.write`...
+    pub permissions: Vec<String>,
 }
 
 /// Where a revision stands.
@@ -56,8 +78,11 @@ impl HubClient {
         let call = Call { needs: "to be valid for this hub", ..Call::get("api/whoami-v2".to_owned()) };
         let who: WhoAmI =
             self.http().json(&call, NOTHING).await.map_err(|failure| self.http().explain(&call, failure))?;
-        let role = who.auth.and_then(|auth| auth.access_token).and_then(|token| token.role);
-        Ok(Who { name: who.name, orgs: who.orgs.into_iter().map(|org| org.name).collect(), role })
+        let token = who.auth.and_then(|auth| auth.access_token);
+        let (role, fine) = token.map_or((None, None), |token| (token.role, token.fine_grained));
+        let scope = |s: WhoScope| Scope { kind: s.entity.kind, name: s.entity.name, permissions: s.permissions };
+        let orgs = who.orgs.into_iter().map(|org| Org { name: org.name, role: org.role_in_org }).collect();
+        Ok(Who { name: who.name, orgs, role, scopes: fine.map(|f| f.scoped.into_iter().map(scope).collect()) })
     }
 
     /// Where `revision` stands: `None` when the repository or the revision does not exist. One request.

@@ -113,6 +113,9 @@ pub struct Running {
 }
 
 impl EmbeddedHub {
+    /// The one account of an embedded hub, which may write everywhere.
+    pub const ACCOUNT: &str = store::AUTHOR;
+
     /// Serves `root`, which is made when it is not there. Needs a tokio runtime around it.
     pub async fn start(root: &Path, options: Options) -> Result<Running> {
         let mut lock = if options.read_only { None } else { Some(take_lock(root)?) };

@@ -1,0 +1,99 @@
+//! Looking for what must not be published, in what is about to be: before the first stage in all that is known by then, and
+//! before the first byte is sent in all that would be sent.
+//!
+//! Content that was judged once is not read again while the rules are the same. Knows files and the memo; what a finding is
+//! [`crate::stage::leaks`] says, and what may pass [`crate::core::leaks`].
+
+use crate::core::action::InputFrom;
+use crate::core::digest::Digest;
+use crate::core::error::{Error, ErrorKind, Result};
+use crate::core::graph::{Work, placed_path, repo_place};
+use crate::core::leaks::{Allowed, Findings};
+use crate::core::name::RelPath;
+use crate::core::plan::{self, Plan, World};
+use crate::exec::project::Project;
+use crate::stage::leaks;
+use crate::store::Store;
+use crate::store::memo::Memo;
+use rayon::prelude::*;
+use std::path::PathBuf;
+
+/// A file that is to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Path in the repo.
+    pub path: String,
+    /// BLAKE3.
+    pub digest: Digest,
+    /// Where it can be read.
+    pub file: PathBuf,
+}
+
+/// Searches the files that were not judged yet, and says what is to be said of all of them.
+///
+/// # Errors
+/// A file cannot be read, or the manifest lets a rule pass that there is not.
+pub fn search(files: &[Candidate], allowed: &Allowed, memo: &mut Memo) -> Result<Findings> {
+    check_rules(allowed)?;
+    let version = leaks::version()?;
+    // a rule may be for files of some names only
+    let judged = |path: &str| format!("{version}, {}", path.rsplit('/').next().unwrap_or(path));
+    let unknown: Vec<_> = files.iter().filter(|f| memo.leaks(f.digest, &judged(&f.path)).is_none()).collect();
+    let found: Vec<_> = unknown.par_iter().map(|f| leaks::in_content(&f.path, &f.file)).collect::<Result<_>>()?;
+    for (file, found) in unknown.into_iter().zip(found) {
+        memo.remember_leaks(file.digest, judged(&file.path), found);
+    }
+    let mut findings = Findings::default();
+    for file in files {
+        findings.add(&file.path, leaks::by_name(&file.path).into_iter().collect(), allowed);
+        findings.add(&file.path, memo.leaks(file.digest, &judged(&file.path)).cloned().unwrap_or_default(), allowed);
+    }
+    Ok(findings)
+}
+
+fn check_rules(allowed: &Allowed) -> Result<()> {
+    match allowed.iter().find_map(|(path, rules)| Some((path, rules.iter().find(|rule| !leaks::is_rule(rule))?))) {
+        None => Ok(()),
+        Some((path, rule)) => Err(Error::new(
+            ErrorKind::Manifest,
+            format!(
+                "[hub.allow_findings] names the rule `{}` for `{path}`, and there is none of that name",
+                rule.escape_debug()
+            ),
+        )
+        .hint("write the rule's name as the refusal says it")),
+    }
+}
+
+/// The files of the wanted publishes that are known before anything runs: what is made and in the store, and the project's
+/// own files that are published as they are.
+pub fn known(project: &Project, store: &Store, plan: &Plan, world: &World) -> Vec<Candidate> {
+    let (graph, blobs) = (&project.graph, store.blobs());
+    let mut out = Vec::new();
+    for id in graph.ids().filter(|id| plan.decisions[id.index()].is_some()) {
+        let Work::Upload(upload) = &graph.node(id).work else { continue };
+        let made = plan::tree_of(graph, upload, &plan.settled, world).into_iter().map(|(path, file)| Candidate {
+            path,
+            digest: file.digest,
+            file: blobs.path(&file.digest),
+        });
+        out.extend(made.filter(|candidate| candidate.file.exists()));
+        for (path, _, artifact, _) in &upload.files {
+            let waiting = graph.of(artifact).iter().filter(|dep| plan.settled[dep.index()].is_none());
+            for declaration in waiting.filter_map(|dep| graph.stage(*dep)).filter(|d| d.kind == "files") {
+                let place = repo_place(&declaration.shape, path);
+                let sources = declaration.inputs.iter().filter_map(|input| match &input.from {
+                    InputFrom::File(source) => Some((source, world.sources.get(source.as_str()).copied().flatten()?)),
+                    _ => None,
+                });
+                let candidate = |(source, digest): (&RelPath, Digest)| Candidate {
+                    path: placed_path(&place, source.file_name()),
+                    digest,
+                    file: project.root.join(source.as_str()),
+                };
+                out.extend(sources.map(candidate));
+            }
+        }
+    }
+    out
+}

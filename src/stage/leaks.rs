@@ -1,0 +1,257 @@
+//! What a file must not hold before it is published: secrets, a Git LFS pointer in the content's place, a pickle that runs
+//! code; and names that no manifest means to publish.
+//!
+//! Texts are searched wholly. Of binary files what people and tools write texts into is searched: the header of safetensors,
+//! and of any other the first and the last [`WINDOW`] bytes, where checkpoints keep their pickle, ONNX and GGUF their
+//! metadata, PNG its texts. Compressed content is not unpacked.
+//!
+//! Knows names, bytes and rules. Does not know the manifest: what may pass is decided in [`crate::core::leaks`].
+
+use super::{files, secrets};
+use crate::core::error::{OnPath, Result};
+use crate::core::leaks::{Finding, LFS_POINTER, PICKLE, SECRET_FILE, STRAY_FILE, Spot};
+use crate::model::magic::{self, Magic};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// Raised when the same file is judged otherwise.
+const FORMAT: &str = "leaks 1";
+/// Bytes at either end of a binary file.
+const WINDOW: u64 = 256 << 10;
+/// Bytes of a text that are searched at a time.
+const PIECE: usize = 1 << 20;
+/// Bytes that two pieces of a text share: longer than any key.
+const SHARED: usize = 16 << 10;
+/// Bytes of a safetensors header that are searched; the format's own limit is 100 MB.
+const HEADER: u64 = 100_000_000;
+/// Findings of a file that are kept.
+const KEPT: usize = 50;
+
+/// Names whose files are secrets, lower case.
+const SECRETS: [&str; 13] = [
+    ".env",
+    ".netrc",
+    "_netrc",
+    ".pypirc",
+    ".npmrc",
+    ".pgpass",
+    ".htpasswd",
+    ".git-credentials",
+    "id_rsa",
+    "id_dsa",
+    "id_ecdsa",
+    "id_ed25519",
+    "stored_tokens",
+];
+/// Endings of key stores.
+const STORES: [&str; 6] = [".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk"];
+/// Folders of secrets.
+const SECRET_FOLDERS: [&str; 4] = [".ssh", ".aws", ".gnupg", ".kube"];
+/// Folders that tools leave behind.
+const STRAY_FOLDERS: [&str; 9] = [
+    ".git",
+    ".hg",
+    ".svn",
+    "__pycache__",
+    ".ipynb_checkpoints",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".venv",
+    "node_modules",
+];
+/// Files that tools leave behind, lower case.
+const STRAYS: [&str; 3] = [".ds_store", "thumbs.db", "desktop.ini"];
+/// Endings of editors' copies.
+const COPIES: [&str; 6] = ["~", ".swp", ".swo", ".orig", ".rej", ".pyc"];
+
+/// Under which version of rules and words content was judged.
+///
+/// # Errors
+/// The rules that are built in cannot be read: a bug.
+pub fn version() -> Result<String> {
+    Ok(format!("{FORMAT}, {}", secrets::version()?))
+}
+
+/// Whether a finding can have this rule.
+pub fn is_rule(name: &str) -> bool {
+    [SECRET_FILE, STRAY_FILE, LFS_POINTER, PICKLE].contains(&name) || secrets::is_rule(name)
+}
+
+/// What a path in the repo says by itself.
+pub fn by_name(path: &str) -> Option<Finding> {
+    let path = path.to_lowercase();
+    let (folders, name) = path.rsplit_once('/').unwrap_or(("", &path));
+    let inside = |known: &[&str]| folders.split('/').any(|folder| known.contains(&folder));
+    let ends = |known: &[&str]| known.iter().any(|end| name.ends_with(end));
+    // what shows which variables there are holds none of their values
+    let shows = [".example", ".sample", ".template", ".dist"].iter().any(|end| name.ends_with(end));
+    let secret =
+        SECRETS.contains(&name) || (name.starts_with(".env.") && !shows) || ends(&STORES) || inside(&SECRET_FOLDERS);
+    let stray = STRAYS.contains(&name) || inside(&STRAY_FOLDERS) || ends(&COPIES);
+    let rule = match (secret, stray) {
+        (true, _) => SECRET_FILE,
+        (false, true) => STRAY_FILE,
+        (false, false) => return None,
+    };
+    Some(Finding { rule: rule.into(), spot: Spot::File, what: String::new() })
+}
+
+/// What the content of a file says that would be published as `path`.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn in_content(path: &str, file: &Path) -> Result<Vec<Finding>> {
+    let mut open = File::open(file).on("open", file)?;
+    let size = open.metadata().on("stat", file)?.len();
+    if size == 0 {
+        return Ok(vec![]);
+    }
+    let mut head = vec![0; size.min(8192) as usize];
+    open.read_exact(&mut head).on("read", file)?;
+    if magic::is_lfs_pointer(&head) && size < 1024 {
+        return Ok(vec![Finding { rule: LFS_POINTER.into(), spot: Spot::File, what: String::new() }]);
+    }
+    let mut found = Found { name: path.rsplit('/').next().unwrap_or(path), file, open, all: BTreeSet::new() };
+    let magic = magic::sniff(file)?;
+    if let Err(error) = files::check_pickle(path, file, magic) {
+        let what = error.message().replace(&file.display().to_string(), path);
+        found.all.insert(Finding { rule: PICKLE.into(), spot: Spot::File, what });
+    }
+    match (head.contains(&0), magic) {
+        (false, _) => found.text()?,
+        (true, Magic::Safetensors) => found.window(8, header(&head, size))?,
+        (true, _) if size <= 2 * WINDOW => found.window(0, size)?,
+        (true, _) => {
+            found.window(0, WINDOW)?;
+            found.window(size - WINDOW, WINDOW)?;
+        }
+    }
+    Ok(found.all.into_iter().take(KEPT).collect())
+}
+
+/// Bytes of a safetensors header, which the file says in its first eight.
+fn header(head: &[u8], size: u64) -> u64 {
+    let said = head.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    said.min(HEADER).min(size.saturating_sub(8))
+}
+
+/// A file that is being searched.
+struct Found<'a> {
+    /// Its last name.
+    name: &'a str,
+    file: &'a Path,
+    open: File,
+    all: BTreeSet<Finding>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, rule: &str, spot: Spot) {
+        if self.all.len() < KEPT {
+            self.all.insert(Finding { rule: rule.into(), spot, what: String::new() });
+        }
+    }
+
+    /// Searches a stretch of a binary file.
+    fn window(&mut self, from: u64, length: u64) -> Result<()> {
+        let mut bytes = Vec::new();
+        self.open.seek(SeekFrom::Start(from)).on("read", self.file)?;
+        (&self.open).take(length).read_to_end(&mut bytes).on("read", self.file)?;
+        for hit in secrets::search(self.name, &bytes)? {
+            self.add(hit.rule, Spot::Byte(from + hit.at as u64));
+        }
+        Ok(())
+    }
+
+    /// Searches a whole text, in pieces that overlap: a secret on the seam stands whole in one of them.
+    fn text(&mut self) -> Result<()> {
+        let (mut bytes, mut line) = (Vec::new(), 1);
+        self.open.seek(SeekFrom::Start(0)).on("read", self.file)?;
+        loop {
+            let read = (&self.open).take(PIECE as u64).read_to_end(&mut bytes).on("read", self.file)?;
+            let mut seen = (0, line);
+            for hit in secrets::search(self.name, &bytes)? {
+                seen = (hit.at, seen.1 + lines(&bytes[seen.0..hit.at]));
+                self.add(hit.rule, Spot::Line(seen.1));
+            }
+            if read < PIECE || self.all.len() >= KEPT {
+                return Ok(());
+            }
+            let kept = bytes.len().saturating_sub(SHARED);
+            line += lines(&bytes[..kept]);
+            bytes.drain(..kept);
+        }
+    }
+}
+
+fn lines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token() -> String {
+        format!("hf_{}", "aQbRcSdTeUfVgWhXiYjZkAlBmCnDoEpFqG")
+    }
+
+    fn found(path: &str, content: &[u8]) -> Vec<(String, Spot)> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("blob");
+        std::fs::write(&file, content).unwrap();
+        let found = in_content(path, &file).unwrap();
+        assert!(!format!("{found:?}").contains(&token()[..12]));
+        found.into_iter().map(|f| (f.rule, f.spot)).collect()
+    }
+
+    #[test]
+    fn a_token_in_a_text_is_found_by_its_line_also_on_the_seam_of_two_pieces() {
+        let text = format!("one\ntwo\nkey = \"{}\"\n", token());
+        assert_eq!(found("notes.md", text.as_bytes()), [("huggingface-access-token".into(), Spot::Line(3))]);
+        for shift in [0, 10, 30, 60] {
+            let mut long = "a line\n".repeat((PIECE - shift) / 7);
+            let line = lines(long.as_bytes()) + 1;
+            long.push_str(&format!("key = \"{}\"\n{}", token(), "rest\n".repeat(1000)));
+            let spots = found("long.txt", long.as_bytes());
+            assert_eq!(spots, [("huggingface-access-token".into(), Spot::Line(line))], "{shift}");
+        }
+    }
+
+    #[test]
+    fn a_token_in_the_metadata_of_a_model_is_found() {
+        let header = format!("{{\"__metadata__\":{{\"by\":\"{}\"}}}}", token());
+        let mut model = (header.len() as u64).to_le_bytes().to_vec();
+        model.extend(header.as_bytes());
+        let spots = found("model.safetensors", &model);
+        assert_eq!(spots.iter().map(|(rule, _)| rule.as_str()).collect::<Vec<_>>(), ["huggingface-access-token"]);
+        let mut picture = vec![0_u8; 3 * WINDOW as usize];
+        picture.extend(format!("tEXtby\0{}\0\0", token()).as_bytes());
+        assert!(matches!(&found("a.gguf", &picture)[..], [(rule, Spot::Byte(_))] if rule == "hub-token"));
+    }
+
+    #[test]
+    fn pointers_and_pickles_that_run_code_are_found() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+        assert_eq!(found("model.onnx", pointer.as_bytes()), [(LFS_POINTER.into(), Spot::File)]);
+        let pickle = b"\x80\x02cos\nsystem\nX\x02\0\0\0id\x85R.";
+        assert_eq!(found("a.dat", pickle), [(PICKLE.into(), Spot::File)]);
+        assert!(found("empty.pt", b"").is_empty());
+    }
+
+    #[test]
+    fn names_of_secrets_and_of_what_tools_leave() {
+        let rule = |path| by_name(path).map(|finding| finding.rule);
+        for secret in [".env", "app/.env.local", ".ssh/config", "id_rsa", "key.P12"] {
+            assert_eq!(rule(secret).as_deref(), Some(SECRET_FILE), "{secret}");
+        }
+        for stray in [".DS_Store", "src/__pycache__/a.pyc", ".git/config", "README.md~", "a.py.orig"] {
+            assert_eq!(rule(stray).as_deref(), Some(STRAY_FILE), "{stray}");
+        }
+        for good in [".env.example", "README.md", ".gitattributes", "model.safetensors", "envs/a.env.md", ".gitignore"]
+        {
+            assert_eq!(rule(good), None, "{good}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What must not be published is refused before anything is sent, and hfbuild's own token is written nowhere.
+
+use crate::support::{Project, Run, Served, run};
+
+/// Random-looking, and put together here: no file of this repository holds a token.
+fn token() -> String {
+    format!("hf_{}", "aQbRcSdTeUfVgWhXiYjZkAlBmCnDoEpFqG")
+}
+
+/// A project that publishes `notes.md` as it is, and the folder `out/` that a program makes.
+fn project(hub: &str, program: &str) -> Project {
+    let project = Project::with(&format!(
+        r##"
+[project]
+name = "leaky"
+version = "1.0.0"
+license = "apache-2.0"
+[hub]
+repo = "ann/leaky"
+endpoint = "embedded"
+{hub}
+[artifact.notes]
+kind = "files"
+paths = ["notes.md"]
+[artifact.made]
+kind = "command"
+run = ["sh", "-c", "touch $MARK; {program}"]
+pass_env = ["MARK"]
+outputs = ["out"]
+[artifact.publish]
+kind = "upload"
+files = {{ "notes.md" = "notes", "made/" = "made" }}
+"##
+    ));
+    project.write("notes.md", "good words\n");
+    project
+}
+
+fn build(project: &Project, args: &[&str]) -> Run {
+    run(project.command(args).env("MARK", project.path("ran")))
+}
+
+const GOOD: &str = "mkdir out && echo good > out/a.txt";
+
+#[test]
+fn a_token_in_a_source_is_refused_by_file_and_line_before_any_stage_runs() {
+    let project = project("", GOOD);
+    project.write("notes.md", &format!("one\ntwo\nkey = \"{}\"\n", token()));
+    let refused = build(&project, &[])
+        .code(1)
+        .says("`notes.md` holds what looks like a secret, on line 3 (rule `huggingface-access-token`)")
+        .says("[hub.allow_findings]")
+        .never_says(&token()[..8]);
+    assert!(!refused.stderr.contains("Running"), "{}", refused.stderr);
+    assert!(!project.path("ran").exists(), "a stage ran");
+    assert_eq!(project.commits("ann/leaky"), 0);
+    build(&project, &["check"]).code(1).prints("refused  leaks  `notes.md` holds what looks like a secret, on line 3");
+    for (name, bytes) in project.tree("cache") {
+        assert!(!bytes.windows(token().len()).any(|w| w == token().as_bytes()), "{name} holds the token");
+    }
+}
+
+#[test]
+fn a_finding_that_the_manifest_allows_is_published_and_recorded() {
+    let project = project("[hub.allow_findings]\n\"notes.md\" = [\"huggingface-access-token\"]", GOOD);
+    project.write("notes.md", &format!("key = \"{}\"\n", token()));
+    build(&project, &[]).code(0).says("what `huggingface-access-token` finds is allowed by the manifest");
+    assert_eq!(project.commits("ann/leaky"), 1);
+    let said = project
+        .tree("cache/hub")
+        .into_values()
+        .any(|bytes| String::from_utf8_lossy(&bytes).contains("allowed finding: huggingface-access-token in notes.md"));
+    assert!(said, "the commit does not say what was allowed");
+    // for that file only
+    project.write("publish.toml", &project.read("publish.toml").replace("\"notes.md\" = [", "\"other.md\" = ["));
+    project.write("notes.md", &format!("now\nkey = \"{}\"\n", token()));
+    build(&project, &[]).code(1).says("on line 2");
+}
+
+#[test]
+fn a_rule_that_there_is_not_cannot_be_allowed() {
+    let project = project("[hub.allow_findings]\n\"notes.md\" = [\"hugging-face\"]", GOOD);
+    build(&project, &[]).code(2).says("`hugging-face`").says("there is none of that name");
+}
+
+#[test]
+fn what_a_stage_makes_is_searched_before_anything_of_it_is_sent() {
+    let program = format!("mkdir out && printf 'a\\\\nkey = %s\\\\n' {} > out/a.txt", token());
+    let project = project("", &program);
+    build(&project, &[]).code(1).says("`made/a.txt` holds what looks like a secret, on line 2").never_says(&token());
+    assert_eq!(project.commits("ann/leaky"), 0);
+    let hub = project.tree("cache/hub");
+    assert!(hub.keys().all(|name| !name.contains("objects/")), "{:?}", hub.keys());
+    // known by now: the next run says it before any stage
+    std::fs::remove_file(project.path("ran")).unwrap();
+    build(&project, &["--force", "made"]).code(1).says("`made/a.txt` holds");
+    build(&project, &["check"]).code(1).prints("refused  leaks  `made/a.txt`");
+}
+
+#[test]
+fn files_of_secrets_strays_pointers_and_pickles_that_run_code_are_refused() {
+    let pickle = r"printf '\\200\\002cos\\nsystem\\nX\\002\\000\\000\\000id\\205R.' > out/a.dat";
+    let pointer = "printf 'version https://git-lfs.github.com/spec/v1\\\\noid sha256:00\\\\nsize 1\\\\n' > out/m.bin";
+    let program = format!(
+        "mkdir -p out/.git && echo A=1 > out/.env && echo > out/.DS_Store && echo > out/.git/HEAD && {pickle} && {pointer}"
+    );
+    let project = project("", &program.replace('\\', "\\"));
+    build(&project, &[])
+        .code(1)
+        .says("`made/.env` is a file of secrets by its name")
+        .says("`made/.DS_Store` is what a tool leaves behind")
+        .says("`made/.git/HEAD` is what a tool leaves behind")
+        .says("`made/m.bin` is a Git LFS pointer")
+        .says("`made/a.dat` would be published as a pickle that may run code");
+    assert_eq!(project.commits("ann/leaky"), 0);
+}
+
+#[test]
+fn content_that_was_searched_is_not_read_again() {
+    let project = project("", GOOD);
+    build(&project, &[]).code(0);
+    let memo = || {
+        let all = project.tree("cache");
+        let (_, bytes) = all.into_iter().find(|(name, _)| name.contains("memo")).expect("the memo");
+        String::from_utf8_lossy(&bytes).matches("Leaks").count()
+    };
+    let judged = memo();
+    assert!(judged >= 3, "notes, what was made, the record: {judged}");
+    build(&project, &[]).code(0).says("remote unchanged");
+    assert_eq!(memo(), judged);
+}
+
+/// Everything that is written while a build runs whose program prints all that it can find, and every command line.
+#[test]
+fn hfbuilds_own_token_is_in_no_log_receipt_error_or_argument() {
+    let program = "env; cat $HOME/.cache/huggingface/token; cat /proc/*/cmdline | tr '\\\\0' ' ' > out.tmp; mkdir out; mv out.tmp out/seen.txt; ls -l /proc/self/fd; false";
+    let project = project("", program);
+    let token = token();
+    project.write(".cache/huggingface/token", &token);
+    let served = Served::of(&project);
+    let with = |args: &[&str], env: bool| {
+        let mut command = project.command(args);
+        command.args(["--endpoint", &served.url]).env("MARK", project.path("ran"));
+        if env {
+            command.env("HF_TOKEN", &token);
+        }
+        run(&mut command)
+    };
+    for env in [false, true] {
+        with(&["-v"], env).code(1).says("failed with exit code 1").never_says(&token);
+    }
+    project.write("publish.toml", &project.read("publish.toml").replace("; false", ""));
+    with(&["-v"], true).code(0).never_says(&token);
+    assert!(project.read("dist/made/seen.txt").contains("hfbuild"), "the command lines were seen");
+    let logs = project.tree("cache").into_values().filter(|b| String::from_utf8_lossy(b).contains("***")).count();
+    assert!(logs > 0, "the program printed the token, and no log shows that it was masked");
+    let written = ["cache", "dist", ".cache/hfbuild", ".config"];
+    for (name, bytes) in written.iter().flat_map(|folder| project.tree(folder)) {
+        assert!(!bytes.windows(token.len()).any(|w| w == token.as_bytes()), "{name} holds the token");
+    }
+}
