@@ -28,7 +28,7 @@ pub(super) fn repos(hub: &Hub, ask: &Ask, kind: RepoKind) -> Outcome {
             && ask.get("search").is_none_or(|text| repo.name().contains(text))
     };
     let limit = ask.get("limit").and_then(|n| n.parse().ok()).unwrap_or(PAGE);
-    let found = hub.store.repos(kind).into_iter().filter(fits).take(limit);
+    let found = hub.repos(ask, kind).into_iter().filter(fits).take(limit);
     let list: Result<Vec<Value>, Refused> =
         found.map(|repo| Ok(repo_info(hub, &repo, &hub.at(&repo, "main")?, false)?.into())).collect();
     ok_json(&list?)

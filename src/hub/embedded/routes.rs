@@ -35,6 +35,8 @@ pub(super) struct Ask {
     pub base: String,
     /// The path as it came.
     pub path: String,
+    /// Whether it may see what is private: it has the hub's token, or the hub asks for none.
+    pub trusted: bool,
 }
 
 impl Ask {
@@ -245,7 +247,8 @@ async fn fulfil(hub: Arc<Hub>, request: Request) -> Outcome {
     if !known.contains(&host) {
         return Err(Refused::new(403, "this hub answers to its loopback address only"));
     }
-    let ask = Ask {
+    let mut ask = Ask {
+        trusted: false,
         query: head.uri.query().map(form).unwrap_or_default(),
         base: format!("http://{host}"),
         path: head.uri.path().to_owned(),
@@ -253,6 +256,7 @@ async fn fulfil(hub: Arc<Hub>, request: Request) -> Outcome {
         headers: head.headers,
     };
     let route = route(&ask.path).ok_or_else(Refused::no_route)?;
+    ask.trusted = has_token(&hub, &ask);
     admit(&hub, &ask, &route)?;
     if let Some(answer) = hub.fault(route.point()) {
         return Ok(answer);
@@ -271,19 +275,30 @@ fn admit(hub: &Hub, ask: &Ask, route: &Route) -> Result<(), Refused> {
     {
         return Err(Refused::new(403, "a page of another site may not write here"));
     }
-    let Some(token) = &hub.options.token else { return Ok(()) };
-    let given = ask.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    let right = given == Some(format!("Bearer {token}").as_bytes());
-    match (right, given) {
-        (true, _) => Ok(()),
-        (false, _) if route.has_grant() => Ok(()),
-        (false, Some(_)) => Err(Refused::new(401, "Invalid credentials in Authorization header")),
-        (false, None) if writes || *route == Route::WhoAmI => Err(Refused::new(401, "Invalid username or password.")),
-        (false, None) => hub.refuse_private(route),
+    if ask.trusted || route.has_grant() {
+        return Ok(());
     }
+    if ask.headers.contains_key(header::AUTHORIZATION) {
+        return Err(Refused::new(401, "Invalid credentials in Authorization header"));
+    }
+    if writes || *route == Route::WhoAmI {
+        return Err(Refused::new(401, "Invalid username or password."));
+    }
+    hub.refuse_private(route)
+}
+
+fn has_token(hub: &Hub, ask: &Ask) -> bool {
+    let given = ask.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    hub.options.token.as_ref().is_none_or(|token| given == Some(format!("Bearer {token}").as_bytes()))
 }
 
 impl Hub {
+    /// The repositories of a kind that this request may know of.
+    pub fn repos(&self, ask: &Ask, kind: RepoKind) -> Vec<RepoId> {
+        let open = |repo: &RepoId| matches!(self.store.repo(repo), Ok(Some(record)) if !record.private);
+        self.store.repos(kind).into_iter().filter(|repo| ask.trusted || open(repo)).collect()
+    }
+
     fn refuse_private(&self, route: &Route) -> Result<(), Refused> {
         match route {
             Route::Repo(repo, _) if self.store.repo(repo)?.is_some_and(|record| record.private) => {
@@ -331,7 +346,7 @@ async fn dispatch(hub: Arc<Hub>, ask: Ask, route: Route, body: Body) -> Outcome 
 fn answer_whole(hub: &Hub, ask: &Ask, route: Route, body: &Bytes) -> Outcome {
     let (get, post) = (matches!(ask.method, Method::GET | Method::HEAD), ask.method == Method::POST);
     let (repo, part) = match route {
-        Route::Home if get => return pages::home(hub),
+        Route::Home if get => return pages::home(hub, ask),
         Route::WhoAmI if get => return api::whoami(),
         Route::Create if post => return api::create(hub, ask, body),
         Route::Delete if ask.method == Method::DELETE => return api::delete(hub, body),

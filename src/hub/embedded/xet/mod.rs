@@ -26,6 +26,8 @@
 mod accept;
 mod read;
 pub(super) mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File};
 use std::io::Write;
