@@ -90,7 +90,6 @@ fn the_hf_command_manages_repos() {
     let hub = Served::of(&project);
     let hf = |args: &[&str]| hf(&project, &hub, "0", args);
     project.write("a.txt", "a\n");
-    hf(&["auth", "whoami"]).prints("local");
     hf(&["repos", "create", "acme/cli", "--type", "dataset"]);
     hf(&["upload", "acme/cli", "a.txt", "b.txt", "--repo-type", "dataset", "--commit-message", "one"]);
     hf(&["repos", "tag", "create", "acme/cli", "v1", "--type", "dataset"]);

@@ -95,7 +95,7 @@ async fn resolve_says_what_loaders_ask_for() {
 async fn a_download_that_broke_off_goes_on() {
     let bench = Bench::with(Options::default()).await;
     let url = "/acme/tiny/resolve/main/model.bin";
-    let part = |range: &'static str| bench.get(url, &[("range", range)]);
+    let part = async |range: &str| bench.get(url, &[("range", range)]).await;
     for (range, content, said) in [
         ("bytes=2-", "llo", "bytes 2-4/5"),
         ("bytes=1-2", "el", "bytes 1-2/5"),

@@ -35,6 +35,8 @@ from huggingface_hub.errors import (  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 api = HfApi(endpoint=ENDPOINT)
+# Content that came over one protocol is there for the other: each has its own.
+SEED = {"xet": 0, "lfs": 100}[MODE]
 REPO = f"{SPACE}/tiny"
 CARD = """---
 license: mit
@@ -57,14 +59,14 @@ def refused(error, call, *args, **kwargs):
 
 def folder():
     """A folder with what repos have in them: a card, weights, an empty file, names that need escaping."""
-    weights = np.random.default_rng(7).standard_normal((300, 1000)).astype(np.float32)
+    weights = np.random.default_rng(SEED + 7).standard_normal((300, 1000)).astype(np.float32)
     files = {
         "README.md": CARD.encode(),
         "config.json": b'{"depth": 2}\n',
         "empty.txt": b"",
         "samples/größe 1#a.txt": "ü\n".encode(),
-        "samples/deep/er/noise.bin": np.random.default_rng(8).bytes(200_000),
-        "same.bin": np.random.default_rng(8).bytes(200_000),
+        "samples/deep/er/noise.bin": np.random.default_rng(SEED + 8).bytes(200_000),
+        "same.bin": np.random.default_rng(SEED + 8).bytes(200_000),
     }
     for name, content in files.items():
         path = FOLDER / "up" / name
@@ -126,7 +128,7 @@ def download(files):
 
 def commits(files):
     head = api.model_info(REPO).sha
-    added = np.random.default_rng(9).bytes(150_000)
+    added = np.random.default_rng(SEED + 9).bytes(150_000)
     operations = [
         CommitOperationAdd("new.bin", added),
         CommitOperationAdd("new.txt", b"text"),
@@ -178,7 +180,7 @@ def refs():
 def other_kinds():
     data = f"{SPACE}/numbers"
     api.create_repo(data, repo_type="dataset")
-    rows = np.random.default_rng(1).bytes(120_000)
+    rows = np.random.default_rng(SEED + 1).bytes(120_000)
     api.upload_file(repo_id=data, repo_type="dataset", path_or_fileobj=rows, path_in_repo="data/train.parquet")
     assert Path(hf_hub_download(data, "data/train.parquet", repo_type="dataset")).read_bytes() == rows
     assert api.dataset_info(data, files_metadata=True).siblings[-1].size == len(rows)
