@@ -76,34 +76,39 @@ fn xet_batch(hub: &Hub, ask: &Ask, asked: Vec<LfsPointer>) -> Outcome {
     let (href, headers) = hub.xet_upload(ask)?;
     let header = Map::from_iter(headers.map(|(name, value)| (name.to_owned(), value.into())));
     let upload = LfsActions { upload: Some(LfsAction { href, header: Some(header) }), ..LfsActions::default() };
-    let object = |object: LfsPointer| {
-        let there = is_there(hub, &object)?;
-        let actions = if there { None } else { Some(upload.clone()) };
-        Ok(LfsBatchObject { oid: object.oid, size: object.size, actions, error: None })
+    let object = |object: LfsPointer| match is_there(hub, &object) {
+        Ok(there) => {
+            let actions = if there { None } else { Some(upload.clone()) };
+            LfsBatchObject { oid: object.oid, size: object.size, actions, error: None }
+        }
+        Err(error) => failed(object, error),
     };
-    let objects = asked.into_iter().map(|asked| object(asked).unwrap_or_else(|failed| failed)).collect();
+    let objects = asked.into_iter().map(object).collect();
     Ok(batch_answer(&LfsBatchAnswer { transfer: Some("xet".to_owned()), objects }))
 }
 
 /// Whether the object is stored; or why it cannot be.
-fn is_there(hub: &Hub, object: &LfsPointer) -> Result<bool, LfsBatchObject> {
+fn is_there(hub: &Hub, object: &LfsPointer) -> Result<bool, LfsError> {
     if !is_hex(&object.oid, 64) {
-        return Err(failed(object.clone(), 422, "the oid is no SHA-256"));
+        return Err(refusal(422, "the oid is no SHA-256"));
     }
     match hub.store.object_size(&object.oid) {
-        Some(size) if size != object.size => Err(failed(object.clone(), 422, "this object has another size")),
+        Some(size) if size != object.size => Err(refusal(422, "this object has another size")),
         found => Ok(found.is_some()),
     }
 }
 
-fn failed(object: LfsPointer, code: u16, message: &str) -> LfsBatchObject {
-    let error = Some(LfsError { code, message: message.to_owned() });
-    LfsBatchObject { oid: object.oid, size: object.size, actions: None, error }
+fn refusal(code: u16, message: &str) -> LfsError {
+    LfsError { code, message: message.to_owned() }
+}
+
+fn failed(object: LfsPointer, error: LfsError) -> LfsBatchObject {
+    LfsBatchObject { oid: object.oid, size: object.size, actions: None, error: Some(error) }
 }
 
 fn download_object(hub: &Hub, ask: &Ask, object: LfsPointer) -> LfsBatchObject {
     if hub.store.object_size(&object.oid) != Some(object.size) {
-        return failed(object, 404, "no such object");
+        return failed(object, refusal(404, "no such object"));
     }
     let href = format!("{}/api/lfs/objects/{}", ask.base, object.oid);
     let actions = LfsActions { download: Some(LfsAction { href, header: None }), ..LfsActions::default() };
@@ -114,7 +119,7 @@ fn upload_object(hub: &Hub, ask: &Ask, repo: &RepoId, object: LfsPointer, parts:
     match is_there(hub, &object) {
         Ok(true) => return LfsBatchObject { oid: object.oid, size: object.size, actions: None, error: None },
         Ok(false) => {}
-        Err(failed) => return failed,
+        Err(error) => return failed(object, error),
     }
     let url = format!("{}/api/lfs/objects/{}", ask.base, object.oid);
     let grant = format!("size={}&grant={}", object.size, hub.grant(&object.oid, object.size));

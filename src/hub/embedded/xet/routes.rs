@@ -73,8 +73,11 @@ struct Access {
     ends: i64,
 }
 
+/// Names and values.
+type Headers = [(&'static str, String); 3];
+
 impl Access {
-    fn headers(&self) -> [(&'static str, String); 3] {
+    fn headers(&self) -> Headers {
         [
             ("X-Xet-Cas-Url", self.url.clone()),
             ("X-Xet-Access-Token", self.token.clone()),
@@ -122,7 +125,7 @@ impl Hub {
     }
 
     /// What an LFS batch answers to a client that can do xet.
-    pub fn xet_upload(&self, ask: &Ask) -> Result<(String, [(&'static str, String); 3]), Refused> {
+    pub fn xet_upload(&self, ask: &Ask) -> Result<(String, Headers), Refused> {
         let access = self.xet_access(ask, true)?;
         Ok((access.url.clone(), access.headers()))
     }

@@ -23,7 +23,7 @@ struct Block(Vec<Vec<u8>>);
 
 impl Block {
     fn new(seed: u8, sizes: &[usize]) -> Block {
-        let chunk = |(n, size): (usize, &usize)| (0..*size).map(|at| seed ^ (at * (n + 3) >> 2) as u8).collect();
+        let chunk = |(n, size): (usize, &usize)| (0..*size).map(|at| seed ^ ((at * (n + 3)) >> 2) as u8).collect();
         Block(sizes.iter().enumerate().map(chunk).collect())
     }
     fn hashes(&self) -> Vec<(MerkleHash, u64)> {
