@@ -178,10 +178,17 @@ pub enum StoreCommand {
 #[derive(Debug, Subcommand)]
 pub enum HubCommand {
     /// Serve what was published to the embedded hub, until interrupted
+    ///
+    /// It is a staging hub: it listens on loopback only, has one account, no quotas and no TLS, and does not wait for the
+    /// disk. It is no server for the internet. Whoever reaches the port may write, unless HFBUILD_HUB_TOKEN names a
+    /// token: then writing and private repositories need that one.
     Serve {
         /// The port on loopback (0: any free one)
         #[arg(long, default_value_t = 7860, value_name = "PORT")]
         port: u16,
+        /// Offer LFS only (what came over xet before is still served)
+        #[arg(long)]
+        no_xet: bool,
     },
 }
 
@@ -242,7 +249,7 @@ fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
         Some(Command::Clean) => build::clean(global),
         Some(Command::Gc { max_size, dry_run }) => store::gc(global, &max_size, dry_run),
         Some(Command::Store { command: StoreCommand::Verify }) => store::verify(global),
-        Some(Command::Hub { command: HubCommand::Serve { port } }) => show::serve(global, port),
+        Some(Command::Hub { command: HubCommand::Serve { port, no_xet } }) => show::serve(global, port, !no_xet),
     }
     .map(|()| vec![])
     .or_else(|failure| match failure {

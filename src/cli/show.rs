@@ -290,7 +290,7 @@ pub fn schema() -> Result<(), Failure> {
 }
 
 /// `hfbuild hub serve`
-pub fn serve(global: &Global, port: u16) -> Result<(), Failure> {
+pub fn serve(global: &Global, port: u16, xet: bool) -> Result<(), Failure> {
     let root = global
         .project
         .canonicalize()
@@ -300,13 +300,15 @@ pub fn serve(global: &Global, port: u16) -> Result<(), Failure> {
         return Err(Error::new(ErrorKind::Usage, format!("there is no project in `{}`", root.display())).into());
     }
     build::runtime()?.block_on(async {
-        let running = remote::serve(&folder, port).await?;
+        let running = remote::serve(&folder, port, xet).await?;
         print(&format!("{}\n", running.url()));
         let _ = std::io::stdout().flush();
         let _ = writeln!(
             std::io::stderr(),
-            "a staging hub on loopback; for Python: HF_ENDPOINT={} HF_HUB_DISABLE_XET=1 (Ctrl-C ends it)",
-            running.url()
+            "a staging hub on loopback, {}; for Python: HF_ENDPOINT={}{} (Ctrl-C ends it)",
+            if xet { "xet and LFS" } else { "LFS only, no xet" },
+            running.url(),
+            if xet { "" } else { " HF_HUB_DISABLE_XET=1" }
         );
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
             .map_err(|e| Error::new(ErrorKind::Io, "cannot listen for signals").cause(e.to_string()))?;

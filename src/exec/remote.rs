@@ -11,7 +11,7 @@ use crate::core::record;
 use crate::core::replaced::Replaced;
 use crate::hub::client::CommitInfo;
 use crate::hub::embedded::{Options, Running};
-use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, resolve_token};
+use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, Token, resolve_token};
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
 use std::path::Path;
@@ -21,6 +21,8 @@ use std::time::Duration;
 const PUBLIC: &str = "https://huggingface.co";
 /// The word for the hub under cache/.
 pub const EMBEDDED: &str = "embedded";
+/// The variable with the token of `hub serve`: a word of its own, so that nobody's token for the live Hub is asked for.
+const SERVED_TOKEN: &str = "HFBUILD_HUB_TOKEN";
 /// How many commits are searched for our own nonce.
 const SEARCHED: usize = 200;
 
@@ -186,7 +188,7 @@ async fn embedded(folder: &Path, access: Access) -> Result<(HubClient, Option<Ru
     if access == Access::Write
         && let Some(url) = EmbeddedHub::writer_of(folder)
     {
-        return Ok((HubClient::new(&url, None)?, None));
+        return Ok((HubClient::new(&url, served_token().as_deref().and_then(Token::new))?, None));
     }
     let options = Options { read_only: access == Access::Read, ..Options::default() };
     let running = EmbeddedHub::start(folder, options).await?;
@@ -201,6 +203,11 @@ pub(super) fn is_loopback(endpoint: &str) -> bool {
 }
 
 /// Starts the hub that people and tools look at; a build that runs meanwhile publishes through it.
-pub async fn serve(folder: &Path, port: u16) -> Result<Running> {
-    EmbeddedHub::start(folder, Options { port, ..Options::default() }).await
+pub async fn serve(folder: &Path, port: u16, xet: bool) -> Result<Running> {
+    EmbeddedHub::start(folder, Options { port, xet, token: served_token(), ..Options::default() }).await
+}
+
+/// The token that `hub serve` asks for, if it asks for any.
+fn served_token() -> Option<String> {
+    std::env::var(SERVED_TOKEN).ok().filter(|token| !token.is_empty())
 }

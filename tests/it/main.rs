@@ -13,6 +13,8 @@ mod evaluation;
 mod every_effect;
 mod gates;
 mod graphs;
+mod hub_python;
+mod hub_routes;
 mod laws;
 mod leaks;
 mod onnx;

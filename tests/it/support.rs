@@ -230,14 +230,27 @@ pub struct Served {
 
 impl Served {
     pub fn of(project: &Project) -> Served {
+        Served::with(project, &[], &[])
+    }
+
+    /// With more options, and variables of the environment.
+    pub fn with(project: &Project, options: &[&str], env: &[(&str, &str)]) -> Served {
         use std::io::BufRead;
         let mut command = project.command(&["hub", "serve", "--port", "0"]);
+        command.args(options).envs(env.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the hub starts");
         let mut line = String::new();
         std::io::BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("its address");
         let url = line.trim().to_string();
         assert!(url.starts_with("http://127.0.0.1:"), "{url}");
         Served { child, url }
+    }
+
+    /// The most memory that its process has held so far, in bytes.
+    pub fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 }
 

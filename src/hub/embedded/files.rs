@@ -3,15 +3,20 @@
 //! Content is streamed from disk. What a browser could run is served as plain text, and nothing that is served may
 //! run scripts: it comes from whoever published it.
 
+use std::io::Read;
+use std::path::Path;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use futures_util::stream;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
 use tokio_util::io::ReaderStream;
 
 use super::answer::{Answer, Outcome, Refused, answer};
 use super::git;
 use super::routes::{Ask, Hub};
-use super::store::is_hex;
+use super::store::{Content, is_hex};
+use super::xet::{XetFile, XetReader, XetStore};
 use crate::core::error::OnPath;
 use crate::hub::repo::RepoId;
 
@@ -27,6 +32,11 @@ pub(super) async fn resolve(hub: &Hub, ask: &Ask, repo: &RepoId, revision: &str,
     if file.lfs {
         set(headers, "x-linked-etag", &etag);
         set(headers, "x-linked-size", &file.size.to_string());
+        if let Some(hash) = hub.xet_hash(&file.sha256) {
+            let route = format!("api/{}/{}/xet-read-token/{}", repo.kind().plural(), repo.name(), commit.oid);
+            set(headers, "x-xet-hash", &hash);
+            set(headers, "link", &format!("<{}/{route}>; rel=\"xet-auth\"", ask.base));
+        }
     }
     Ok(answer)
 }
@@ -51,29 +61,68 @@ pub(super) fn raw(hub: &Hub, repo: &RepoId, revision: &str, path: &str) -> Outco
 }
 
 async fn content(hub: &Hub, ask: &Ask, sha256: &str, etag: &str, kind: &'static str) -> Outcome {
-    let path = hub.store.object_path(sha256).ok_or_else(Refused::no_route)?;
-    let mut file = tokio::fs::File::open(&path).await.on("open", &path)?;
-    let size = file.metadata().await.on("read", &path)?.len();
-    let matches = |name| ask.headers.get(name).is_some_and(|value: &HeaderValue| value.as_bytes() == etag.as_bytes());
+    match hub.store.content(sha256)? {
+        Some(Content::File(path)) => send_file(ask, &path, etag, kind).await,
+        Some(Content::Xet(file)) => {
+            let (mut answer, span) = prepare(ask, file.size, etag, kind);
+            if let Some((first, length)) = span {
+                *answer.body_mut() = xet_body(hub.store.xet.clone(), file, first, length);
+            }
+            Ok(answer)
+        }
+        None => Err(Refused::new(500, format!("the content {sha256} is missing"))),
+    }
+}
+
+/// Sends a file, or the range of it that was asked for.
+pub(super) async fn send_file(ask: &Ask, path: &Path, etag: &str, kind: &'static str) -> Outcome {
+    let mut file = tokio::fs::File::open(path).await.on("open", path)?;
+    let size = file.metadata().await.on("read", path)?.len();
+    let (mut answer, span) = prepare(ask, size, etag, kind);
+    if let Some((first, length)) = span {
+        file.seek(SeekFrom::Start(first)).await.on("read", path)?;
+        *answer.body_mut() = Body::from_stream(ReaderStream::with_capacity(file.take(length), PIECE));
+    }
+    Ok(answer)
+}
+
+/// The body of a file that is in pieces, read as fast as it is taken.
+fn xet_body(store: XetStore, file: XetFile, first: u64, length: u64) -> Body {
+    let (sender, receiver) = tokio::sync::mpsc::channel(2);
+    tokio::task::spawn_blocking(move || {
+        let mut reader = match XetReader::new(&store, &file, first) {
+            Ok(reader) => reader.take(length),
+            Err(e) => return drop(sender.blocking_send(Err(std::io::Error::other(e.to_string())))),
+        };
+        loop {
+            let mut piece = Vec::with_capacity(PIECE);
+            let read = reader.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+            // Nobody listens any more, or it is the end.
+            if read.as_ref().is_ok_and(|read| *read == 0) || sender.blocking_send(read.map(|_| piece)).is_err() {
+                return;
+            }
+        }
+    });
+    Body::from_stream(stream::unfold(receiver, |mut pieces| async { pieces.recv().await.map(|piece| (piece, pieces)) }))
+}
+
+/// The answer less its body, and which bytes the body is: first and count. No bytes: it has none.
+fn prepare(ask: &Ask, size: u64, etag: &str, kind: &'static str) -> (Answer, Option<(u64, u64)>) {
+    let named = |value: &str| value.split(',').any(|one| one.trim().trim_start_matches("W/") == etag);
+    let matches = |name| ask.headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(named);
     if matches(header::IF_NONE_MATCH) {
         let mut answer = answer(304, kind, Body::empty());
         set(answer.headers_mut(), "etag", etag);
-        return Ok(answer);
+        return (answer, None);
     }
     let range = ask.headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     let range = range.filter(|_| !ask.headers.contains_key(header::IF_RANGE) || matches(header::IF_RANGE));
     let (first, length, status) = match range.map(|range| span(range, size)) {
         None | Some(Span::Whole) => (0, size, 200),
         Some(Span::Part(first, last)) => (first, last - first + 1, 206),
-        Some(Span::Beyond) => return Ok(beyond(size)),
+        Some(Span::Beyond) => return (beyond(size), None),
     };
-    let body = if ask.method == Method::HEAD {
-        Body::empty()
-    } else {
-        file.seek(SeekFrom::Start(first)).await.on("read", &path)?;
-        Body::from_stream(ReaderStream::with_capacity(file.take(length), PIECE))
-    };
-    let mut answer = answer(status, kind, body);
+    let mut answer = answer(status, kind, Body::empty());
     let headers = answer.headers_mut();
     set(headers, "content-length", &length.to_string());
     set(headers, "accept-ranges", "bytes");
@@ -82,10 +131,10 @@ async fn content(hub: &Hub, ask: &Ask, sha256: &str, etag: &str, kind: &'static 
     if status == 206 {
         set(headers, "content-range", &format!("bytes {first}-{}/{size}", first + length - 1));
     }
-    Ok(answer)
+    (answer, (ask.method != Method::HEAD).then_some((first, length)))
 }
 
-fn beyond(size: u64) -> Answer {
+pub(super) fn beyond(size: u64) -> Answer {
     let mut answer = answer(StatusCode::RANGE_NOT_SATISFIABLE.as_u16(), "text/plain", Body::empty());
     set(answer.headers_mut(), "content-range", &format!("bytes */{size}"));
     answer
@@ -97,8 +146,9 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
     }
 }
 
+/// Which bytes a `Range` asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Span {
+pub(super) enum Span {
     Whole,
     /// First and last byte.
     Part(u64, u64),
@@ -106,7 +156,7 @@ enum Span {
 }
 
 /// Reads `bytes=a-b`, `bytes=a-` or `bytes=-n`; of anything else the whole is sent.
-fn span(range: &str, size: u64) -> Span {
+pub(super) fn span(range: &str, size: u64) -> Span {
     let Some((first, last)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
         return Span::Whole;
     };

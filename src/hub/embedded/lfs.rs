@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::answer::{Outcome, Refused, answer, json_answer};
+use super::answer::{Answer, Outcome, Refused, answer, json_answer};
 use super::routes::{Ask, Hub};
 use super::store::is_hex;
 use crate::core::error::OnPath;
@@ -44,8 +44,12 @@ impl Hub {
 pub(super) fn batch(hub: &Hub, ask: &Ask, repo: &RepoId, body: &Bytes) -> Outcome {
     hub.record(repo)?;
     let asked: LfsBatchRequest = super::api::parse(body)?;
-    let parts = hub.options.multipart.filter(|_| asked.transfers.iter().any(|t| t == "multipart"));
+    let can = |transfer: &str| asked.transfers.iter().any(|t| t == transfer);
     let upload = asked.operation == "upload";
+    if upload && hub.options.xet && can("xet") {
+        return xet_batch(hub, ask, asked.objects);
+    }
+    let parts = hub.options.multipart.filter(|_| can("multipart"));
     let objects: Vec<LfsBatchObject> = asked
         .objects
         .into_iter()
@@ -58,19 +62,53 @@ pub(super) fn batch(hub: &Hub, ask: &Ask, repo: &RepoId, body: &Bytes) -> Outcom
     let multipart = objects.iter().flat_map(|object| &object.actions).flat_map(|actions| &actions.upload);
     let multipart = multipart.into_iter().any(|action| action.header.is_some());
     let transfer = Some(if multipart { "multipart" } else { "basic" }.to_owned());
-    let mut answer = json_answer(200, &LfsBatchAnswer { transfer, objects });
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(LFS_JSON));
-    Ok(answer)
+    Ok(batch_answer(&LfsBatchAnswer { transfer, objects }))
 }
 
-fn failed(object: LfsPointer, code: u16, message: &str) -> LfsBatchObject {
-    let error = Some(LfsError { code, message: message.to_owned() });
-    LfsBatchObject { oid: object.oid, size: object.size, actions: None, error }
+fn batch_answer(said: &LfsBatchAnswer) -> Answer {
+    let mut answer = json_answer(200, said);
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(LFS_JSON));
+    answer
+}
+
+/// Sends a client that can do xet to the storage, for what is not there yet.
+fn xet_batch(hub: &Hub, ask: &Ask, asked: Vec<LfsPointer>) -> Outcome {
+    let (href, headers) = hub.xet_upload(ask)?;
+    let header = Map::from_iter(headers.map(|(name, value)| (name.to_owned(), value.into())));
+    let upload = LfsActions { upload: Some(LfsAction { href, header: Some(header) }), ..LfsActions::default() };
+    let object = |object: LfsPointer| match is_there(hub, &object) {
+        Ok(there) => {
+            let actions = if there { None } else { Some(upload.clone()) };
+            LfsBatchObject { oid: object.oid, size: object.size, actions, error: None }
+        }
+        Err(error) => failed(object, error),
+    };
+    let objects = asked.into_iter().map(object).collect();
+    Ok(batch_answer(&LfsBatchAnswer { transfer: Some("xet".to_owned()), objects }))
+}
+
+/// Whether the object is stored; or why it cannot be.
+fn is_there(hub: &Hub, object: &LfsPointer) -> Result<bool, LfsError> {
+    if !is_hex(&object.oid, 64) {
+        return Err(refusal(422, "the oid is no SHA-256"));
+    }
+    match hub.store.object_size(&object.oid) {
+        Some(size) if size != object.size => Err(refusal(422, "this object has another size")),
+        found => Ok(found.is_some()),
+    }
+}
+
+fn refusal(code: u16, message: &str) -> LfsError {
+    LfsError { code, message: message.to_owned() }
+}
+
+fn failed(object: LfsPointer, error: LfsError) -> LfsBatchObject {
+    LfsBatchObject { oid: object.oid, size: object.size, actions: None, error: Some(error) }
 }
 
 fn download_object(hub: &Hub, ask: &Ask, object: LfsPointer) -> LfsBatchObject {
     if hub.store.object_size(&object.oid) != Some(object.size) {
-        return failed(object, 404, "no such object");
+        return failed(object, refusal(404, "no such object"));
     }
     let href = format!("{}/api/lfs/objects/{}", ask.base, object.oid);
     let actions = LfsActions { download: Some(LfsAction { href, header: None }), ..LfsActions::default() };
@@ -78,15 +116,10 @@ fn download_object(hub: &Hub, ask: &Ask, object: LfsPointer) -> LfsBatchObject {
 }
 
 fn upload_object(hub: &Hub, ask: &Ask, repo: &RepoId, object: LfsPointer, parts: Option<u64>) -> LfsBatchObject {
-    if !is_hex(&object.oid, 64) {
-        return failed(object, 422, "the oid is no SHA-256");
-    }
-    match hub.store.object_size(&object.oid) {
-        Some(size) if size == object.size => {
-            return LfsBatchObject { oid: object.oid, size, actions: None, error: None };
-        }
-        Some(_) => return failed(object, 422, "this object has another size"),
-        None => {}
+    match is_there(hub, &object) {
+        Ok(true) => return LfsBatchObject { oid: object.oid, size: object.size, actions: None, error: None },
+        Ok(false) => {}
+        Err(error) => return failed(object, error),
     }
     let url = format!("{}/api/lfs/objects/{}", ask.base, object.oid);
     let grant = format!("size={}&grant={}", object.size, hub.grant(&object.oid, object.size));

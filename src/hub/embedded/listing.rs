@@ -28,7 +28,7 @@ pub(super) fn repos(hub: &Hub, ask: &Ask, kind: RepoKind) -> Outcome {
             && ask.get("search").is_none_or(|text| repo.name().contains(text))
     };
     let limit = ask.get("limit").and_then(|n| n.parse().ok()).unwrap_or(PAGE);
-    let found = hub.store.repos(kind).into_iter().filter(fits).take(limit);
+    let found = hub.repos(ask, kind).into_iter().filter(fits).take(limit);
     let list: Result<Vec<Value>, Refused> =
         found.map(|repo| Ok(repo_info(hub, &repo, &hub.at(&repo, "main")?, false)?.into())).collect();
     ok_json(&list?)
@@ -105,7 +105,7 @@ fn sibling(path: &str, file: &StoredFile, blobs: bool) -> Value {
 /// Parameter counts by dtype, from the header of a safetensors file.
 fn parameters(hub: &Hub, file: &StoredFile) -> Option<BTreeMap<String, u64>> {
     use std::io::Read;
-    let mut content = std::fs::File::open(hub.store.object_path(&file.sha256)?).ok()?;
+    let mut content = hub.store.open_object(file).ok()?;
     let mut length = [0; 8];
     content.read_exact(&mut length).ok()?;
     let length = u64::from_le_bytes(length);
@@ -165,6 +165,7 @@ pub(super) fn tree(hub: &Hub, ask: &Ask, repo: &RepoId, revision: &str, path: &s
     if ask.is_set("expand") {
         expand(hub, repo, &commit, &mut found)?;
     }
+    add_xet(hub, &mut found);
     let mut answer = json_answer(200, &found);
     if more {
         let next = format!("cursor={}%3A{}&limit={limit}&recursive={recursive}", commit.oid, start + limit);
@@ -193,6 +194,13 @@ fn expand(hub: &Hub, repo: &RepoId, commit: &Commit, found: &mut [TreeEntry]) ->
     Ok(())
 }
 
+/// Gives each entry in xet storage its hash there.
+fn add_xet(hub: &Hub, found: &mut [TreeEntry]) {
+    for entry in found {
+        entry.xet_hash = entry.lfs.as_ref().and_then(|lfs| hub.xet_hash(&lfs.oid));
+    }
+}
+
 pub(super) fn paths(hub: &Hub, ask: &Ask, repo: &RepoId, revision: &str, body: &Bytes) -> Outcome {
     let commit = hub.at(repo, revision)?;
     let is_form = ask.headers.get(header::CONTENT_TYPE).is_some_and(|kind| !kind.as_bytes().ends_with(b"json"));
@@ -211,6 +219,7 @@ pub(super) fn paths(hub: &Hub, ask: &Ask, repo: &RepoId, revision: &str, body: &
     if expanded {
         expand(hub, repo, &commit, &mut found)?;
     }
+    add_xet(hub, &mut found);
     ok_json(&found)
 }
 

@@ -1,8 +1,9 @@
 //! The embedded hub: the Hub's protocol on loopback, from a folder.
 //!
 //! A publish to `embedded` goes through the same client and the same requests as one to the live Hub; the official
-//! Python client works against it, and a person opens its address in a browser. It speaks LFS (`basic`, `multipart`);
-//! xet is answered 404, as other self-hosted hubs do.
+//! Python client works against it, and a person opens its address in a browser. It speaks LFS (`basic`, `multipart`) and
+//! xet, each kept as it came and served to both kinds of clients. Without [`Options::xet`] the xet routes answer 404, as
+//! on other self-hosted hubs, and what came over xet before is still served.
 //!
 //! Files below the root:
 //!
@@ -13,6 +14,7 @@
 //! | `repos/…/commits/<oid>.json` | one commit: parents, title, message, author, date, all files | once |
 //! | `repos/…/refs/heads/<branch>`, `refs/tags/<tag>` | a commit's id; `/` in names is `%2f` | replaced by rename, last |
 //! | `objects/sha256/<aa>/<sha256>` | content, regular files too | once |
+//! | `xet/` | content that came over xet (see `xet`) | once |
 //! | `tmp/` | what is being written | renamed from here; emptied when a writer starts |
 //!
 //! One process writes (it holds `lock`), any number of read-only ones may serve the same folder meanwhile. Commit ids
@@ -24,6 +26,7 @@
 //! | `git`, `attributes`, `card` | git's ids; what is large; a README's front matter. Pure |
 //! | `routes` | which URL means what; who may. Calls the rest |
 //! | `api`, `commit`, `lfs`, `files` | the protocol |
+//! | `xet` | the xet protocol, and the storage behind it |
 //! | `pages`, `markdown` | HTML for people |
 //!
 //! Safety: bound to loopback only; a foreign `Host` (DNS rebinding) or, on writes, a foreign `Origin` is refused; all
@@ -46,6 +49,7 @@ mod markdown;
 mod pages;
 mod routes;
 mod store;
+mod xet;
 
 use std::fs::{File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
@@ -80,7 +84,7 @@ pub enum Fault {
 /// Decides about faults. The points are the names of the requests, asked before anything is done: `whoami`, `create`,
 /// `delete`, `yaml`, `repos`, `info`, `revision`, `tree`, `paths`, `refs`, `commits`, `preupload`, `commit.before`,
 /// `tag`, `branch`, `settings`, `access`, `resolve`, `lfs.batch`, `lfs.put`, `lfs.part`, `lfs.complete`, `lfs.verify`,
-/// `page`; and `commit.after`: the commit landed, its answer is not yet sent.
+/// `page`, `xet.token`, `xet.xorb`, `xet.shard`, `xet.chunk`, `xet.pieces`, `xet.fetch`; and `commit.after`: the commit landed, its answer is not yet sent.
 pub trait Faults: Send + Sync {
     /// What happens at `point` this time.
     fn at(&self, point: &str) -> Fault;
@@ -95,6 +99,9 @@ pub struct Options {
     pub read_only: bool,
     /// The one token that may write; without it anyone may.
     pub token: Option<String>,
+    /// Offers xet. A hub inside a publish does not: on one machine there is no network to spare, and cutting into chunks
+    /// costs more time than sending all; `hub serve` does, for clients that expect what the live Hub offers.
+    pub xet: bool,
     /// Offers `multipart` for objects above so many bytes, in parts of so many.
     pub multipart: Option<u64>,
     /// For tests.

@@ -10,7 +10,7 @@ use super::card;
 use super::files::content_type;
 use super::listing::tags_of;
 use super::markdown::{Places, escape, render};
-use super::routes::Hub;
+use super::routes::{Ask, Hub};
 use super::store::{Commit, StoredFile};
 use crate::hub::repo::{RepoId, RepoKind};
 
@@ -63,10 +63,10 @@ fn heading(repo: &RepoId) -> String {
 }
 
 /// All repositories.
-pub(super) fn home(hub: &Hub) -> Outcome {
+pub(super) fn home(hub: &Hub, ask: &Ask) -> Outcome {
     let mut body = String::new();
     for kind in RepoKind::ALL {
-        let repos = hub.store.repos(kind);
+        let repos = hub.repos(ask, kind);
         if repos.is_empty() {
             continue;
         }

@@ -14,6 +14,7 @@ use axum::response::Response;
 
 use super::answer::{Answer, Outcome, Refused, broken};
 use super::store::Store;
+use super::xet::routes::{self as xet, Cas};
 use super::{Fault, Options, api, commit, files, lfs, listing, pages};
 use crate::hub::repo::{RepoId, RepoKind};
 
@@ -34,6 +35,8 @@ pub(super) struct Ask {
     pub base: String,
     /// The path as it came.
     pub path: String,
+    /// Whether it may see what is private: it has the hub's token, or the hub asks for none.
+    pub trusted: bool,
 }
 
 impl Ask {
@@ -59,6 +62,8 @@ pub(super) enum Route {
     LfsObject(String),
     LfsPart(String, u32),
     LfsComplete(String),
+    /// The xet storage of this name.
+    Xet(String, Cas),
     Repo(RepoId, Part),
 }
 
@@ -77,6 +82,8 @@ pub(super) enum Part {
     Branch(String),
     Settings,
     Access,
+    /// A token to write to xet storage, or to read from it.
+    XetToken(bool, String),
     Resolve(String, String),
     Raw(String, String),
     LfsBatch,
@@ -112,6 +119,7 @@ fn api_route(parts: &[&str]) -> Option<Route> {
         ["lfs", "objects", oid] => Route::LfsObject((*oid).to_owned()),
         ["lfs", "objects", oid, "parts", number] => Route::LfsPart((*oid).to_owned(), number.parse().ok()?),
         ["lfs", "objects", oid, "complete"] => Route::LfsComplete((*oid).to_owned()),
+        ["xet", id, rest @ ..] => Route::Xet((*id).to_owned(), xet::route(rest)),
         [kind] => Route::Repos(RepoKind::from_plural(kind)?),
         [kind, ns, name, rest @ ..] => {
             let repo = RepoId::new(RepoKind::from_plural(kind)?, &format!("{ns}/{name}")).ok()?;
@@ -136,6 +144,8 @@ fn api_part(parts: &[&str]) -> Option<Part> {
         ["branch", name] => Part::Branch(own(name)),
         ["settings"] => Part::Settings,
         ["auth-check"] => Part::Access,
+        ["xet-read-token", rev] => Part::XetToken(false, own(rev)),
+        ["xet-write-token", rev] => Part::XetToken(true, own(rev)),
         _ => return None,
     })
 }
@@ -172,6 +182,7 @@ impl Route {
             Route::LfsObject(_) => "lfs.put",
             Route::LfsPart(..) => "lfs.part",
             Route::LfsComplete(_) => "lfs.complete",
+            Route::Xet(_, cas) => cas.point(),
             Route::Repo(_, part) => part.point(),
         }
     }
@@ -181,9 +192,14 @@ impl Route {
         matches!(self, Route::Yaml | Route::Repo(_, Part::Paths(_)))
     }
 
-    /// Whether its URL carries a grant in place of a token.
+    /// Whether it prepares a change although it is a GET.
+    fn will_write(&self) -> bool {
+        matches!(self, Route::Repo(_, Part::XetToken(true, _)))
+    }
+
+    /// Whether it carries a grant or a token of its own in place of the hub's token.
     fn has_grant(&self) -> bool {
-        matches!(self, Route::LfsObject(_) | Route::LfsPart(..) | Route::LfsComplete(_))
+        matches!(self, Route::LfsObject(_) | Route::LfsPart(..) | Route::LfsComplete(_) | Route::Xet(..))
     }
 }
 
@@ -202,6 +218,7 @@ impl Part {
             Part::Branch(_) => "branch",
             Part::Settings => "settings",
             Part::Access => "access",
+            Part::XetToken(..) => "xet.token",
             Part::Resolve(..) | Part::Raw(..) => "resolve",
             Part::LfsBatch => "lfs.batch",
             Part::LfsVerify => "lfs.verify",
@@ -230,7 +247,8 @@ async fn fulfil(hub: Arc<Hub>, request: Request) -> Outcome {
     if !known.contains(&host) {
         return Err(Refused::new(403, "this hub answers to its loopback address only"));
     }
-    let ask = Ask {
+    let mut ask = Ask {
+        trusted: false,
         query: head.uri.query().map(form).unwrap_or_default(),
         base: format!("http://{host}"),
         path: head.uri.path().to_owned(),
@@ -238,6 +256,7 @@ async fn fulfil(hub: Arc<Hub>, request: Request) -> Outcome {
         headers: head.headers,
     };
     let route = route(&ask.path).ok_or_else(Refused::no_route)?;
+    ask.trusted = has_token(&hub, &ask);
     admit(&hub, &ask, &route)?;
     if let Some(answer) = hub.fault(route.point()) {
         return Ok(answer);
@@ -247,7 +266,7 @@ async fn fulfil(hub: Arc<Hub>, request: Request) -> Outcome {
 
 /// Whether this request may be fulfilled.
 fn admit(hub: &Hub, ask: &Ask, route: &Route) -> Result<(), Refused> {
-    let writes = !matches!(ask.method, Method::GET | Method::HEAD) && !route.only_asks();
+    let writes = route.will_write() || (!matches!(ask.method, Method::GET | Method::HEAD) && !route.only_asks());
     if writes && hub.options.read_only {
         return Err(Refused::new(403, "this hub is served read-only: publish with `hfbuild` itself"));
     }
@@ -256,19 +275,30 @@ fn admit(hub: &Hub, ask: &Ask, route: &Route) -> Result<(), Refused> {
     {
         return Err(Refused::new(403, "a page of another site may not write here"));
     }
-    let Some(token) = &hub.options.token else { return Ok(()) };
-    let given = ask.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    let right = given == Some(format!("Bearer {token}").as_bytes());
-    match (right, given) {
-        (true, _) => Ok(()),
-        (false, _) if route.has_grant() => Ok(()),
-        (false, Some(_)) => Err(Refused::new(401, "Invalid credentials in Authorization header")),
-        (false, None) if writes || *route == Route::WhoAmI => Err(Refused::new(401, "Invalid username or password.")),
-        (false, None) => hub.refuse_private(route),
+    if ask.trusted || route.has_grant() {
+        return Ok(());
     }
+    if ask.headers.contains_key(header::AUTHORIZATION) {
+        return Err(Refused::new(401, "Invalid credentials in Authorization header"));
+    }
+    if writes || *route == Route::WhoAmI {
+        return Err(Refused::new(401, "Invalid username or password."));
+    }
+    hub.refuse_private(route)
+}
+
+fn has_token(hub: &Hub, ask: &Ask) -> bool {
+    let given = ask.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    hub.options.token.as_ref().is_none_or(|token| given == Some(format!("Bearer {token}").as_bytes()))
 }
 
 impl Hub {
+    /// The repositories of a kind that this request may know of.
+    pub fn repos(&self, ask: &Ask, kind: RepoKind) -> Vec<RepoId> {
+        let open = |repo: &RepoId| matches!(self.store.repo(repo), Ok(Some(record)) if !record.private);
+        self.store.repos(kind).into_iter().filter(|repo| ask.trusted || open(repo)).collect()
+    }
+
     fn refuse_private(&self, route: &Route) -> Result<(), Refused> {
         match route {
             Route::Repo(repo, _) if self.store.repo(repo)?.is_some_and(|record| record.private) => {
@@ -298,6 +328,7 @@ async fn dispatch(hub: Arc<Hub>, ask: Ask, route: Route, body: Body) -> Outcome 
     match &route {
         Route::LfsObject(oid) if ask.method == Method::PUT => return lfs::put(&hub, &ask, oid, body).await,
         Route::LfsObject(oid) => return files::object(&hub, &ask, oid).await,
+        Route::Xet(id, cas) => return xet::fulfil(&hub, &ask, id, cas, body).await,
         Route::LfsPart(oid, number) => return lfs::put_part(&hub, &ask, oid, *number, body).await,
         Route::Repo(repo, Part::Resolve(rev, path)) => return files::resolve(&hub, &ask, repo, rev, path).await,
         Route::Repo(repo, Part::Commit(rev)) if ask.method == Method::POST => {
@@ -315,7 +346,7 @@ async fn dispatch(hub: Arc<Hub>, ask: Ask, route: Route, body: Body) -> Outcome 
 fn answer_whole(hub: &Hub, ask: &Ask, route: Route, body: &Bytes) -> Outcome {
     let (get, post) = (matches!(ask.method, Method::GET | Method::HEAD), ask.method == Method::POST);
     let (repo, part) = match route {
-        Route::Home if get => return pages::home(hub),
+        Route::Home if get => return pages::home(hub, ask),
         Route::WhoAmI if get => return api::whoami(),
         Route::Create if post => return api::create(hub, ask, body),
         Route::Delete if ask.method == Method::DELETE => return api::delete(hub, body),
@@ -339,6 +370,7 @@ fn answer_whole(hub: &Hub, ask: &Ask, route: Route, body: &Bytes) -> Outcome {
         Part::Branch(name) if ask.method == Method::DELETE => api::delete_branch(hub, &repo, &name),
         Part::Settings if ask.method == Method::PUT => api::settings(hub, &repo, body),
         Part::Access if get => api::access(hub, &repo),
+        Part::XetToken(write, rev) if get => xet::token(hub, ask, &repo, write, &rev),
         Part::Raw(rev, path) if get => files::raw(hub, &repo, &rev, &path),
         Part::LfsBatch if post => lfs::batch(hub, ask, &repo, body),
         Part::LfsVerify if post => lfs::verify(hub, body),
@@ -399,7 +431,8 @@ mod tests {
         assert_eq!(part("/api/models/a/b/tree/main/c%2Fd%20e"), Some(Part::Tree("main".into(), "c/d e".into())));
         assert_eq!(part("/a/b/resolve/main/%C3%BC.txt"), Some(Part::Resolve("main".into(), "ü.txt".into())));
         assert_eq!(part("/a/b.git/info/lfs/objects/batch"), Some(Part::LfsBatch));
-        assert_eq!(part("/api/models/a/b/xet-write-token/main"), None);
+        assert_eq!(part("/api/models/a/b/xet-write-token/main"), Some(Part::XetToken(true, "main".into())));
+        assert_eq!(route("/api/xet/0a/v1/shards"), Some(Route::Xet("0a".into(), Cas::Shards)));
         assert_eq!(route("/api/models/a/../refs"), None);
         assert_eq!(route("/%2e%2e/b"), None);
         assert!(

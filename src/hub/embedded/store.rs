@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::git;
+use super::xet::{XetFile, XetReader, XetStore};
 use crate::core::error::{Error, OnPath, Result};
 use crate::hub::repo::{RepoId, RepoKind};
 
@@ -110,16 +111,26 @@ impl RefKind {
     }
 }
 
+/// Where some content is.
+pub(super) enum Content {
+    /// In a file of its own.
+    File(PathBuf),
+    /// In pieces.
+    Xet(XetFile),
+}
+
 /// The folder.
 pub(super) struct Store {
     root: PathBuf,
     writing: Mutex<()>,
+    /// Content that came over xet.
+    pub xet: XetStore,
 }
 
 impl Store {
     /// Opens `root`; the folders are made when something is written.
     pub fn new(root: &Path) -> Self {
-        Store { root: root.to_owned(), writing: Mutex::new(()) }
+        Store { root: root.to_owned(), writing: Mutex::new(()), xet: XetStore::new(root) }
     }
 
     /// One writer at a time: hold it from reading a ref to replacing it.
@@ -240,15 +251,36 @@ impl Store {
         is_hex(sha256, 64).then(|| self.root.join("objects/sha256").join(&sha256[..2]).join(sha256))
     }
 
+    /// Where the content `sha256` is; `None` when it is not here.
+    pub fn content(&self, sha256: &str) -> Result<Option<Content>> {
+        match self.object_path(sha256).filter(|path| path.exists()) {
+            Some(path) => Ok(Some(Content::File(path))),
+            None => Ok(self.xet.by_sha256(sha256)?.map(Content::Xet)),
+        }
+    }
+
     /// The size of the content `sha256`; `None` when it is not here.
     pub fn object_size(&self, sha256: &str) -> Option<u64> {
-        Some(fs::metadata(self.object_path(sha256)?).ok()?.len())
+        match self.content(sha256).ok()?? {
+            Content::File(path) => Some(fs::metadata(path).ok()?.len()),
+            Content::Xet(file) => Some(file.size),
+        }
+    }
+
+    /// Reads the content of a file from its start.
+    pub fn open_object(&self, file: &StoredFile) -> Result<Box<dyn Read>> {
+        match self.content(&file.sha256)? {
+            Some(Content::File(path)) => Ok(Box::new(fs::File::open(&path).on("read", &path)?)),
+            Some(Content::Xet(there)) => Ok(Box::new(XetReader::new(&self.xet, &there, 0)?)),
+            None => Err(Error::hub(format!("the content `{}` of a commit is missing", file.sha256))),
+        }
     }
 
     /// The content of a small file.
     pub fn read_object(&self, file: &StoredFile) -> Result<Vec<u8>> {
-        let path = self.object_path(&file.sha256).ok_or_else(|| Error::hub("a commit names no content"))?;
-        fs::read(&path).on("read", &path)
+        let mut content = Vec::new();
+        self.open_object(file)?.read_to_end(&mut content).on("read", &self.root)?;
+        Ok(content)
     }
 
     /// Stores a regular file.
@@ -293,7 +325,7 @@ impl Store {
     }
 }
 
-fn place(temp: NamedTempFile, path: &Path) -> Result<()> {
+pub(super) fn place(temp: NamedTempFile, path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(path);
     fs::create_dir_all(dir).on("make", dir)?;
     temp.persist(path).map(drop).map_err(|e| e.error).on("write", path)
@@ -303,7 +335,7 @@ fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Error::bug(e.to_string()))
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
