@@ -9,6 +9,7 @@ use super::magic::{self, Magic};
 use super::tensor::{CHUNK, DType, StateDict, TensorEntry};
 use crate::core::error::{Error, OnPath, Result};
 use safetensors::tensor::Metadata;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -133,6 +134,10 @@ pub fn open(path: &Path) -> Result<SafetensorsFile> {
     }
     head.resize(8 + size as usize, 0);
     file.read_exact(&mut head[8..]).on("read", path)?;
+    let names: Names = serde_json::from_slice(&head[8..]).map_err(|e| damaged(path, &e.to_string()))?;
+    if let Some(name) = names.twice() {
+        return Err(damaged(path, &format!("tensor `{}` comes twice in its header", name.escape_debug())));
+    }
     let parsed: Metadata = serde_json::from_slice(&head[8..]).map_err(|e| damaged(path, &e.to_string()))?;
     let data = 8 + size;
     if data + parsed.data_len() as u64 != length {
@@ -164,6 +169,36 @@ fn entries(path: &Path, parsed: &Metadata, file: &Arc<File>, data: u64) -> Resul
     match entries.is_empty() {
         true => Err(damaged(path, "it holds no tensors")),
         false => Ok(entries),
+    }
+}
+
+/// The keys of a header in their order: a name that comes twice would hide one of the two tensors.
+struct Names(Vec<String>);
+
+impl Names {
+    fn twice(mut self) -> Option<String> {
+        self.0.sort_unstable();
+        self.0.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone())
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Names;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensors by name")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = vec![];
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(Collect)
     }
 }
 

@@ -183,3 +183,58 @@ files = {{ \"onnx/\" = \"generator\", \"samples/\" = \"samples\" }}
     project.write("publish.toml", &manifest(false, "int8"));
     project.run(&[]).code(0);
 }
+
+/// The fixture's weights, and an exporter of the user's own: a command that hands out torch's export.
+fn exported(graph: &str, more: &str) -> Project {
+    let head = HEAD.replace("\"raw\"", "\"ema\"");
+    let project = Project::with(&format!(
+        "{head}
+[artifact.export]
+kind = \"command\"
+run = [\"cp\", \"{{in.source}}\", \"{{out}}/model.onnx\"]
+inputs = {{ source = \"{graph}\" }}
+outputs = [\"model.onnx\"]
+[artifact.graph]
+kind = \"onnx_file\"
+from = \"export\"
+weights = \"weights\"
+{more}
+[artifact.publish]
+kind = \"upload\"
+files = {{ \"model.onnx\" = \"graph\" }}
+"
+    ));
+    project.copy(&fixture("tiny_trained_trainer.pt"), "model.pt");
+    project.copy(&fixture(graph), graph);
+    project
+}
+
+#[test]
+fn an_export_by_the_users_own_command_is_verified_against_the_forward_of_the_checkpoint() {
+    let project = exported("tiny_trained_velocity.onnx", "verify = { atol = 1e-5 }");
+    project.run(&[]).code(0);
+    let facts = project.run(&["explain", "graph"]).code(0).prints("fact network = \"tinydit-v2\"").stdout;
+    assert!(facts.contains("fact max_abs_diff = ") && facts.contains("fact relative_l2 = "), "{facts}");
+
+    // guidance applied in the graph is not the bare network: it has to be said, and then it is right
+    let baked = exported("tiny_trained_cfg.onnx", "verify = { atol = 1e-5 }");
+    baked.run(&[]).code(1).says("the graph differs from the network by");
+    let baked = exported("tiny_trained_cfg.onnx", "verify = { atol = 1e-5 }\nguidance = { baked = 1.5 }");
+    baked.run(&[]).code(0);
+
+    // what was exported from other weights computes something else, whatever its initialisers are called
+    let other = exported("tiny_trained_velocity.onnx", "verify = { atol = 1e-5 }");
+    let manifest = other.read("publish.toml");
+    other.write("publish.toml", &manifest.replace("weights = \"ema\"", "weights = \"raw\""));
+    other.run(&[]).code(1).says("the graph differs from the network by");
+    assert_eq!(other.commits("me/it"), 0);
+}
+
+#[test]
+fn verify_without_weights_and_guidance_without_verify_are_refused_with_their_place() {
+    let project = exported("tiny_trained_velocity.onnx", "guidance = \"external\"");
+    project.run(&["plan"]).code(2).says("`guidance` is what `verify` expects").says("publish.toml:");
+    let manifest = project.read("publish.toml").replace("guidance = \"external\"", "verify = { atol = 1e-5 }");
+    project.write("publish.toml", &manifest.replace("weights = \"weights\"\n", ""));
+    project.run(&["plan"]).code(2).says("`weights`, which are not named").says("publish.toml:");
+}
