@@ -192,8 +192,11 @@ impl Pieces<'_> {
             start += (steps % self.shape[axis]) as u64 * strides[axis];
             steps /= self.shape[axis];
         }
-        let inner = (axis + 1..self.shape.len())
-            .map(|axis| Axis { extent: self.shape[axis], stride: strides[axis], step: within(axis) });
+        let inner = (axis + 1..self.shape.len()).map(|axis| Axis {
+            extent: self.shape[axis],
+            stride: strides[axis],
+            step: within(axis),
+        });
         let mut axes = vec![Axis { extent: count, stride: strides[axis], step }];
         axes.extend(inner);
         self.piece.resize(count * step, 0);
@@ -227,11 +230,11 @@ mod tests {
 
     #[test]
     fn a_view_comes_in_bounded_pieces_of_whole_elements_however_its_strides_lie() {
-        let data: Vec<u8> = (0..12_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let data: Vec<u8> = (0..13_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&data).unwrap();
         for (shape, strides, size) in [
-            (vec![1500, 2000], vec![4, 6000], 4),            // transposed
+            (vec![1500, 2000], vec![4, 6000], 4),             // transposed
             (vec![2, 3, 500, 700], vec![4, 8, 16800, 24], 4), // channels last
             (vec![700, 1000, 3], vec![0, 12, 4], 4),          // expanded
             (vec![3, 400_000], vec![4_000_000, 8], 8),        // a large inner axis

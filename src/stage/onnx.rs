@@ -133,9 +133,11 @@ fn options(action: &Action) -> Result<EmitOptions> {
 }
 
 /// `{ baked = 1.5 }`.
-pub(super) const BAKED: &[Field] = &[Field::required("baked", FieldType::Param(&FieldType::Number(true)), "the guidance scale")];
+pub(super) const BAKED: &[Field] =
+    &[Field::required("baked", FieldType::Param(&FieldType::Number(true)), "the guidance scale")];
 /// `{ atol = 1e-4 }`.
-pub(super) const VERIFY: &[Field] = &[Field::required("atol", FieldType::Number(true), "the largest difference that is allowed")];
+pub(super) const VERIFY: &[Field] =
+    &[Field::required("atol", FieldType::Number(true), "the largest difference that is allowed")];
 
 /// The bound where the manifest names none.
 fn default_atol(precision: Precision) -> f64 {

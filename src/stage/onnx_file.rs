@@ -139,7 +139,9 @@ impl Kind for OnnxImport {
         }
         match (cx.spec.node("guidance").is_some(), cx.spec.node("verify").is_some()) {
             (true, true) => declaration = declaration.param("guidance", onnx::guidance(cx)),
-            (true, false) => return Err(cx.error("guidance", "`guidance` is what `verify` expects, which is not asked for")),
+            (true, false) => {
+                return Err(cx.error("guidance", "`guidance` is what `verify` expects, which is not asked for"));
+            }
             (false, _) => {}
         }
         Ok(declaration)

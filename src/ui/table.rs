@@ -39,7 +39,10 @@ mod tests {
 
     #[test]
     fn neither_a_name_nor_a_value_steers_the_terminal_or_floods_it() {
-        let rows = [("extra.\u{1b}[31mred\u{9b}".to_string(), json!("a\u{1b}]0;b\u{7}\n")), ("long".into(), json!("x".repeat(9000)))];
+        let rows = [
+            ("extra.\u{1b}[31mred\u{9b}".to_string(), json!("a\u{1b}]0;b\u{7}\n")),
+            ("long".into(), json!("x".repeat(9000))),
+        ];
         let table = render(&rows);
         assert!(!table.chars().any(|c| c.is_control() && c != '\n'), "{table:?}");
         assert_eq!(table.lines().count(), 2);

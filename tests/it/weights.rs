@@ -142,7 +142,12 @@ fn a_shard_size_that_everything_fits_gives_one_file_with_the_bytes_of_the_plain_
 /// A project whose checkpoint is an index of shards under `shards/`, made from the trained fixture.
 fn sharded() -> Project {
     let artifacts = weights("max_shard_size = \"100kB\"");
-    let source = project("tiny_trained_trainer.pt", "ema", &artifacts, "\"model.safetensors\" = \"full\", \"shards/\" = \"cast\"");
+    let source = project(
+        "tiny_trained_trainer.pt",
+        "ema",
+        &artifacts,
+        "\"model.safetensors\" = \"full\", \"shards/\" = \"cast\"",
+    );
     source.run(&["build", "full", "cast"]).code(0);
     let project = Project::with(
         "[project]\nname = \"p\"\nversion = \"0.1.0\"\nlicense = \"mit\"\n
@@ -165,7 +170,10 @@ fn a_checkpoint_in_shards_is_read_by_its_index_and_every_shard_is_in_the_key() {
     project.run(&["build", "weights"]).code(0);
     let made = std::fs::read(project.path("dist/model.safetensors")).expect("the weights");
     assert!(made == std::fs::read(project.path("whole.safetensors")).expect("the one file"));
-    project.run(&["explain", "checkpoint"]).prints("fact container = \"safetensors_index\"").prints("fact tensors = 40 ");
+    project
+        .run(&["explain", "checkpoint"])
+        .prints("fact container = \"safetensors_index\"")
+        .prints("fact tensors = 40 ");
     project.run(&["build", "weights"]).code(0).says("ran 0 stages");
 
     // one bit of one shard's data: the table differs, and with it the weights

@@ -63,8 +63,9 @@ impl Builder<'_> {
 
     fn spend(&mut self, count: usize) -> Result<(), String> {
         let left = self.left.checked_sub(count);
-        self.left =
-            left.ok_or_else(|| format!("it unfolds to more than {MOST_VALUES} values, or {TEXT} times the bytes of text"))?;
+        self.left = left.ok_or_else(|| {
+            format!("it unfolds to more than {MOST_VALUES} values, or {TEXT} times the bytes of text")
+        })?;
         Ok(())
     }
 

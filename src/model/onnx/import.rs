@@ -119,8 +119,11 @@ fn mapped(path: &Path) -> Result<Bytes> {
     let file = std::fs::File::open(path).on("open", path)?;
     let size = file.metadata().on("stat", path)?.len();
     if size > MAX_BYTES {
-        return Err(Error::stage(format!("`{}` has {size} bytes, an ONNX model has at most {MAX_BYTES}", path.display()))
-            .hint("larger models keep their weights in external data"));
+        return Err(Error::stage(format!(
+            "`{}` has {size} bytes, an ONNX model has at most {MAX_BYTES}",
+            path.display()
+        ))
+        .hint("larger models keep their weights in external data"));
     }
     // SAFETY: the map is only read. Stages get read-only files; of a file that is cut short meanwhile, reading ends the
     // process, as it would while a runtime has it mapped.

@@ -387,7 +387,8 @@ fn texts_that_many_values_or_names_would_copy_are_refused_in_bounded_memory() {
     let entries: Vec<(String, Vec<u8>)> = (0..4000).map(|n| (format!("k{n}"), b"N".to_vec())).collect();
     let entries = dict(&entries.iter().map(|(key, value)| (key.as_str(), value.clone())).collect::<Vec<_>>());
     let model = || dict(&[("w", tensor())]);
-    let named = |key: Vec<u8>, value: Vec<u8>| [b"}(".to_vec(), text("model"), model(), key, value, b"u".to_vec()].concat();
+    let named =
+        |key: Vec<u8>, value: Vec<u8>| [b"}(".to_vec(), text("model"), model(), key, value, b"u".to_vec()].concat();
     let tensors: Vec<u8> = (0..4000).flat_map(|n| [text(&format!("t{n}")), b"h\x01".to_vec()].concat()).collect();
     let first = [text("w"), tensor(), b"q\x01".to_vec()].concat();
     let below = [b"}(".to_vec(), kept(1 << 20), b"}(".to_vec(), first, tensors, b"uu".to_vec()].concat();
