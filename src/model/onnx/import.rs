@@ -2,6 +2,7 @@
 //!
 //! Checks no graph and runs nothing: that is a runtime's work. Weights can be held against a state dict by name and bytes.
 
+use super::bounds;
 use super::graph::MAX_BYTES;
 use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, ValueInfoProto, data_type_name};
 use crate::core::error::{Error, OnPath, Result};
@@ -148,7 +149,15 @@ impl OnnxFile {
             let message = format!("`{}` is not an ONNX model, it looks like {}", path.display(), found.describe());
             return Err(Error::stage(message));
         }
-        let model = ModelProto::decode(mapped(path)?).map_err(|e| {
+        let bytes = mapped(path)?;
+        if !bounds::holds(&bytes) {
+            let most = bounds::MOST_FIELDS;
+            return Err(Error::stage(format!(
+                "`{}` has more than {most} fields, which no model needs",
+                path.display()
+            )));
+        }
+        let model = ModelProto::decode(bytes).map_err(|e| {
             Error::stage(format!("cannot read `{}` as an ONNX model", path.display()))
                 .cause(e.to_string())
                 .hint("the file is damaged, truncated, or no ONNX model")
