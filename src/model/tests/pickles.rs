@@ -339,6 +339,8 @@ fn averages_of_every_form_are_found() {
     assert_eq!(called.ema_form, Some(EmaForm::Callback));
     let averaged = with(&[("state_dict", w()), ("current_model_state", w())]);
     assert_eq!(averaged.ema_form, Some(EmaForm::Averaged));
+    let basicsr = with(&[("params", w()), ("params_ema", w())]);
+    assert_eq!((basicsr.raw.is_some(), basicsr.ema_form), (true, Some(EmaForm::ByName)));
     let two = refused(&saved(dict(&[("model", w()), ("ema", w()), ("ema_params", w())])));
     assert!(two.contains("two moving averages"), "{two}");
     let alone = refused(&saved(dict(&[("shadow_params", list(&[tensor()]))])));
@@ -369,6 +371,9 @@ fn an_optimizer_is_told_from_weights_and_extras_are_named() {
     assert_eq!(found.settings["lr"], Scalar::Float(0.5));
     assert_eq!((&checkpoint.extras["best"], checkpoint.extras.len()), (&Scalar::Int(4), 2));
     assert_eq!(checkpoint.unread["rng"], "a tensor");
+    let other = try_open(&saved(dict(&[("model_state", dict(&[("w", tensor())])), ("optimizer_state", optimizer())])));
+    let other = other.unwrap();
+    assert_eq!((other.layout, other.optimizer.map(|found| found.tensors)), (Layout::Trainer, Some(2)));
     assert!(refused(&saved(optimizer())).contains("an optimizer's state and no weights"));
     let facts = inspect(&fixture("tiny_trained_trainer.pt")).unwrap();
     let fact = |name: &str| facts.get(name).cloned().unwrap_or_default();
