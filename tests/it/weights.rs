@@ -185,7 +185,7 @@ fn a_checkpoint_in_shards_is_read_by_its_index_and_every_shard_is_in_the_key() {
     let mut bytes = whole.clone();
     *bytes.last_mut().expect("data") ^= 1;
     std::fs::write(&second, &bytes).expect("a file");
-    project.run(&["plan"]).says("checkpoint");
+    project.run(&["plan"]).prints("Run checkpoint");
     project.run(&["build", "weights"]).code(0);
     assert!(made != std::fs::read(project.path("dist/model.safetensors")).expect("the weights"));
 
