@@ -80,9 +80,9 @@ pub fn checkpoint_facts(checkpoint: &Checkpoint) -> Result<Facts> {
         ("prefix_taken_off", json!(checkpoint.prefix)),
         ("step", json!(checkpoint.step)),
         ("epoch", json!(checkpoint.epoch)),
-        ("loss", json!(checkpoint.loss)),
+        ("loss", json!(checkpoint.loss.map(number))),
         ("ema_step", json!(checkpoint.ema_step)),
-        ("val_acc", json!(checkpoint.val_acc)),
+        ("val_acc", json!(checkpoint.val_acc.map(number))),
         ("training_commit", json!(checkpoint.training_commit)),
         ("timestamp", json!(checkpoint.timestamp)),
     ] {
@@ -104,7 +104,20 @@ pub fn checkpoint_facts(checkpoint: &Checkpoint) -> Result<Facts> {
 
 fn under<'a>(group: &str, settings: &'a Settings) -> impl Iterator<Item = (String, Value)> + use<'a> {
     let group = group.to_owned();
-    settings.iter().map(move |(key, value)| (format!("{group}.{key}"), json!(value)))
+    settings.iter().map(move |(key, value)| (format!("{group}.{key}"), plain(value)))
+}
+
+fn plain(value: &Scalar) -> Value {
+    match value {
+        Scalar::Float(value) => number(*value),
+        Scalar::List(items) => items.iter().map(plain).collect(),
+        other => json!(other),
+    }
+}
+
+/// JSON has no word for NaN and infinity; a loss that is one must not look like none.
+fn number(value: f64) -> Value {
+    if value.is_finite() { json!(value) } else { json!(value.to_string()) }
 }
 
 /// The facts of a state dict: network, tensors, parameters, bytes, dtypes, whether it was ever trained.
@@ -182,8 +195,8 @@ fn ports(facts: &mut Facts, info: &GraphInfo) {
 }
 
 fn png_facts(path: &Path) -> Result<Facts> {
-    let picture =
-        sample::read_png(&std::fs::read(path).on("read", path)?).map_err(|e| e.within(&path.display().to_string()))?;
+    let file = std::io::BufReader::new(std::fs::File::open(path).on("open", path)?);
+    let picture = sample::decode_png(file).map_err(|e| e.within(&path.display().to_string()))?;
     let (width, height) = (picture.width, picture.height);
     let stats = pictures::stats(&[picture])?;
     let mut facts = Facts::new();

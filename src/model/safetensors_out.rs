@@ -6,9 +6,11 @@
 
 use super::cast::Cast;
 use super::magic::{self, Magic};
+use super::table::TensorTable;
 use super::tensor::{CHUNK, DType, StateDict, TensorEntry};
 use crate::core::error::{Error, OnPath, Result};
 use safetensors::tensor::Metadata;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,19 +37,21 @@ pub struct Written {
 /// # Errors
 /// `dict` holds no tensor, one cannot be read, or the file cannot be written.
 pub fn write(path: &Path, dict: &StateDict, metadata: &BTreeMap<String, String>) -> Result<Written> {
-    let bytes = write_tensors(path, dict.tensors().iter().collect(), metadata, None)?;
+    let bytes = write_tensors(path, dict.tensors().iter().collect(), metadata, None, None)?;
     Ok(Written { tensors: dict.len(), parameters: dict.parameters(), bytes })
 }
 
-/// The same of some tensors, cast on their way where `cast` says so; the bytes of the file.
+/// The same of some tensors, cast on their way where `cast` says so, each held against its row of `table` as it passes;
+/// the bytes of the file.
 ///
 /// # Errors
-/// As [`write`], and a value that the cast cannot hold.
+/// As [`write`], a value that the cast cannot hold, a tensor that is not what the table says.
 pub(super) fn write_tensors(
     path: &Path,
     mut tensors: Vec<&TensorEntry>,
     metadata: &BTreeMap<String, String>,
     mut cast: Option<&mut Cast>,
+    table: Option<&TensorTable>,
 ) -> Result<u64> {
     if tensors.is_empty() {
         return Err(Error::stage(format!("there are no tensors to write to `{}`", path.display())));
@@ -55,13 +59,14 @@ pub(super) fn write_tensors(
     let dtype = |tensor: &TensorEntry, cast: &Option<&mut Cast>| dtype_as(tensor, cast.as_deref());
     tensors.sort_by(|a, b| dtype(b, &cast).size().cmp(&dtype(a, &cast).size()).then_with(|| a.name.cmp(&b.name)));
     let header = header(&tensors, metadata, cast.as_deref());
+    // a piece is as large as the buffer, and so passes it by
     let mut out = BufWriter::with_capacity(CHUNK, File::create(path).on("create", path)?);
     out.write_all(&(header.len() as u64).to_le_bytes()).on("write", path)?;
     out.write_all(&header).on("write", path)?;
     let (mut bytes, mut buffer) = (8 + header.len() as u64, Vec::new());
     for tensor in tensors {
         let mut first = 0;
-        tensor.chunks(&mut |piece| {
+        let mut put = |piece: &[u8]| {
             let data = match cast.as_deref_mut() {
                 Some(cast) => {
                     cast.chunk(tensor, first, piece, &mut buffer)?;
@@ -72,7 +77,11 @@ pub(super) fn write_tensors(
             };
             bytes += data.len() as u64;
             out.write_all(data).on("write", path)
-        })?;
+        };
+        match table {
+            Some(table) => table.passing(tensor, &mut put)?,
+            None => tensor.chunks(&mut put)?,
+        }
     }
     out.flush().on("write", path)?;
     Ok(bytes)
@@ -133,6 +142,10 @@ pub fn open(path: &Path) -> Result<SafetensorsFile> {
     }
     head.resize(8 + size as usize, 0);
     file.read_exact(&mut head[8..]).on("read", path)?;
+    let names: Names = serde_json::from_slice(&head[8..]).map_err(|e| damaged(path, &e.to_string()))?;
+    if let Some(name) = names.twice() {
+        return Err(damaged(path, &format!("tensor `{}` comes twice in its header", name.escape_debug())));
+    }
     let parsed: Metadata = serde_json::from_slice(&head[8..]).map_err(|e| damaged(path, &e.to_string()))?;
     let data = 8 + size;
     if data + parsed.data_len() as u64 != length {
@@ -164,6 +177,36 @@ fn entries(path: &Path, parsed: &Metadata, file: &Arc<File>, data: u64) -> Resul
     match entries.is_empty() {
         true => Err(damaged(path, "it holds no tensors")),
         false => Ok(entries),
+    }
+}
+
+/// The keys of a header in their order: a name that comes twice would hide one of the two tensors.
+struct Names(Vec<String>);
+
+impl Names {
+    fn twice(mut self) -> Option<String> {
+        self.0.sort_unstable();
+        self.0.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone())
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Names;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensors by name")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = vec![];
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(Collect)
     }
 }
 

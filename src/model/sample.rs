@@ -165,8 +165,16 @@ pub fn png(picture: &Picture) -> Result<Vec<u8>> {
 /// # Errors
 /// The bytes are no PNG, or one of more than 64 megapixels.
 pub fn read_png(bytes: &[u8]) -> Result<Picture> {
+    decode_png(std::io::Cursor::new(bytes))
+}
+
+/// The same, read as far as it goes: a file of any size.
+///
+/// # Errors
+/// As [`read_png`].
+pub fn decode_png(from: impl std::io::BufRead + std::io::Seek) -> Result<Picture> {
     let failed = |cause: String| Error::stage("cannot read a PNG").cause(cause);
-    let mut reader = image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Png);
+    let mut reader = image::ImageReader::with_format(from, image::ImageFormat::Png);
     let mut limits = image::Limits::default();
     (limits.max_image_width, limits.max_image_height) = (Some(16_384), Some(16_384));
     limits.max_alloc = Some(512 << 20);

@@ -6,6 +6,7 @@
 
 use super::cast::Cast;
 use super::safetensors_out::{self, SafetensorsFile, dtype_as};
+use super::table::TensorTable;
 use super::tensor::{StateDict, TensorEntry};
 use crate::core::error::{Error, OnPath, Result};
 use serde::{Deserialize, Serialize};
@@ -48,17 +49,20 @@ struct IndexMetadata {
     total_size: serde_json::Value,
 }
 
-/// Writes `dict` into the folder `dir`: one file, or shards of at most `max` bytes and their index.
+/// Writes `dict` into the folder `dir`: one file, or shards of at most `max` bytes and their index. With `table`, every
+/// tensor is held against it in the same reading.
 ///
 /// # Errors
-/// As [`safetensors_out::write`], and a value that the cast cannot hold.
+/// As [`safetensors_out::write`], a value that the cast cannot hold, a tensor that is not what the table says.
 pub fn write(
     dir: &Path,
     dict: &StateDict,
     metadata: &BTreeMap<String, String>,
     mut cast: Option<&mut Cast>,
     max: Option<u64>,
+    table: Option<&TensorTable>,
 ) -> Result<Written> {
+    table.map_or(Ok(()), |table| table.verify_names(dict))?;
     let size = |tensor: &TensorEntry| (tensor.elements() * dtype_as(tensor, cast.as_deref()).size()) as u64;
     let dtypes = dict.tensors().iter().map(|tensor| dtype_as(tensor, cast.as_deref()).name()).collect();
     let total: u64 = dict.tensors().iter().map(size).sum();
@@ -68,7 +72,7 @@ pub fn write(
     for (at, tensors) in shards.into_iter().enumerate() {
         let name = if count == 1 { ONE.to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", at + 1) };
         weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), name.clone())));
-        bytes += safetensors_out::write_tensors(&dir.join(&name), tensors, metadata, cast.as_deref_mut())?;
+        bytes += safetensors_out::write_tensors(&dir.join(&name), tensors, metadata, cast.as_deref_mut(), table)?;
     }
     if count > 1 {
         let index = Index { metadata: IndexMetadata { total_size: total.into() }, weight_map };
@@ -177,7 +181,7 @@ mod tests {
     /// A folder of shards, its files by name.
     fn written(dir: &Path) -> Vec<(String, std::path::PathBuf)> {
         let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-        let done = write(dir, &dict(&[2, 2, 9, 3, 1]), &metadata, None, Some(16)).unwrap();
+        let done = write(dir, &dict(&[2, 2, 9, 3, 1]), &metadata, None, Some(16), None).unwrap();
         assert_eq!((done.shards, done.tensors, done.parameters), (3, 5, 17));
         let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
         files.sort();

@@ -9,6 +9,9 @@ use crate::core::error::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+/// A piece of fewer bytes is hashed where it is: another core would cost more than it saves.
+const ALONE: usize = 1 << 16;
+
 /// One tensor of the table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,7 +88,37 @@ impl TensorTable {
         differing.map_or(Ok(()), Err)
     }
 
-    fn verify_names(&self, dict: &StateDict) -> Result<()> {
+    /// Hands out `tensor` in pieces and holds it against its row on the way, on another core: what got them is of use only
+    /// if this ends well.
+    ///
+    /// # Errors
+    /// Another type, shape or other bytes than the table says; those of reading, and of `each`.
+    pub(super) fn passing(
+        &self,
+        tensor: &TensorEntry,
+        each: &mut (dyn FnMut(&[u8]) -> Result<()> + Send),
+    ) -> Result<()> {
+        let mut hasher = blake3::Hasher::new();
+        tensor.chunks(&mut |piece| match piece.len() < ALONE {
+            true => {
+                hasher.update(piece);
+                each(piece)
+            }
+            false => rayon::join(|| hasher.update(piece), || each(piece)).1,
+        })?;
+        let found = self.tensors.binary_search_by(|row| row.name.as_str().cmp(&tensor.name));
+        match found.map(|at| &self.tensors[at]) {
+            Ok(was) if *was == row_of(tensor, &hasher) => Ok(()),
+            Ok(was) => Err(changed(&was.name, "differs from what the table says")),
+            Err(_) => Err(changed(&tensor.name, "is in the file and not in the table")),
+        }
+    }
+
+    /// Holds the names of `dict` against this table's.
+    ///
+    /// # Errors
+    /// The first tensor that is missing or new.
+    pub fn verify_names(&self, dict: &StateDict) -> Result<()> {
         if let Some(row) = self.tensors.iter().find(|row| dict.get(&row.name).is_none()) {
             return Err(changed(&row.name, "is in the table and not in the file"));
         }
@@ -103,12 +136,16 @@ fn row(tensor: &TensorEntry) -> Result<Row> {
         hasher.update(bytes);
         Ok(())
     })?;
-    Ok(Row {
+    Ok(row_of(tensor, &hasher))
+}
+
+fn row_of(tensor: &TensorEntry, hasher: &blake3::Hasher) -> Row {
+    Row {
         name: tensor.name.clone(),
         dtype: tensor.dtype.name().to_owned(),
         shape: tensor.shape.clone(),
         blake3: hasher.finalize().to_hex().to_string(),
-    })
+    }
 }
 
 fn changed(name: &str, how: &str) -> Error {

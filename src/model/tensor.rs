@@ -142,12 +142,12 @@ impl TensorEntry {
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         match &self.source {
             Source::Memory(bytes) => Ok(Cow::Borrowed(bytes)),
-            Source::Stored(stored) => {
-                let mut bytes = stored.read(&self.shape, self.dtype.size()).map_err(|e| self.unreadable(&e))?;
-                self.checked(bytes.len())?;
-                if self.dtype == DType::Bool {
-                    bytes.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
-                }
+            Source::Stored(_) => {
+                let mut bytes = Vec::with_capacity(self.byte_len());
+                self.chunks(&mut |piece| {
+                    bytes.extend_from_slice(piece);
+                    Ok(())
+                })?;
                 Ok(Cow::Owned(bytes))
             }
             Source::File { file, offset } => {
@@ -164,14 +164,29 @@ impl TensorEntry {
     /// # Errors
     /// As [`TensorEntry::bytes`], and those of `each`, which end the reading.
     pub fn chunks(&self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let Source::File { file, offset } = &self.source else { return each(&self.bytes()?) };
-        let (mut at, end) = (*offset, *offset + self.byte_len() as u64);
+        let (file, offset) = match &self.source {
+            Source::Memory(bytes) => return each(bytes),
+            Source::Stored(stored) => return self.pieces(stored, each),
+            Source::File { file, offset } => (file, *offset),
+        };
+        let (mut at, end) = (offset, offset + self.byte_len() as u64);
         let mut buffer = vec![0; self.byte_len().min(CHUNK)];
         while at < end {
             let count = buffer.len().min((end - at) as usize);
             read_exact_at(file, &mut buffer[..count], at).map_err(|e| self.unreadable(&e))?;
             each(&buffer[..count])?;
             at += count as u64;
+        }
+        Ok(())
+    }
+
+    fn pieces(&self, stored: &Stored, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut pieces = stored.pieces(&self.shape, self.dtype.size()).map_err(|e| self.unreadable(&e))?;
+        while let Some(piece) = pieces.next().map_err(|e| self.unreadable(&e))? {
+            if self.dtype == DType::Bool {
+                piece.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
+            }
+            each(piece)?;
         }
         Ok(())
     }

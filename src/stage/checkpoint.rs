@@ -156,14 +156,23 @@ fn of_file(facts: &mut Facts, file: &File, of: usize) {
         ("ema_form", form.into()),
         ("step", file.step.into()),
         ("epoch", file.epoch.into()),
-        ("loss", file.loss.into()),
+        ("loss", number(file.loss)),
         ("ema_step", file.ema_step.into()),
-        ("val_acc", file.val_acc.into()),
+        ("val_acc", number(file.val_acc)),
         ("training_commit", file.training_commit.clone().into()),
     ];
     for (name, value) in optional {
         if value != Value::Null {
             facts.set(name, value, of);
         }
+    }
+}
+
+/// NaN and infinity as words, which no gate takes for a number: a training that diverged must not look like one that said
+/// nothing.
+fn number(value: Option<f64>) -> Value {
+    match value {
+        Some(value) if !value.is_finite() => value.to_string().into(),
+        value => value.into(),
     }
 }

@@ -85,7 +85,7 @@ fn check_data(path: &str, file: &std::path::Path, action: &Action) -> Result<()>
     }
     let info = OnnxFile::open(file)?.info()?;
     match info.external.iter().find(|data| !action.inputs.contains_key(data.location.trim_start_matches("./"))) {
-        None => Ok(()),
+        None => info.external.iter().try_for_each(|data| data.whole().map_err(|e| e.within(&format!("`{path}`")))),
         Some(lost) => Err(Error::stage(format!(
             "`{path}` keeps weights in the external data `{}`, which is not among `paths`",
             lost.location

@@ -86,7 +86,7 @@ impl Kind for Onnx {
         let shape = if external { Shape::Dir } else { Shape::File(FILE.into()) };
         let mut declaration = Declaration::new("onnx", self.version(), shape)
             .param("opset", cx.int("opset").unwrap_or(emit::DEFAULT_OPSET))
-            .param("atol", atol(cx, precision))
+            .param("atol", atol(cx, default_atol(precision)))
             .param("guidance", guidance(cx))
             .param("precision", precision.name())
             .param("external_data", external)
@@ -111,17 +111,7 @@ impl Kind for Onnx {
         workspace.cancel.check()?;
         let found = verify(&out, &file.tensors, &architecture, options.guidance)?;
         let atol = param(action, "atol")?.as_f64().unwrap_or_default();
-        workspace.say(&format!(
-            "largest difference {:e}, bound {atol:e}; relative {:e}",
-            found.max_abs_diff, found.relative_l2
-        ))?;
-        if found.max_abs_diff.is_nan() || found.max_abs_diff > atol {
-            return Err(Error::stage(format!(
-                "the graph differs from the network by {:.3e} at most, and {atol:.3e} is allowed",
-                found.max_abs_diff
-            ))
-            .hint("the bound is `verify = { atol = ... }`"));
-        }
+        within(&found, atol, workspace)?;
         (workspace.progress)(2, 2);
         workspace.device = Some(format!("{} {} (cpu)", found.runtime.0, found.runtime.1));
         facts(&out, &emitted, &architecture, &found, &options, &file.tensors)
@@ -142,16 +132,40 @@ fn options(action: &Action) -> Result<EmitOptions> {
     })
 }
 
-const BAKED: &[Field] = &[Field::required("baked", FieldType::Param(&FieldType::Number(true)), "the guidance scale")];
-const VERIFY: &[Field] = &[Field::required("atol", FieldType::Number(true), "the largest difference that is allowed")];
+/// `{ baked = 1.5 }`.
+pub(super) const BAKED: &[Field] =
+    &[Field::required("baked", FieldType::Param(&FieldType::Number(true)), "the guidance scale")];
+/// `{ atol = 1e-4 }`.
+pub(super) const VERIFY: &[Field] =
+    &[Field::required("atol", FieldType::Number(true), "the largest difference that is allowed")];
 
-/// The largest difference that is allowed: the manifest's bound, or one for the precision.
-fn atol(cx: &Declare<'_>, precision: Precision) -> f64 {
-    let default = match precision {
+/// The bound where the manifest names none.
+fn default_atol(precision: Precision) -> f64 {
+    match precision {
         Precision::Fp32 => 1e-4,
         Precision::Fp16 => 5e-3,
         Precision::Int8 => 1e-1,
-    };
+    }
+}
+
+/// Holds what was found against the bound, and says it.
+pub(super) fn within(found: &Verified, atol: f64, workspace: &Workspace) -> Result<()> {
+    workspace.say(&format!(
+        "largest difference {:e}, bound {atol:e}; relative {:e}",
+        found.max_abs_diff, found.relative_l2
+    ))?;
+    if found.max_abs_diff.is_nan() || found.max_abs_diff > atol {
+        return Err(Error::stage(format!(
+            "the graph differs from the network by {:.3e} at most, and {atol:.3e} is allowed",
+            found.max_abs_diff
+        ))
+        .hint("the bound is `verify = { atol = ... }`"));
+    }
+    Ok(())
+}
+
+/// The largest difference that is allowed: the manifest's bound, or `default`.
+pub(super) fn atol(cx: &Declare<'_>, default: f64) -> f64 {
     match cx.value("verify") {
         Some(Value::Map(map)) => map.get("atol").and_then(Value::as_f64).unwrap_or(default),
         _ => default,

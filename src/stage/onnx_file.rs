@@ -1,9 +1,10 @@
 //! `onnx_file`: an ONNX model that was made elsewhere, taken in with what it says of itself, its external data, and a
-//! comparison of its weights with those of a checkpoint.
+//! comparison of its weights with those of a checkpoint; where `verify` asks for it, also of what it computes with the plain
+//! forward of a network that hfbuild knows.
 //!
 //! The model is a file of the project, or what the user's own exporter (kind `command`) made. Nothing in it is changed.
 
-use super::{Declare, Kind, Workspace};
+use super::{Declare, Kind, Workspace, onnx, safetensors};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::digest::Canonical;
 use crate::core::error::{Error, OnPath, Result};
@@ -12,11 +13,14 @@ use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::RelPath;
 use crate::core::value::Value;
+use crate::model::architecture::Architecture;
 use crate::model::magic;
+use crate::model::onnx::emit::Guidance;
 use crate::model::onnx::import::{ExternalFile, GraphInfo, OnnxFile};
-use crate::model::safetensors_out;
-use crate::model::tensor::StateDict;
+use crate::model::onnx::verify::{Verified, verify};
+use crate::model::safetensors_out::SafetensorsFile;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// See the module.
 pub struct OnnxImport;
@@ -38,6 +42,16 @@ impl Kind for OnnxImport {
                     FieldType::Artifact,
                     "what its weights are compared with (kind `safetensors`)",
                 ),
+                Field::optional(
+                    "verify",
+                    FieldType::Table(onnx::VERIFY),
+                    "runs it against a plain forward of `weights`, a network that hfbuild knows",
+                ),
+                Field::optional(
+                    "guidance",
+                    FieldType::Either(&FieldType::Choice(&["external"]), &FieldType::Table(onnx::BAKED)),
+                    "what `verify` expects of a generator that does not say so itself: who applies guidance",
+                ),
             ],
             facts: &[
                 "inputs",
@@ -57,6 +71,10 @@ impl Kind for OnnxImport {
                 "weights_differing",
                 "weights_absent",
                 "differing",
+                "network",
+                "max_abs_diff",
+                "relative_l2",
+                "runtime",
             ],
         };
         INFO
@@ -112,6 +130,21 @@ impl Kind for OnnxImport {
             let weights = cx.artifact_of("weights", &["safetensors"])?;
             declaration = declaration.input("weights", InputFrom::Artifact(weights), cx.spec.place("weights"));
         }
+        // only where they are set, so that what was taken in before there were such keys stays valid
+        if cx.spec.node("verify").is_some() {
+            if cx.spec.node("weights").is_none() {
+                return Err(cx.error("verify", "`verify` compares with a forward of `weights`, which are not named"));
+            }
+            declaration = declaration.param("atol", onnx::atol(cx, 0.0));
+            declaration.resources.insert("cores".into(), usize::MAX);
+        }
+        match (cx.spec.node("guidance").is_some(), cx.spec.node("verify").is_some()) {
+            (true, true) => declaration = declaration.param("guidance", onnx::guidance(cx)),
+            (true, false) => {
+                return Err(cx.error("guidance", "`guidance` is what `verify` expects, which is not asked for"));
+            }
+            (false, _) => {}
+        }
         Ok(declaration)
     }
 
@@ -121,6 +154,7 @@ impl Kind for OnnxImport {
         let file = OnnxFile::open(&model)?;
         let info = file.info()?;
         check_external(&info, &laid)?;
+        file.require_external()?;
         let mut whole = Canonical::new("hfbuild onnx file 1");
         laid.files.iter().for_each(|(path, digest)| {
             whole.text(path).digest(digest);
@@ -134,16 +168,60 @@ impl Kind for OnnxImport {
         describe(&mut facts, &info, of);
         facts.set("bytes", std::fs::metadata(&model).on("stat", &model)?.len(), of);
         if action.inputs.contains_key("weights") {
-            let same = file.compare(&weights(workspace)?)?;
+            let weights = safetensors::open(workspace.files("weights")?)?;
+            let same = file.compare(&weights.tensors)?;
             facts.set("weights_equal", same.equal, of);
             // what cannot be found is no weight that is known to be the same
             facts.set("weights_differing", same.differing.len() + same.absent.len(), of);
             facts.set("weights_absent", same.absent.len(), of);
             let names = same.differing.into_iter().chain(same.absent).take(NAMED);
             facts.set("differing", names.collect::<Vec<_>>(), of);
+            if let Some(atol) = action.params.get("atol").and_then(Value::as_f64) {
+                let guidance = guidance(action, &info)?;
+                let (architecture, found) = verified(&model, &weights, guidance)?;
+                onnx::within(&found, atol, workspace)?;
+                facts.set("network", architecture.name(), of);
+                facts.set("max_abs_diff", found.max_abs_diff, of);
+                facts.set("relative_l2", found.relative_l2, of);
+                facts.set("runtime", format!("{} {}", found.runtime.0, found.runtime.1), of);
+                workspace.device = Some(format!("{} {} (cpu)", found.runtime.0, found.runtime.1));
+            }
         }
         Ok(facts)
     }
+}
+
+/// Who applies guidance, by the manifest and by the file itself; a contradiction is an error.
+fn guidance(action: &Action, info: &GraphInfo) -> Result<Guidance> {
+    let given = action.params.get("guidance").map(|given| match given {
+        Value::Float(scale) => Guidance::Baked(*scale as f32),
+        _ => Guidance::External,
+    });
+    let said = match info.metadata.get("hfbuild.guidance").map(String::as_str) {
+        None => None,
+        Some("external") => Some(Guidance::External),
+        Some(word) => {
+            let scale = word.strip_prefix("baked:").and_then(|scale| scale.parse().ok());
+            let scale = scale.ok_or_else(|| Error::stage(format!("the model says its guidance is `{word}`")))?;
+            Some(Guidance::Baked(scale))
+        }
+    };
+    match (given, said) {
+        (Some(given), Some(said)) if given != said => {
+            Err(Error::stage(format!("the manifest says guidance is {given:?}, the model itself says {said:?}")))
+        }
+        (given, said) => Ok(said.or(given).unwrap_or(Guidance::External)),
+    }
+}
+
+/// The graph run against the plain forward of the network that the weights are of.
+fn verified(model: &Path, weights: &SafetensorsFile, guidance: Guidance) -> Result<(Architecture, Verified)> {
+    let architecture = Architecture::of_metadata(&weights.metadata)?.ok_or_else(|| {
+        Error::stage("hfbuild knows the forward of TinyDiT and ResNet-18, and these weights are of another network")
+            .hint("without `verify`, the model's initialisers are compared with the weights")
+    })?;
+    let found = verify(model, &weights.tensors, &architecture, guidance)?;
+    Ok((architecture, found))
 }
 
 /// Where `file` lies relative to the folder of `model`; `None`: elsewhere.
@@ -205,14 +283,14 @@ fn check_external(info: &GraphInfo, laid: &Laid) -> Result<()> {
         ))
         .hint(format!("name it under `data` (or among the command's `outputs`): a folder's path, then `{lost}`")));
     }
-    let short = |file: &&ExternalFile| file.bytes.is_some_and(|bytes| bytes < file.reach);
+    let short = |file: &&ExternalFile| file.bytes.is_some_and(|bytes| bytes < file.needs);
     if let Some(file) = info.external.iter().find(short) {
         return Err(Error::stage(format!(
             "`{}` of `{}` has {} bytes, and the model's weights in it end at {}",
             file.location,
             laid.name,
             file.bytes.unwrap_or_default(),
-            file.reach
+            file.needs
         ))
         .hint("was it written, or downloaded, to its end?"));
     }
@@ -238,14 +316,4 @@ fn describe(facts: &mut Facts, info: &GraphInfo, of: usize) {
     if let Some(guidance) = info.metadata.get("hfbuild.guidance") {
         facts.set("guidance", Value::from(guidance.as_str()), of);
     }
-}
-
-/// All tensors of the weights, however many files they are in.
-fn weights(workspace: &Workspace) -> Result<StateDict> {
-    let files = workspace.inputs.get("weights").map(Vec::as_slice).unwrap_or_default();
-    let mut tensors = Vec::new();
-    for file in files.iter().filter(|file| file.path.ends_with(".safetensors")) {
-        tensors.extend(safetensors_out::open(&file.file)?.tensors.tensors().iter().cloned());
-    }
-    StateDict::new(tensors)
 }

@@ -59,10 +59,10 @@ fn check_external(path: &str, file: &Path, size_of: &dyn Fn(&str) -> Option<u64>
                 ))
                 .hint("publish it beside the model: whoever loads the graph looks for it there"));
             }
-            Some(bytes) if bytes < data.reach => {
+            Some(bytes) if bytes < data.needs => {
                 return Err(Error::stage(format!(
                     "`{beside}` has {bytes} bytes, and the weights of `{path}` in it end at {}",
-                    data.reach
+                    data.needs
                 ))
                 .hint("was it written, or downloaded, to its end?"));
             }

@@ -71,6 +71,7 @@ impl Kind for Pytorch {
         let raw = raw(&file, input)?;
         safetensors::read_table(workspace.file("table")?)?.verify(file.select(safetensors::choice(action, from))?)?;
         let settings = settings(action, from, &file);
+        no_secrets(&input.path, &settings)?;
         let out = workspace.output(name)?;
         let bytes = pytorch_out::write(&out, stem(name).unwrap_or(name), &saved(&file, raw, &settings))?;
         (workspace.progress)(1, 2);
@@ -116,6 +117,38 @@ fn settings(action: &Action, from: &str, file: &Checkpoint) -> Settings {
         }
     }
     settings
+}
+
+/// Words in the name of a setting whose value is nobody else's.
+const SECRET: [&str; 6] = ["token", "api_key", "apikey", "password", "passwd", "secret"];
+
+/// Refuses settings that hold a secret: trainers keep their arguments, a Hub token among them, and the file would carry it.
+fn no_secrets(file: &str, settings: &Settings) -> Result<()> {
+    for (name, value) in settings {
+        let mut texts = vec![];
+        each_text(value, &mut texts);
+        let last = name.rsplit('.').next().unwrap_or(name).to_lowercase();
+        for text in texts {
+            let line = format!("{name} = \"{text}\"").replace('\0', " ");
+            let what = format!("{file}: config.{name}");
+            super::secrets::scan_text(&what, line.as_bytes())?;
+            // `tokenizer` and `pad_token` are none
+            let named = SECRET.iter().any(|word| last == *word || last.ends_with(&format!("_{word}")));
+            if named && text.len() >= 16 && !text.contains(char::is_whitespace) {
+                return Err(Error::stage(format!("`{what}` looks like a secret by its name, and would be published"))
+                    .hint("save the checkpoint without it, and revoke it if the file was ever shared"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn each_text<'a>(value: &'a Scalar, into: &mut Vec<&'a str>) {
+    match value {
+        Scalar::Text(text) => into.push(text),
+        Scalar::List(items) => items.iter().for_each(|item| each_text(item, into)),
+        _ => {}
+    }
 }
 
 /// What is saved, in this order. Values that the checkpoint does not give are left out, but for `ema_params`, which
@@ -187,4 +220,29 @@ fn compare(out: &Path, file: &Checkpoint, raw: &StateDict, settings: &Settings) 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_among_the_trainers_arguments_is_refused_and_never_shown() {
+        let hub = format!("hf_{}", "aB3".repeat(12));
+        for (name, value) in [
+            ("hub_token", hub.clone()),
+            ("args.push_to", hub.clone()),
+            ("logger.wandb_api_key", "0123456789abcdef".repeat(2)),
+        ] {
+            let values = [("depth", Scalar::Int(2)), (name, Scalar::List(vec![Scalar::Text(value.clone())]))];
+            let settings = values.map(|(name, value)| (name.to_string(), value)).into();
+            let error = no_secrets("run.pt", &settings).unwrap_err();
+            assert!(error.message().contains(&format!("run.pt: config.{name}")), "{error}");
+            assert!(!format!("{error:?}").contains(&value));
+        }
+        let harmless =
+            [("pad_token", "<pad>"), ("tokenizer", "google/byt5-small-and-a-long-name"), ("note", "a secret plan")];
+        let settings = harmless.map(|(name, text)| (name.to_string(), Scalar::Text(text.into()))).into();
+        assert!(no_secrets("run.pt", &settings).is_ok());
+    }
 }

@@ -81,7 +81,6 @@ impl Kind for Safetensors {
         let path = workspace.proven_file("checkpoint")?;
         let file = Checkpoint::open(path)?;
         let dict = file.select(choice(action, from))?;
-        table.verify(dict)?;
         let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
         let settings = facts_under(action, from, "config")
             .into_iter()
@@ -94,7 +93,7 @@ impl Kind for Safetensors {
         let max = action.params.get("max_shard_size").and_then(|v| v.as_int()).and_then(|v| u64::try_from(v).ok());
         let dir = workspace.out();
         std::fs::create_dir_all(&dir).on("create", &dir)?;
-        let written = shards::write(&dir, dict, &metadata, cast.as_mut(), max)?;
+        let written = shards::write(&dir, dict, &metadata, cast.as_mut(), max, Some(&table))?;
         if written.tensors != table.tensors.len() || written.parameters != table.parameters() {
             return Err(Error::stage(format!(
                 "{} tensors were written where the checkpoint has {}",

@@ -4,7 +4,7 @@
 use crate::support::{Project, Served, python, root, run};
 use hfbuild::model::architecture::Architecture;
 use hfbuild::model::checkpoint::{Checkpoint, WeightsChoice};
-use hfbuild::model::onnx::emit::{EmitOptions, emit};
+use hfbuild::model::onnx::emit::{EmitOptions, Guidance, emit};
 use hfbuild::model::onnx::precision::Precision;
 use hfbuild::model::onnx::resnet;
 use hfbuild::model::tensor::StateDict;
@@ -26,17 +26,19 @@ fn network(file: &str, choice: WeightsChoice) -> (StateDict, Architecture) {
 /// A graph in `folder` and what Python shall make of it.
 fn case(folder: &Path, dict: &StateDict, architecture: &Architecture, options: &EmitOptions, tolerance: f64) -> Value {
     let name = format!(
-        "{}-{}-{}-{}.onnx",
+        "{}-{}-{}-{}-{}.onnx",
         architecture.name(),
         options.opset,
         options.precision.name(),
-        if options.external_data { "external" } else { "whole" }
+        if options.external_data { "external" } else { "whole" },
+        if options.guidance == Guidance::External { "bare" } else { "guided" }
     );
     let graph = folder.join(&name);
     let (file, inputs, output, expected): (_, &[&str], _, _) = match architecture {
         Architecture::TinyDit(config) => {
             emit(&graph, dict, config, options).expect("a graph");
-            ("tiny_trained_reference.npz", &["noise", "timestep", "breed"], "velocity", "velocity")
+            let expected = if options.guidance == Guidance::External { "velocity" } else { "velocity_cfg15" };
+            ("tiny_trained_reference.npz", &["noise", "timestep", "breed"], "velocity", expected)
         }
         Architecture::ResNet18(config) => {
             resnet::emit(&graph, dict, config, options).expect("a graph");
@@ -68,13 +70,19 @@ fn onnxruntime_agrees_with_torch_for_both_networks_in_every_precision() {
                 let options = EmitOptions { opset, precision, external_data, ..Default::default() };
                 cases.push(case(folder.path(), &dict, &architecture, &options, tolerance));
             }
+            if matches!(architecture, Architecture::TinyDit(_)) {
+                let options = EmitOptions { precision, guidance: Guidance::Baked(1.5), ..Default::default() };
+                // 1.5 times one error, less half of another
+                let tolerance = if precision == Precision::Fp32 { tolerance } else { 2.0 * tolerance };
+                cases.push(case(folder.path(), &dict, &architecture, &options, tolerance));
+            }
         }
     }
     let list = folder.path().join("cases.json");
     std::fs::write(&list, Value::Array(cases).to_string()).expect("a file");
     let mut check = Command::new(python());
     check.arg(root().join("tests/python/check_onnx.py")).arg(&list).env_remove("PYTHONPATH");
-    let run = run(&mut check).code(0).prints("18 graphs");
+    let run = run(&mut check).code(0).prints("21 graphs");
     println!("{}", run.stdout);
 }
 
@@ -182,4 +190,59 @@ files = {{ \"onnx/\" = \"generator\", \"samples/\" = \"samples\" }}
     project.run(&[]).code(1).says("the graph differs from the network by").says("`verify = { atol = ... }`");
     project.write("publish.toml", &manifest(false, "int8"));
     project.run(&[]).code(0);
+}
+
+/// The fixture's weights, and an exporter of the user's own: a command that hands out torch's export.
+fn exported(graph: &str, more: &str) -> Project {
+    let head = HEAD.replace("\"raw\"", "\"ema\"");
+    let project = Project::with(&format!(
+        "{head}
+[artifact.export]
+kind = \"command\"
+run = [\"cp\", \"{{in.source}}\", \"{{out}}\"]
+inputs = {{ source = \"{graph}\" }}
+outputs = [\"model.onnx\"]
+[artifact.graph]
+kind = \"onnx_file\"
+from = \"export\"
+weights = \"weights\"
+{more}
+[artifact.publish]
+kind = \"upload\"
+files = {{ \"model.onnx\" = \"graph\" }}
+"
+    ));
+    project.copy(&fixture("tiny_trained_trainer.pt"), "model.pt");
+    project.copy(&fixture(graph), graph);
+    project
+}
+
+#[test]
+fn an_export_by_the_users_own_command_is_verified_against_the_forward_of_the_checkpoint() {
+    let project = exported("tiny_trained_velocity.onnx", "verify = { atol = 1e-5 }");
+    project.run(&[]).code(0);
+    let facts = project.run(&["explain", "graph"]).code(0).prints("fact network = \"tinydit-v2\"").stdout;
+    assert!(facts.contains("fact max_abs_diff = ") && facts.contains("fact relative_l2 = "), "{facts}");
+
+    // guidance applied in the graph is not the bare network: it has to be said, and then it is right
+    let baked = exported("tiny_trained_cfg.onnx", "verify = { atol = 1e-5 }");
+    baked.run(&[]).code(1).says("the graph differs from the network by");
+    let baked = exported("tiny_trained_cfg.onnx", "verify = { atol = 1e-5 }\nguidance = { baked = 1.5 }");
+    baked.run(&[]).code(0);
+
+    // what was exported from other weights computes something else, whatever its initialisers are called
+    let other = exported("tiny_trained_velocity.onnx", "verify = { atol = 1e-5 }");
+    let manifest = other.read("publish.toml");
+    other.write("publish.toml", &manifest.replace("weights = \"ema\"", "weights = \"raw\""));
+    other.run(&[]).code(1).says("the graph differs from the network by");
+    assert_eq!(other.commits("me/it"), 0);
+}
+
+#[test]
+fn verify_without_weights_and_guidance_without_verify_are_refused_with_their_place() {
+    let project = exported("tiny_trained_velocity.onnx", "guidance = \"external\"");
+    project.run(&["plan"]).code(2).says("`guidance` is what `verify` expects").says("publish.toml:");
+    let manifest = project.read("publish.toml").replace("guidance = \"external\"", "verify = { atol = 1e-5 }");
+    project.write("publish.toml", &manifest.replace("weights = \"weights\"\n", ""));
+    project.run(&["plan"]).code(2).says("`weights`, which are not named").says("publish.toml:");
 }

@@ -138,3 +138,62 @@ fn a_shard_size_that_everything_fits_gives_one_file_with_the_bytes_of_the_plain_
     assert_eq!(made.keys().collect::<Vec<_>>(), ["model.safetensors"]);
     assert!(made["model.safetensors"] == std::fs::read(project.path("dist/model.safetensors")).unwrap());
 }
+
+/// A project whose checkpoint is an index of shards under `shards/`, made from the trained fixture.
+fn sharded() -> Project {
+    let artifacts = weights("max_shard_size = \"100kB\"");
+    let source = project(
+        "tiny_trained_trainer.pt",
+        "ema",
+        &artifacts,
+        "\"model.safetensors\" = \"full\", \"shards/\" = \"cast\"",
+    );
+    source.run(&["build", "full", "cast"]).code(0);
+    let project = Project::with(
+        "[project]\nname = \"p\"\nversion = \"0.1.0\"\nlicense = \"mit\"\n
+[hub]\nrepo = \"me/it\"\nendpoint = \"embedded\"\n
+[artifact.checkpoint]\nkind = \"checkpoint\"\npath = \"shards/model.safetensors.index.json\"\nweights = \"raw\"
+config = { num_heads = 4, image_size = 32 }\n
+[artifact.weights]\nkind = \"safetensors\"\nfrom = \"checkpoint\"\n
+[artifact.publish]\nkind = \"upload\"\nfiles = { \"model.safetensors\" = \"weights\" }\n",
+    );
+    for name in source.tree("dist/shards").keys() {
+        project.copy(&source.path("dist/shards").join(name), &format!("shards/{name}"));
+    }
+    project.copy(&source.path("dist/model.safetensors"), "whole.safetensors");
+    project
+}
+
+#[test]
+fn a_checkpoint_in_shards_is_read_by_its_index_and_every_shard_is_in_the_key() {
+    let project = sharded();
+    project.run(&["build", "weights"]).code(0);
+    let made = std::fs::read(project.path("dist/model.safetensors")).expect("the weights");
+    assert!(made == std::fs::read(project.path("whole.safetensors")).expect("the one file"));
+    project
+        .run(&["explain", "checkpoint"])
+        .prints("fact container = \"safetensors_index\"")
+        .prints("fact tensors = 40 ");
+    project.run(&["build", "weights"]).code(0).says("ran 0 stages");
+
+    // one bit of one shard's data: the table differs, and with it the weights
+    let shards: Vec<String> =
+        project.tree("shards").into_keys().filter(|name| name.ends_with(".safetensors")).collect();
+    let (name, next) = (&shards[1], &shards[2]);
+    let second = project.path("shards").join(name);
+    let whole = std::fs::read(&second).expect("a shard");
+    let mut bytes = whole.clone();
+    *bytes.last_mut().expect("data") ^= 1;
+    std::fs::write(&second, &bytes).expect("a file");
+    project.run(&["plan"]).prints("Run checkpoint");
+    project.run(&["build", "weights"]).code(0);
+    assert!(made != std::fs::read(project.path("dist/model.safetensors")).expect("the weights"));
+
+    // cut off, or the next shard in its place
+    std::fs::write(&second, &whole[..whole.len() - 1]).expect("a file");
+    project.run(&["build", "weights"]).code(1).says(name);
+    project.copy(&project.path("shards").join(next), &format!("shards/{name}"));
+    project.run(&["build", "weights"]).code(1).says(&format!("says `{next}`"));
+    std::fs::remove_file(&second).expect("removed");
+    project.run(&["build", "weights"]).code(2).says(name);
+}

@@ -11,10 +11,15 @@ use crate::core::error::{Error, Result};
 use std::path::Path;
 
 /// Keys of the raw weights, and the layout that each means; the first that holds a dict counts.
-const RAW_KEYS: [(&str, Layout); 3] =
-    [("model_state_dict", Layout::Trainer), ("model", Layout::Export), ("state_dict", Layout::Trainer)];
+const RAW_KEYS: [(&str, Layout); 5] = [
+    ("model_state_dict", Layout::Trainer),
+    ("model", Layout::Export),
+    ("state_dict", Layout::Trainer),
+    ("model_state", Layout::Trainer),
+    ("params", Layout::Trainer), // BasicSR's, beside `params_ema`
+];
 /// Keys of a moving average. A scalar under one of the loose ones is a setting.
-const EMA_KEYS: [&str; 10] = [
+const EMA_KEYS: [&str; 11] = [
     "ema_params",
     "ema_shadow_params",
     "shadow_params",
@@ -24,6 +29,7 @@ const EMA_KEYS: [&str; 10] = [
     "ema_weights",
     "ema_model",
     "model_ema",
+    "params_ema",
     "ema",
 ];
 /// Of these, the ones whose value is wrong where it is no average.

@@ -44,10 +44,11 @@ pub(super) fn by_name<'a>(what: &str, value: &'a Value) -> Result<Named<'a>> {
         match (key, value) {
             (Value::Text(key), Value::Tensor(tensor)) => tensors.push((key.to_string(), &**tensor)),
             _ if is_torch_metadata(key, value) => {}
-            _ => {
+            (Value::Text(_), _) => {
                 let (key, kind) = (key.key_text(), value.describe());
                 return fail(format!("holds `{key}`, which is {kind} and not a tensor"));
             }
+            _ => return fail(format!("has the key `{}`, which is {} and not a name", key.key_text(), key.describe())),
         }
     }
     Ok(Named { tensors, ..Named::default() })

@@ -15,7 +15,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// What protobuf and every runtime take in one file.
-const MAX_BYTES: u64 = (1 << 31) - 1;
+pub(super) const MAX_BYTES: u64 = (1 << 31) - 1;
 /// Field tags, written by hand where the content is streamed: number << 3 | length-delimited.
 const MODEL_GRAPH: u8 = 7 << 3 | 2;
 const GRAPH_INITIALIZER: u8 = 5 << 3 | 2;

@@ -2,6 +2,8 @@
 //!
 //! Checks no graph and runs nothing: that is a runtime's work. Weights can be held against a state dict by name and bytes.
 
+use super::bounds;
+use super::graph::MAX_BYTES;
 use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, ValueInfoProto, data_type_name};
 use crate::core::error::{Error, OnPath, Result};
 use crate::model::magic::{self, Magic};
@@ -52,8 +54,25 @@ pub struct ExternalFile {
     pub location: String,
     /// Its size; `None` where it is absent.
     pub bytes: Option<u64>,
-    /// Where the last of the tensors in it ends: a file that is shorter was cut off.
-    pub reach: u64,
+    /// One past the last byte that the model keeps there.
+    pub needs: u64,
+}
+
+impl ExternalFile {
+    /// Fails where the file is there and too short for what the model keeps in it: cut off, or a pointer in its place.
+    ///
+    /// # Errors
+    /// It is, with both sizes.
+    pub fn whole(&self) -> Result<()> {
+        match self.bytes {
+            Some(bytes) if bytes < self.needs => Err(Error::stage(format!(
+                "the external data `{}` has {bytes} bytes, the model keeps {} there",
+                self.location, self.needs
+            ))
+            .hint("is it a Git LFS pointer, or cut off? Export the model again, or `git lfs pull`")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a graph says of itself.
@@ -97,6 +116,23 @@ pub struct WeightsMatch {
     pub absent: Vec<String>,
 }
 
+/// The bytes of a file that nobody writes: weights stay in it until they are looked at.
+fn mapped(path: &Path) -> Result<Bytes> {
+    let file = std::fs::File::open(path).on("open", path)?;
+    let size = file.metadata().on("stat", path)?.len();
+    if size > MAX_BYTES {
+        return Err(Error::stage(format!(
+            "`{}` has {size} bytes, an ONNX model has at most {MAX_BYTES}",
+            path.display()
+        ))
+        .hint("larger models keep their weights in external data"));
+    }
+    // SAFETY: the map is only read. Stages get read-only files; of a file that is cut short meanwhile, reading ends the
+    // process, as it would while a runtime has it mapped.
+    let map = unsafe { memmap2::Mmap::map(&file) }.on("map", path)?;
+    Ok(Bytes::from_owner(map))
+}
+
 /// A decoded model.
 pub struct OnnxFile {
     path: PathBuf,
@@ -114,8 +150,15 @@ impl OnnxFile {
             let message = format!("`{}` is not an ONNX model, it looks like {}", path.display(), found.describe());
             return Err(Error::stage(message));
         }
-        let bytes = std::fs::read(path).on("read", path)?;
-        let model = ModelProto::decode(Bytes::from(bytes)).map_err(|e| {
+        let bytes = mapped(path)?;
+        if !bounds::holds(&bytes) {
+            let most = bounds::MOST_FIELDS;
+            return Err(Error::stage(format!(
+                "`{}` has more than {most} fields, which no model needs",
+                path.display()
+            )));
+        }
+        let model = ModelProto::decode(bytes).map_err(|e| {
             Error::stage(format!("cannot read `{}` as an ONNX model", path.display()))
                 .cause(e.to_string())
                 .hint("the file is damaged, truncated, or no ONNX model")
@@ -168,25 +211,26 @@ impl OnnxFile {
 
     /// External data files, each once.
     fn external(&self) -> Result<Vec<ExternalFile>> {
-        let mut files: BTreeMap<String, u64> = BTreeMap::new();
+        let mut locations: BTreeMap<String, u64> = BTreeMap::new();
         if let Some(graph) = &self.model.graph {
             each_tensor(graph, &mut |tensor| {
                 if is_external(tensor) {
                     let fields = pairs(&tensor.external_data);
-                    let number = |key| fields.get(key).and_then(|text| text.parse::<u64>().ok());
+                    let number = |key: &str| fields.get(key).and_then(|text| text.parse::<u64>().ok());
                     let length = number("length").unwrap_or_else(|| stored_bytes(tensor));
-                    let reach = files.entry(fields.get("location").copied().unwrap_or("").to_owned()).or_default();
-                    *reach = (*reach).max(number("offset").unwrap_or(0).saturating_add(length));
+                    let end = number("offset").unwrap_or(0).saturating_add(length);
+                    let needs = locations.entry(fields.get("location").copied().unwrap_or("").to_owned()).or_default();
+                    *needs = end.max(*needs);
                 }
             });
         }
-        files.into_iter().map(|(location, reach)| self.external_file(location, reach)).collect()
+        locations.into_iter().map(|(location, needs)| self.external_file(location, needs)).collect()
     }
 
-    fn external_file(&self, location: String, reach: u64) -> Result<ExternalFile> {
+    fn external_file(&self, location: String, needs: u64) -> Result<ExternalFile> {
         let path = self.beside(&location)?;
         let bytes = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
-        Ok(ExternalFile { location, bytes, reach })
+        Ok(ExternalFile { location, bytes, needs })
     }
 
     /// The path of a location, which must stay in the model's folder.
@@ -203,12 +247,14 @@ impl OnnxFile {
         Ok(self.path.parent().unwrap_or(Path::new(".")).join(relative))
     }
 
-    /// Fails where an external data file is absent.
+    /// Fails where an external data file is absent or too short.
     ///
     /// # Errors
-    /// The first file that is not there, named.
+    /// The first file that is, named.
     pub fn require_external(&self) -> Result<()> {
-        match self.external()?.into_iter().find(|file| file.bytes.is_none()) {
+        let files = self.external()?;
+        files.iter().try_for_each(ExternalFile::whole)?;
+        match files.into_iter().find(|file| file.bytes.is_none()) {
             Some(file) => Err(Error::stage(format!(
                 "`{}` needs the external data `{}`, which is not beside it",
                 self.path.display(),

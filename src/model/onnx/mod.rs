@@ -2,6 +2,7 @@
 //!
 //! The messages are prost structs written by hand ([`proto`]); nothing is generated at build time.
 
+pub mod bounds;
 pub mod emit;
 pub mod graph;
 pub mod import;

@@ -179,6 +179,15 @@ fn safetensors_bytes_are_reproducible_and_readable() {
 const RESOLVE_OS: &[u8] = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01cos\nsystem\nq\x02X\x02\x00\x00\x00ls\x85Ru.";
 
 #[test]
+fn a_safetensors_header_that_names_a_tensor_twice_is_refused() {
+    let header = br#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat();
+    let error = refused(&file);
+    assert!(error.contains("as safetensors"), "{error}");
+    assert!(try_open(&file).unwrap_err().causes().iter().any(|cause| cause.contains("`w` comes twice")));
+}
+
+#[test]
 fn hostile_pickles_are_refused_by_name() {
     let zipped = |pickle: &[u8]| zip_of(&[("m/data.pkl", 0, pickle, pickle.len() as u32), ("m/version", 0, b"3\n", 2)]);
     assert!(refused(&zipped(RESOLVE_OS)).contains("`os.system`"));

@@ -339,6 +339,8 @@ fn averages_of_every_form_are_found() {
     assert_eq!(called.ema_form, Some(EmaForm::Callback));
     let averaged = with(&[("state_dict", w()), ("current_model_state", w())]);
     assert_eq!(averaged.ema_form, Some(EmaForm::Averaged));
+    let basicsr = with(&[("params", w()), ("params_ema", w())]);
+    assert_eq!((basicsr.raw.is_some(), basicsr.ema_form), (true, Some(EmaForm::ByName)));
     let two = refused(&saved(dict(&[("model", w()), ("ema", w()), ("ema_params", w())])));
     assert!(two.contains("two moving averages"), "{two}");
     let alone = refused(&saved(dict(&[("shadow_params", list(&[tensor()]))])));
@@ -369,11 +371,81 @@ fn an_optimizer_is_told_from_weights_and_extras_are_named() {
     assert_eq!(found.settings["lr"], Scalar::Float(0.5));
     assert_eq!((&checkpoint.extras["best"], checkpoint.extras.len()), (&Scalar::Int(4), 2));
     assert_eq!(checkpoint.unread["rng"], "a tensor");
+    let other = try_open(&saved(dict(&[("model_state", dict(&[("w", tensor())])), ("optimizer_state", optimizer())])));
+    let other = other.unwrap();
+    assert_eq!((other.layout, other.optimizer.map(|found| found.tensors)), (Layout::Trainer, Some(2)));
     assert!(refused(&saved(optimizer())).contains("an optimizer's state and no weights"));
     let facts = inspect(&fixture("tiny_trained_trainer.pt")).unwrap();
     let fact = |name: &str| facts.get(name).cloned().unwrap_or_default();
     assert_eq!((fact("ema_form"), fact("container")), ("by_name".into(), "zip".into()));
     assert!(fact("optimizer").as_str().unwrap().starts_with("adam") && fact("optimizer.tensors").as_u64() > Some(0));
+}
+
+/// A key or value of `length` bytes that is kept in the memo's place 0.
+fn kept(length: usize) -> Vec<u8> {
+    [text(&"k".repeat(length)), b"q\x00".to_vec()].concat()
+}
+
+#[test]
+fn texts_that_many_values_or_names_would_copy_are_refused_in_bounded_memory() {
+    let many = |item: &[u8]| [b"](".to_vec(), item.repeat(4000), b"e".to_vec()].concat();
+    let entries: Vec<(String, Vec<u8>)> = (0..4000).map(|n| (format!("k{n}"), b"N".to_vec())).collect();
+    let entries = dict(&entries.iter().map(|(key, value)| (key.as_str(), value.clone())).collect::<Vec<_>>());
+    let model = || dict(&[("w", tensor())]);
+    let named =
+        |key: Vec<u8>, value: Vec<u8>| [b"}(".to_vec(), text("model"), model(), key, value, b"u".to_vec()].concat();
+    let tensors: Vec<u8> = (0..4000).flat_map(|n| [text(&format!("t{n}")), b"h\x01".to_vec()].concat()).collect();
+    let first = [text("w"), tensor(), b"q\x01".to_vec()].concat();
+    let below = [b"}(".to_vec(), kept(1 << 20), b"}(".to_vec(), first, tensors, b"uu".to_vec()].concat();
+    for pickle in [named(kept(1 << 20), many(b"h\x00")), named(kept(1 << 20), entries), below] {
+        let error = refused(&saved(pickle));
+        assert!(error.contains("or 16 times the bytes of text"), "{error}");
+    }
+    // a long text that comes once is a setting like any other
+    let one = try_open(&saved(named(text("note"), kept(1 << 20)))).unwrap();
+    assert_eq!(one.extras["note"], Scalar::Text("k".repeat(1 << 20)));
+}
+
+#[test]
+fn a_key_that_is_no_name_and_a_loss_that_is_no_number_are_told() {
+    let by_number = [b"}".to_vec(), int(0), tensor(), b"s".to_vec()].concat();
+    let error = refused(&saved(dict(&[("model", by_number)])));
+    assert!(error.contains("has the key `0`, which is an int and not a name"), "{error}");
+    let nan = [b"G".to_vec(), f64::NAN.to_be_bytes().to_vec()].concat();
+    let config = dict(&[("lr", [b"G".to_vec(), f64::INFINITY.to_be_bytes().to_vec()].concat())]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let bytes = saved(dict(&[("model", dict(&[("w", tensor())])), ("loss", nan), ("config", config)]));
+    std::fs::write(file.path(), bytes).unwrap();
+    let facts = inspect(file.path()).unwrap();
+    assert_eq!((facts.get("loss"), facts.get("config.lr")), (Some(&"NaN".into()), Some(&"inf".into())));
+}
+
+#[test]
+fn files_of_ten_gigabytes_are_answered_in_bounded_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let legacy = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
+    for (name, head) in [
+        ("zip", &b"PK\x03\x04"[..]),
+        ("legacy", legacy),
+        ("onnx", b"\x08\x08"),
+        ("png", b"\x89PNG\r\n\x1a\n"),
+        ("safetensors", b"\x40\0\0\0\0\0\0\0{"),
+        ("json", b"{    "),
+        ("nothing", b"zz"),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, head).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(10 << 30).unwrap();
+        inspect(&path).expect_err(name);
+    }
+    assert!(peak_kilobytes() < 1 << 20, "{} kB", peak_kilobytes());
+}
+
+/// The most memory that this process has had.
+fn peak_kilobytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Opens and reads everything of these bytes; only that it ends without a panic matters.
