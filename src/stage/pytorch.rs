@@ -131,7 +131,10 @@ fn no_secrets(file: &str, settings: &Settings) -> Result<()> {
         for text in texts {
             let line = format!("{name} = \"{text}\"").replace('\0', " ");
             let what = format!("{file}: config.{name}");
-            super::secrets::scan_text(&what, line.as_bytes())?;
+            if let Some(hit) = super::secrets::search("config", line.as_bytes())?.first() {
+                return Err(Error::stage(format!("`{what}` holds what looks like a secret (rule `{}`)", hit.rule))
+                    .hint("save the checkpoint without it, and revoke it if the file was ever shared"));
+            }
             // `tokenizer` and `pad_token` are none
             let named = SECRET.iter().any(|word| last == *word || last.ends_with(&format!("_{word}")));
             if named && text.len() >= 16 && !text.contains(char::is_whitespace) {
