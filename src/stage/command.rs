@@ -134,6 +134,7 @@ impl Kind for Command {
             return Err(process::failed(line[0], status, workspace));
         }
         for output in &action.outputs {
+            resolve_links(&work.join(output), output, workspace)?;
             collect(&work.join(output), &workspace.output(output)?, output, true)?;
         }
         match action.params.get("facts_file").and_then(Value::as_text) {
@@ -386,6 +387,28 @@ fn put(file: &InputFile, target: &Path) -> Result<()> {
     }
 }
 
+/// Puts a file's content where an output directory holds a symbolic link to it: the Hub knows no links, and a blob that is
+/// there twice is kept once. A link that leads out of the output is left for [`collect`], which refuses it.
+fn resolve_links(output: &Path, name: &str, workspace: &Workspace) -> Result<()> {
+    if !std::fs::symlink_metadata(output).is_ok_and(|meta| meta.is_dir()) {
+        return Ok(());
+    }
+    let top = output.canonicalize().on("resolve", output)?;
+    for entry in walkdir::WalkDir::new(output).sort_by_file_name().into_iter().flatten() {
+        let target = entry.path().canonicalize().ok().filter(|_| entry.path_is_symlink());
+        let Some(target) = target.filter(|target| target.starts_with(&top) && target.is_file()) else { continue };
+        std::fs::remove_file(entry.path()).on("remove", entry.path())?;
+        reflink_copy::reflink_or_copy(&target, entry.path()).on("copy", &target)?;
+        let at = |path: &Path, base: &Path| path.strip_prefix(base).unwrap_or(path).display().to_string();
+        workspace.say(&format!(
+            "{name}: `{}` is a link to `{}`, whose content is taken",
+            at(entry.path(), output),
+            at(&target, &top)
+        ))?;
+    }
+    Ok(())
+}
+
 /// Moves an output out of the work directory; a directory's files are moved one by one. Symbolic links are refused:
 /// they would lead out of the store.
 fn collect(from: &Path, to: &Path, name: &str, top: bool) -> Result<()> {
@@ -394,9 +417,9 @@ fn collect(from: &Path, to: &Path, name: &str, top: bool) -> Result<()> {
             .hint("`outputs` names what it makes, relative to where it runs")
     })?;
     if meta.is_symlink() {
-        return Err(
-            Error::stage(format!("output `{name}` is a symbolic link")).hint("an output holds its content itself")
-        );
+        return Err(Error::stage(format!("output `{name}` is a symbolic link")).hint(
+            "an output holds its content itself; in a directory, links to files of the same output are taken as these",
+        ));
     }
     if meta.is_file() {
         return std::fs::rename(from, to).on("move", from);

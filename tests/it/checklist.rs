@@ -407,7 +407,7 @@ fn point_12_an_input_that_is_a_symbolic_link_out_of_the_project_is_refused() {
 }
 
 #[test]
-fn point_12_a_directory_is_the_sorted_list_of_its_files_and_holds_no_symbolic_link() {
+fn point_12_a_directory_is_the_sorted_list_of_its_files_and_a_link_within_it_is_the_file_that_it_leads_to() {
     let line = "echo ran >> $HOME/ran; mkdir d; for n in $(cat {in.names}); do echo same > d/$n; done";
     let tables = [
         shell("a", line, r#"["d"]"#, "inputs = { names = \"names.txt\" }"),
@@ -424,8 +424,13 @@ fn point_12_a_directory_is_the_sorted_list_of_its_files_and_holds_no_symbolic_li
     build("two three\n", (3, 2)); // the same content under another name is not
     assert_eq!(project.read("b.txt"), "three\ntwo\n");
     assert!(!project.path("d/one").exists(), "what is no longer made is taken away");
+    let within = shell("a", "mkdir -p d/step-2; echo 2 > d/step-2/file; ln -s step-2/file d/latest", r#"["d"]"#, "");
+    project.write("publish.toml", &format!("{HEAD}{within}"));
+    project.run(&[]).code(0);
+    assert!(project.path("d/latest").symlink_metadata().unwrap().is_file());
+    assert_eq!((project.read("d/latest").as_str(), project.read("d/step-2/file").as_str()), ("2\n", "2\n"));
     let linked = shell("a", "mkdir d; echo 1 > d/file; ln -s /etc/hostname d/link", r#"["d"]"#, "");
     project.write("publish.toml", &format!("{HEAD}{linked}"));
     project.run(&[]).code(1).says("`d/link` is a symbolic link");
-    assert!(!project.path("d/link").exists() && project.path("d/three").exists());
+    assert!(!project.path("d/link").exists() && project.path("d/latest").exists());
 }
