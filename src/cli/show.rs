@@ -1,20 +1,21 @@
 //! Commands that only look: `explain`, `status`, `graph`, `inspect`, `schema`, `hub serve`.
 
-use super::{Failure, Global, build};
+use super::{Failure, Global, build, past};
 use crate::core::action::{Component, InputFrom};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::name::NodeName;
 use crate::core::plan::{Decision, Plan, Settled, World, action_of};
-use crate::core::publish::{Observed, PullRequest, Target, UploadVerdict};
+use crate::core::publish::{Observed, PullRequest, UploadVerdict};
 use crate::core::receipt::History;
 use crate::core::value::human_bytes;
 use crate::core::verdict::{Reason, Verdict, difference};
+use crate::exec::baseline::{self, Baseline};
 use crate::exec::drive::Sink;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
-use crate::exec::remote::{self, EMBEDDED};
+use crate::exec::remote::{self, Access, EMBEDDED};
 use crate::exec::targets;
 use crate::model::inspect as model;
 use crate::store::Store;
@@ -185,8 +186,17 @@ pub fn status(global: &Global) -> Result<(), Failure> {
     let mut loaded = records::load(&store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
-    let look = build::look(global, &project, &store, &asked.wanted, &mut loaded, &mut world);
-    let targets = build::runtime()?.block_on(look)?;
+    let mut remote_lines = String::new();
+    build::runtime()?.block_on(async {
+        let remotes = targets::open(&project, &store, &asked.wanted, global.flags(), Access::Read).await?;
+        targets::settle(&remotes, &mut loaded, None, &|_| {}).await?;
+        targets::observe(&project, &remotes, &loaded, &mut world).await?;
+        for (id, remote) in &remotes.of {
+            remote_lines.push_str(&remote_status(global, remote, &loaded, world.remotes.get(id), &store).await?);
+        }
+        remotes.close().await;
+        Ok::<_, Error>(())
+    })?;
     let sink: Sink = Arc::new(|_| {});
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     let mut rows: Vec<(String, Json)> = Vec::new();
@@ -194,7 +204,7 @@ pub fn status(global: &Global) -> Result<(), Failure> {
         rows.push((artifact.to_string(), state(&project.graph, &plan, ids).into()));
     }
     print(&table::render(&rows));
-    targets.iter().for_each(|(id, target)| print(&remote_status(target, &loaded, world.remotes.get(id))));
+    print(&remote_lines);
     let _ = writeln!(std::io::stderr(), "{}", ui::plan::last_line(&ui::plan::totals(&project.graph, &plan), &plan));
     Ok(())
 }
@@ -232,29 +242,57 @@ fn is_proposed(decision: &Decision) -> bool {
     matches!(decision.upload, Some((_, _, Some(UploadVerdict::Proposed { .. }))))
 }
 
-fn remote_status(target: &Target, loaded: &records::Loaded, observed: Option<&Observed>) -> String {
-    let mut out = match loaded.publishes.last(target) {
-        Some(last) => format!(
-            "\nlast publish  {target} at {} on {} ({})\n",
+async fn remote_status(
+    global: &Global,
+    remote: &remote::Remote,
+    loaded: &records::Loaded,
+    observed: Option<&Observed>,
+    store: &Store,
+) -> Result<String> {
+    let mut out = String::new();
+    let target = &remote.target;
+    match loaded.publishes.last(target) {
+        Some(last) => out.push_str(&format!(
+            "\nlast publish  {} at {} on {} ({})\n",
+            target,
             ui::short(&last.commit),
             when(last.at_ms),
             ui::count(last.tree.len(), "file")
-        ),
-        None => format!("\nlast publish  none to {target} from here\n"),
+        )),
+        None => out.push_str(&format!("\nlast publish  none to {target} from here\n")),
+    }
+    let seen = baseline::look(remote, &loaded.publishes, &store.blobs()).await?;
+    let Some(head) = &seen.head else {
+        out.push_str(&match observed.and_then(|o| o.start.as_ref()) {
+            Some(start) => format!("remote        no such branch yet; `main` is at {}\n", ui::short(start)),
+            None => "remote        there is no such repo or branch yet\n".to_string(),
+        });
+        return Ok(out);
     };
-    let Some(observed) = observed else { return out };
-    out.push_str(&match (&observed.head, &observed.last_commit, &observed.start) {
-        (None, _, Some(start)) => format!("remote        no such branch yet; `main` is at {}\n", ui::short(start)),
-        (None, ..) => "remote        there is no such repo or branch yet\n".to_string(),
-        (head, last, _) if head == last => "remote        as the last publish left it\n".to_string(),
-        (Some(head), ..) => format!("remote        at {}, moved since\n", ui::short(head)),
+    let published = seen.baseline.as_ref().and_then(|b| b.commit.as_ref());
+    let elsewhere = published.filter(|commit| loaded.publishes.last(target).is_none_or(|last| last.commit != **commit));
+    if let Some(commit) = elsewhere {
+        out.push_str(&format!("              published from elsewhere at {}\n", ui::short(commit)));
+    }
+    let at = ui::short(&head.sha);
+    out.push_str(&match (&seen.baseline, seen.comparison()) {
+        _ if published == Some(&head.sha) => "remote        as the last publish left it\n".to_string(),
+        (None, _) => format!("remote        at {at}, with nothing that hfbuild published\n"),
+        (Some(Baseline { commit: None, .. }), _) => format!("remote        at {at}; no commit names its record\n"),
+        (_, Some(found)) if found.drifted.is_empty() => {
+            format!("remote        at {at}, moved since; what was published is as it was\n")
+        }
+        _ => format!("remote        at {at}, moved since\n"),
     });
-    if let Some(open) = &observed.proposal {
+    out.push_str(&past::since_lines(global, remote, &seen).await?);
+    let listed = || seen.there.values().map(|file| file.size).sum();
+    out.push_str(&format!("stored        {}\n", human_bytes(head.used_storage.unwrap_or_else(listed))));
+    if let Some(open) = observed.and_then(|o| o.proposal.as_ref()) {
         let PullRequest { number, url } = &open.pull_request;
         let page = url.as_deref().filter(|_| target.endpoint != EMBEDDED).unwrap_or("open");
         out.push_str(&format!("pull request  #{number}, {page}\n"));
     }
-    out
+    Ok(out)
 }
 
 /// `hfbuild graph`

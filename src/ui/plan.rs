@@ -4,7 +4,7 @@ use crate::core::estimate::SendEstimate;
 use crate::core::event::verdict_word;
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::plan::Plan;
-use crate::core::publish::{Drifted, Propose, Sized, Target, UploadVerdict};
+use crate::core::publish::{Changes, Drifted, Propose, Sized, Target, UploadVerdict};
 use crate::core::value::human_bytes;
 use crate::core::verdict::Verdict;
 use crate::ui::{count, explain, short};
@@ -161,21 +161,18 @@ fn send_lines(sending: &Sending, all: bool) -> String {
             out.push_str(&drift_lines(files));
             return out;
         }
-        Some(UploadVerdict::Send { changes, over, pull_request }) => {
+        Some(UploadVerdict::Send { changes: sent, over, pull_request }) => {
             let (verb, how) = match pull_request {
                 None => ("Send", String::new()),
                 Some(Propose { number: None }) => ("Propose", ", as a new pull request".into()),
                 Some(Propose { number: Some(number) }) => ("Propose", format!(", to pull request #{number}")),
             };
-            out.push_str(&format!("{verb:>9} {repo}: {}{how}\n", crate::ui::changes_line(changes)));
+            out.push_str(&format!("{verb:>9} {repo}: {}{how}\n", crate::ui::changes_line(sent)));
             out.push_str(&start_line(sending));
             if pull_request.is_some() {
                 out.push_str(&drift_lines(over));
             }
-            let sized = |f: &Sized| (f.path.clone(), Some(f.size));
-            out.push_str(&file_lines("+", "", changes.add.iter().map(sized).collect(), all));
-            out.push_str(&file_lines("~", "", changes.change.iter().map(sized).collect(), all));
-            changes.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
+            out.push_str(&changed_files(sent, all));
             return out;
         }
         None => {}
@@ -219,6 +216,19 @@ fn start_line(sending: &Sending) -> String {
     sending.start.as_ref().map_or(String::new(), |start| {
         format!("{:>9}   the branch `{branch}` is not there: it is made from `main` at {}\n", "", short(start))
     })
+}
+
+/// What a commit changes, file by file, below a head.
+pub fn changes(head: &str, changes: &Changes, all: bool) -> String {
+    format!("{head}: {}\n{}", crate::ui::changes_line(changes), changed_files(changes, all))
+}
+
+fn changed_files(changes: &Changes, all: bool) -> String {
+    let sized = |f: &Sized| (f.path.clone(), Some(f.size));
+    let mut out = file_lines("+", "", changes.add.iter().map(sized).collect(), all);
+    out.push_str(&file_lines("~", "", changes.change.iter().map(sized).collect(), all));
+    changes.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
+    out
 }
 
 /// A directory of more files than this is one line.

@@ -25,7 +25,11 @@ pub const TARGET: [Field; 8] = [
         "the branch to publish to, `main` by default; made where it is not there",
     ),
     Field::optional("tag", FieldType::Text, "a tag for each new version, e.g. `v{project.version}`"),
-    Field::optional("on_tag", FieldType::Choice(&["skip", "fail"]), "what to do where the tag is there already"),
+    Field::optional(
+        "on_tag",
+        FieldType::Choice(&["skip", "fail", "move"]),
+        "what to do where the tag is there already",
+    ),
     Field::optional(
         "on_drift",
         FieldType::Choice(&["fail", "overwrite", "pull-request"]),
@@ -69,6 +73,8 @@ pub enum OnTag {
     Skip,
     /// Refuse.
     Fail,
+    /// Set it on the new commit.
+    Move,
 }
 
 /// `on_drift`
@@ -115,7 +121,11 @@ fn read<'t>(get: &dyn Fn(&str) -> Option<&'t Node>, project: &Project) -> Hub {
         endpoint: text("endpoint"),
         revision: text("revision").unwrap_or_else(|| "main".into()),
         tag: text("tag").and_then(|template| tag(&template, project).ok()),
-        on_tag: if text("on_tag").as_deref() == Some("fail") { OnTag::Fail } else { OnTag::Skip },
+        on_tag: match text("on_tag").as_deref() {
+            Some("fail") => OnTag::Fail,
+            Some("move") => OnTag::Move,
+            _ => OnTag::Skip,
+        },
         on_drift: match text("on_drift").as_deref() {
             Some("overwrite") => OnDrift::Overwrite,
             Some("pull-request") => OnDrift::PullRequest,

@@ -38,6 +38,7 @@ pub async fn settle_intents(
                 at_ms: now_ms(),
                 allowed: intent.allowed.clone(),
                 pull_request: found.pull_request,
+                restores: intent.restores.clone(),
             };
             if let Some(recorder) = recorder {
                 recorder.published(&published)?;

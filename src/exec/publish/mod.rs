@@ -9,20 +9,23 @@ mod dist;
 mod drift;
 mod intents;
 mod propose;
+pub mod rollback;
+mod tag;
 
 pub use drift::drift_error;
 pub use intents::settle_intents;
+pub use tag::check_tag;
 
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::Event;
 use crate::core::gate::Outcome;
 use crate::core::graph::NodeId;
-use crate::core::manifest::{Hub, OnTag};
+use crate::core::manifest::Hub;
 use crate::core::plan::{Decision, RECORD, Settled, decide};
 use crate::core::publish::{self, Changes, Intent, Propose, Published, PullRequest, Tree, UploadVerdict, is_same};
 use crate::exec::drive::{Driver, now_ms};
 use crate::exec::remote::{Found, Remote};
-use crate::hub::client::{CommitOutcome, CommitRequest};
+use crate::hub::client::{CommitOutcome, CommitRequest, Operation};
 use std::time::Duration;
 
 /// How often a publish is planned anew after somebody moved the branch.
@@ -36,6 +39,8 @@ pub struct Publisher<'d, 'a> {
     pub remote: &'d Remote,
     /// The node.
     pub upload: NodeId,
+    /// Of a rollback: what it restores.
+    pub restores: Option<rollback::Restores>,
 }
 
 /// What came of one try.
@@ -142,15 +147,19 @@ impl Publisher<'_, '_> {
         if adopt {
             let target = self.remote.target.clone();
             let allowed = allowed.to_vec();
-            let (parent, pull_request, at_ms) = (None, None, now_ms());
-            let published = Published { target, commit: commit.clone(), parent, tree, at_ms, allowed, pull_request };
+            let (parent, pull_request, restores, at_ms) = (None, None, None, now_ms());
+            let commit = commit.clone();
+            let published = Published { target, commit, parent, tree, at_ms, allowed, pull_request, restores };
             self.driver.recorder.published(&published)?;
             self.driver.loaded.publishes.landed.push(published);
         }
         let repo = self.remote.target.to_string();
         if self.driver.recovered.contains(&commit) {
             // the run before was cut off between its commit and its record: finish what it began
-            self.tag(&commit).await?;
+            let last = self.driver.loaded.publishes.last(&self.remote.target);
+            if last.is_some_and(|published| published.restores.is_none()) {
+                self.tag(&commit).await?;
+            }
             self.driver.emit(Event::Published { repo, commit: commit.clone(), found: true });
             self.driver.summary.commits.push(commit);
             self.look_at();
@@ -180,8 +189,24 @@ impl Publisher<'_, '_> {
         self.driver.emit(Event::Uploading { repo: target.to_string(), changes: changes.clone() });
         let number = propose.and_then(|p| p.number);
         let remote = number.map_or(self.remote.clone(), |n| self.remote.at(&PullRequest::revision(n)));
-        let mut on_ref = Publisher { driver: &mut *self.driver, remote: &remote, upload: self.upload };
+        let mut on_ref = Publisher { driver: &mut *self.driver, remote: &remote, upload: self.upload, restores: None };
         let operations = on_ref.upload_content(tree, &changes).await?;
+        self.journalled(tree, &changes, allowed, propose, parent, operations).await
+    }
+
+    /// Intent and commit. What it names is on the remote already.
+    async fn journalled(
+        &mut self,
+        tree: &Tree,
+        changes: &Changes,
+        allowed: &[String],
+        propose: Option<Propose>,
+        parent: String,
+        operations: Vec<Operation>,
+    ) -> Result<Sent> {
+        let target = self.remote.target.clone();
+        let number = propose.and_then(|p| p.number);
+        let remote = number.map_or(self.remote.clone(), |n| self.remote.at(&PullRequest::revision(n)));
         let nonce = format!("hfbuild-{}", intents::nonce());
         let intent = Intent {
             target,
@@ -191,14 +216,16 @@ impl Publisher<'_, '_> {
             at_ms: now_ms(),
             allowed: allowed.to_vec(),
             pull_request: propose,
+            restores: self.restores.as_ref().map(|r| r.commit.clone()),
         };
         self.driver.cancel.check()?;
         self.driver.recorder.intent(&intent)?;
         let request = CommitRequest {
-            summary: self.summary(&changes),
+            summary: self.summary(changes),
             description: format!(
-                "{}\n\n{}tree: {}\nrecord: {}\nnonce: {nonce}",
-                describe(&changes),
+                "{}\n\n{}{}tree: {}\nrecord: {}\nnonce: {nonce}",
+                describe(changes),
+                intent.restores.iter().map(|commit| format!("restores: {commit}\n")).collect::<String>(),
                 allowed.iter().map(|clause| format!("allowed regression: {clause}\n")).collect::<String>(),
                 publish::tree_digest(tree),
                 tree[RECORD].hub.sha256
@@ -268,8 +295,8 @@ impl Publisher<'_, '_> {
     ) -> Result<()> {
         let Landed { commit, parent, found, pull_request } = landed;
         self.verify(&tree, &commit).await?;
-        if pull_request.is_none() {
-            self.tag(&commit).await?;
+        if pull_request.is_none() && self.restores.is_none() {
+            self.tag(&commit).await?; // neither a proposal nor a rollback is a new version
         }
         let published = Published {
             target: self.remote.target.clone(),
@@ -279,6 +306,7 @@ impl Publisher<'_, '_> {
             at_ms: now_ms(),
             allowed: allowed.to_vec(),
             pull_request: pull_request.clone(),
+            restores: self.restores.as_ref().map(|r| r.commit.clone()),
         };
         self.driver.recorder.published(&published)?;
         self.driver.loaded.publishes.landed.push(published);
@@ -311,21 +339,6 @@ impl Publisher<'_, '_> {
         Ok(())
     }
 
-    async fn tag(&mut self, commit: &str) -> Result<()> {
-        let Some(name) = self.hub()?.tag.clone() else { return Ok(()) };
-        let tags = self.remote.client.tags(&self.remote.repo).await?;
-        match tags.get(&name) {
-            Some(at) if at == commit => Ok(()),
-            Some(_) => {
-                let text =
-                    format!("tag `{name}` is there already and stays where it is (raise `version` for a new one)");
-                self.driver.emit(Event::Note { text });
-                Ok(())
-            }
-            None => self.remote.client.create_tag(&self.remote.repo, &name, commit).await,
-        }
-    }
-
     fn hub(&self) -> Result<&Hub> {
         let upload = self.driver.project.graph.upload(self.upload);
         upload.map(|upload| &upload.to).ok_or_else(|| Error::bug("a publish that is no upload"))
@@ -333,8 +346,12 @@ impl Publisher<'_, '_> {
 
     fn summary(&self, changes: &Changes) -> String {
         let project = &self.driver.project.manifest.project;
-        let files = changes.sent().count() + changes.delete.len();
-        format!("{} {}: {files} {}", project.name, project.version, if files == 1 { "file" } else { "files" })
+        let n = changes.sent().count() + changes.delete.len();
+        let files = if n == 1 { "1 file".to_string() } else { format!("{n} files") };
+        match &self.restores {
+            Some(restores) => format!("{}: back to {}: {files}", project.name, restores.label()),
+            None => format!("{} {}: {files}", project.name, project.version),
+        }
     }
 }
 
@@ -349,14 +366,4 @@ fn describe(changes: &Changes) -> String {
         lines.push(format!("and {more} more"));
     }
     lines.join("\n")
-}
-
-/// Refuses, before any stage runs, a publish whose tag is there already where the manifest says `on_tag = "fail"`.
-pub async fn check_tag(remote: &Remote, hub: &Hub) -> Result<()> {
-    let Some(name) = hub.tag.as_ref().filter(|_| hub.on_tag == OnTag::Fail) else { return Ok(()) };
-    match remote.client.tags(&remote.repo).await?.contains_key(name) {
-        false => Ok(()),
-        true => Err(Error::hub(format!("tag `{name}` is there already, and `on_tag` is \"fail\""))
-            .hint("raise `version` in [project]")),
-    }
 }

@@ -113,6 +113,7 @@ impl Publisher<'_, '_> {
                 at_ms: now_ms(),
                 allowed: allowed.to_vec(),
                 pull_request: Some(pull_request.clone()),
+                restores: None,
             };
             self.driver.recorder.published(&published)?;
             self.driver.loaded.publishes.landed.push(published);

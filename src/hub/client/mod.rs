@@ -17,6 +17,7 @@
 mod admin;
 mod http;
 mod lfs;
+mod proof;
 mod pulls;
 mod read;
 mod token;
@@ -29,6 +30,7 @@ use crate::core::error::Result;
 pub use admin::{CommitInfo, Refs};
 pub use http::Retry;
 pub use lfs::{LfsObject, Progress, Uploaded};
+pub use proof::{Hashed, Page, Safetensors};
 pub use pulls::{Pull, number_of};
 pub use read::{Head, RemoteFile, Who};
 pub use token::{Token, resolve_token};
