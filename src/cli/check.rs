@@ -16,12 +16,13 @@ use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
 use crate::exec::remote;
+use crate::exec::targets;
 use crate::exec::twice::{Against, Differing, Twice, What};
 use crate::store::memo::Memo;
 use crate::store::records::Publishes;
 use crate::store::{Store, lock, records};
 use crate::ui::{count, explain as words};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -46,13 +47,14 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
     let store = Store::at(&project.root);
     let loaded = records::load(&store)?;
     let mut world = observe::observe(&project, &wanted, &loaded.history, &mut Memo::load(&store.memo_log())?)?;
-    let last = last_publish(global, &project, &store, &loaded.publishes)?;
-    world.remotes = uploads.iter().filter_map(|id| Some((*id, last.clone()?))).collect();
+    world.remotes = last_publishes(global, &project, &store, &wanted, &loaded.publishes)?;
     let plan = plan::plan(graph, &wanted, &gates.iter().copied().collect(), &loaded.history, &world);
     let mut lines = Vec::new();
     for &id in &gates {
         let (Some(decision), Some(clause)) = (&plan.decisions[id.index()], graph.clause(id)) else { continue };
-        let against = last.as_ref().and_then(|l| l.head.as_deref()).filter(|_| clause.is_about_published());
+        let of = uploads.iter().find(|upload| graph.behind(**upload)[id.index()]);
+        let last = of.and_then(|upload| world.remotes.get(upload));
+        let against = last.and_then(|l| l.head.as_deref()).filter(|_| clause.is_about_published());
         let against = against.map_or(String::new(), |head| format!(" (published: {})", crate::ui::short(head)));
         let judged = |outcome| format!("{}{against}", judged(graph, &plan, &world, clause, outcome));
         let (word, text) = match &decision.outcome {
@@ -84,27 +86,42 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
     }
 }
 
-/// The remote as this machine's last publish left it: no hub is asked. `None` where it has not published.
-fn last_publish(global: &Global, project: &Project, store: &Store, publishes: &Publishes) -> Result<Option<Observed>> {
-    let Some(hub) = project.manifest.hub.as_ref().filter(|_| project.graph.asks_published()) else { return Ok(None) };
-    let target = remote::target(hub, global.endpoint.as_deref(), global.repo.as_deref());
-    remote::last_known(&target, publishes, &store.blobs())
+/// The remotes as this machine's last publishes left them, of uploads that have been published: no hub is asked.
+fn last_publishes(
+    global: &Global,
+    project: &Project,
+    store: &Store,
+    wanted: &[bool],
+    publishes: &Publishes,
+) -> Result<BTreeMap<NodeId, Observed>> {
+    let mut out = BTreeMap::new();
+    if !project.graph.asks_published() {
+        return Ok(out);
+    }
+    for (id, target) in targets::targets(project, wanted, global.flags())? {
+        out.extend(remote::last_known(&target, publishes, &store.blobs())?.map(|observed| (id, observed)));
+    }
+    Ok(out)
 }
 
 /// Says what must not be published of what is known without running anything; how many findings there are.
 fn leaks(project: &Project, store: &Store) -> Result<usize> {
-    let Some(hub) = &project.manifest.hub else { return Ok(0) };
-    let wanted = vec![true; project.graph.nodes.len()];
+    let graph = &project.graph;
+    let wanted = vec![true; graph.nodes.len()];
     let loaded = records::load(store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let world = observe::observe(project, &wanted, &loaded.history, &mut memo)?;
-    let plan = plan::plan(&project.graph, &wanted, &BTreeSet::new(), &loaded.history, &world);
-    let known = leaks::known(project, store, &plan, &world);
-    let found = leaks::search(&known, &hub.allow_findings, &mut memo)?;
-    for (path, finding) in &found.refused {
-        let _ = writeln!(std::io::stdout(), "refused  leaks  {}", crate::core::leaks::say(path, finding));
+    let plan = plan::plan(graph, &wanted, &BTreeSet::new(), &loaded.history, &world);
+    let mut lines = BTreeSet::new(); // uploads may share files
+    for (id, upload) in graph.uploads() {
+        let known = leaks::known(project, store, &plan, &world, id);
+        let found = leaks::search(&known, &upload.to.allow_findings, &mut memo)?;
+        lines.extend(found.refused.iter().map(|(path, finding)| crate::core::leaks::say(path, finding)));
     }
-    Ok(found.refused.len())
+    for line in &lines {
+        let _ = writeln!(std::io::stdout(), "refused  leaks  {line}");
+    }
+    Ok(lines.len())
 }
 
 /// What can be said of a gate over `published` that was not asked.

@@ -5,12 +5,18 @@
 mod build;
 mod card;
 mod check;
+mod diff;
+mod history;
+mod past;
+mod rollback;
 mod show;
 mod store;
+mod verify;
 
 use crate::core::error::{Error, ErrorKind};
 use crate::core::manifest::overlay::Settings;
 use crate::exec::guard;
+use crate::exec::targets::Flags;
 use clap::{Args, Parser, Subcommand};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -39,7 +45,7 @@ pub struct Global {
     /// The hub's URL, or `embedded` for the local hub under cache/
     #[arg(long, global = true, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// The repo on the hub, `namespace/name`
+    /// The repo on the hub, `namespace/name`, instead of [hub]'s
     #[arg(long, global = true, value_name = "REPO")]
     pub repo: Option<String>,
     /// Lay [profile.NAME] of the manifest over its [hub] and [params]
@@ -61,6 +67,10 @@ impl Global {
     pub fn settings(&self) -> Settings {
         Settings { profile: self.profile.clone(), set: self.set.clone() }
     }
+    /// Where this call publishes to.
+    pub fn flags(&self) -> Flags<'_> {
+        Flags { endpoint: self.endpoint.as_deref(), repo: self.repo.as_deref() }
+    }
 }
 
 /// Options of a build.
@@ -81,6 +91,9 @@ pub struct BuildArgs {
     /// Publish over a remote that was changed by others
     #[arg(long)]
     pub overwrite: bool,
+    /// Open pull requests instead of committing
+    #[arg(long)]
+    pub pr: bool,
     /// Publish where a gate over `published` refuses; the published record says so
     #[arg(long)]
     pub allow_regression: bool,
@@ -112,6 +125,9 @@ pub enum Command {
         /// Plan as if this artifact were forced
         #[arg(long, value_name = "ARTIFACT")]
         force: Vec<String>,
+        /// Plan pull requests instead of commits
+        #[arg(long)]
+        pr: bool,
     },
     /// Say what an artifact depends on, what changed, and what it made last
     Explain {
@@ -132,6 +148,32 @@ pub enum Command {
     },
     /// Say what was built and published last, and whether it still holds
     Status,
+    /// Show what a publish would change, file by file
+    Diff {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prove by digest that the remote is what was published
+    Verify {
+        /// Download every file and hash it
+        #[arg(long)]
+        full: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what was published, newest first
+    History {
+        /// So many of them
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+        most: usize,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Publish an earlier version again, in one commit
+    Rollback(rollback::RollbackArgs),
     /// Print the graph as a mermaid flowchart
     Graph,
     /// Print the facts of a .pt, .safetensors, .onnx or .png file
@@ -235,14 +277,18 @@ fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
     match cli.command {
         None => build::build(global, &[], &cli.build),
         Some(Command::Build { targets, args }) => build::build(global, &targets, &args),
-        Some(Command::Plan { targets, json, check, offline, force }) => {
-            build::plan(global, &targets, &force, &build::PlanArgs { json, check, offline })
+        Some(Command::Plan { targets, json, check, offline, force, pr }) => {
+            build::plan(global, &targets, &force, &build::PlanArgs { json, check, offline, pr })
         }
         Some(Command::Explain { artifact }) => show::explain(global, &artifact),
         Some(Command::Check { determinism }) if determinism.is_empty() => check::gates(global),
         Some(Command::Check { determinism }) => check::determinism(global, &determinism),
         Some(Command::Card { preview }) => card::card(global, preview),
         Some(Command::Status) => show::status(global),
+        Some(Command::Diff { json }) => diff::diff(global, json),
+        Some(Command::Verify { full, json }) => verify::verify(global, full, json),
+        Some(Command::History { most, json }) => history::history(global, most, json),
+        Some(Command::Rollback(args)) => rollback::rollback(global, &args),
         Some(Command::Graph) => show::graph(global),
         Some(Command::Inspect { file, json }) => show::inspect(&file, json),
         Some(Command::Schema) => show::schema(),

@@ -1,19 +1,22 @@
 //! Commands that only look: `explain`, `status`, `graph`, `inspect`, `schema`, `hub serve`.
 
-use super::{Failure, Global, build};
+use super::{Failure, Global, build, past};
 use crate::core::action::{Component, InputFrom};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::name::NodeName;
-use crate::core::plan::{Plan, Settled, World, action_of};
+use crate::core::plan::{Decision, Plan, Settled, World, action_of};
+use crate::core::publish::{Observed, PullRequest, UploadVerdict};
 use crate::core::receipt::History;
 use crate::core::value::human_bytes;
 use crate::core::verdict::{Reason, Verdict, difference};
+use crate::exec::baseline::{self, Baseline};
 use crate::exec::drive::Sink;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
-use crate::exec::remote::{self, Access};
+use crate::exec::remote::{self, Access, EMBEDDED};
+use crate::exec::targets;
 use crate::model::inspect as model;
 use crate::store::Store;
 use crate::store::memo::Memo;
@@ -56,6 +59,7 @@ pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
             out.push_str("  frozen  keeps its last result, whatever changes; `--force` runs it\n");
         }
         if let Work::Upload(upload) = &node.work {
+            out.push_str(&target_lines(&project, global, id)?);
             upload
                 .files
                 .iter()
@@ -72,6 +76,18 @@ pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
     }
     print(&out);
     Ok(())
+}
+
+/// Where an upload goes, and how.
+fn target_lines(project: &Project, global: &Global, id: NodeId) -> Result<String> {
+    let Some(upload) = project.graph.upload(id) else { return Ok(String::new()) };
+    let wanted: Vec<bool> = project.graph.ids().map(|other| other == id).collect();
+    let Some(target) = targets::targets(project, &wanted, global.flags())?.remove(&id) else {
+        return Ok(String::new());
+    };
+    let (kind, repo, branch, hub) = (&target.kind, &target.repo, &target.revision, &target.endpoint);
+    let how = if upload.to.pull_request { ", as a pull request" } else { "" };
+    Ok(format!("  to      the {kind} {repo}, branch {branch}, on {hub}{how}\n  laid out in {}/\n", upload.dist))
 }
 
 /// The last result: when it was made, from what other than the one before it, and what was measured.
@@ -170,14 +186,15 @@ pub fn status(global: &Global) -> Result<(), Failure> {
     let mut loaded = records::load(&store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
-    let mut remote_line = String::new();
+    let mut remote_lines = String::new();
     build::runtime()?.block_on(async {
-        if let Some(remote) = build::open_remote(global, &project, &store, &asked.wanted, Access::Read).await? {
-            crate::exec::publish::settle_intents(&remote, &mut loaded, None).await?;
-            build::observe_remote(&project, &remote, &loaded, &asked.wanted, &mut world).await?;
-            remote_line = remote_status(&remote, &loaded, &world);
-            remote.close().await;
+        let remotes = targets::open(&project, &store, &asked.wanted, global.flags(), Access::Read).await?;
+        targets::settle(&remotes, &mut loaded, None, &|_| {}).await?;
+        targets::observe(&project, &remotes, &loaded, &mut world).await?;
+        for (id, remote) in &remotes.of {
+            remote_lines.push_str(&remote_status(global, remote, &loaded, world.remotes.get(id), &store).await?);
         }
+        remotes.close().await;
         Ok::<_, Error>(())
     })?;
     let sink: Sink = Arc::new(|_| {});
@@ -187,7 +204,7 @@ pub fn status(global: &Global) -> Result<(), Failure> {
         rows.push((artifact.to_string(), state(&project.graph, &plan, ids).into()));
     }
     print(&table::render(&rows));
-    print(&remote_line);
+    print(&remote_lines);
     let _ = writeln!(std::io::stderr(), "{}", ui::plan::last_line(&ui::plan::totals(&project.graph, &plan), &plan));
     Ok(())
 }
@@ -200,6 +217,7 @@ fn state(graph: &Graph, plan: &crate::core::plan::Plan, ids: &[NodeId]) -> Strin
         let word = match (&decision.verdict, &decision.outcome, &plan.settled[id.index()]) {
             (_, Some(outcome), _) if outcome.passed() => "passed",
             (_, Some(_), _) => "refused",
+            (Verdict::UpToDate, _, _) if is_proposed(decision) => "proposed",
             (Verdict::UpToDate, _, _) if matches!(graph.node(*id).work, Work::Upload(_)) => "published",
             (Verdict::UpToDate, _, Some(Settled::AtUpload)) => "asked at the upload",
             (Verdict::UpToDate, ..) => "up to date",
@@ -220,26 +238,61 @@ fn state(graph: &Graph, plan: &crate::core::plan::Plan, ids: &[NodeId]) -> Strin
     words.collect::<Vec<_>>().join(", ")
 }
 
-fn remote_status(remote: &remote::Remote, loaded: &records::Loaded, world: &crate::core::plan::World) -> String {
+fn is_proposed(decision: &Decision) -> bool {
+    matches!(decision.upload, Some((_, _, Some(UploadVerdict::Proposed { .. }))))
+}
+
+async fn remote_status(
+    global: &Global,
+    remote: &remote::Remote,
+    loaded: &records::Loaded,
+    observed: Option<&Observed>,
+    store: &Store,
+) -> Result<String> {
     let mut out = String::new();
     let target = &remote.target;
     match loaded.publishes.last(target) {
         Some(last) => out.push_str(&format!(
             "\nlast publish  {} at {} on {} ({})\n",
-            target.repo,
+            target,
             ui::short(&last.commit),
             when(last.at_ms),
             ui::count(last.tree.len(), "file")
         )),
-        None => out.push_str(&format!("\nlast publish  none to {} from here\n", target.repo)),
+        None => out.push_str(&format!("\nlast publish  none to {target} from here\n")),
     }
-    let Some(observed) = world.remotes.values().next() else { return out };
-    out.push_str(&match (&observed.head, &observed.last_commit) {
-        (None, _) => "remote        there is no such repo or branch yet\n".to_string(),
-        (head, last) if head == last => "remote        as the last publish left it\n".to_string(),
-        (Some(head), _) => format!("remote        at {}, moved since\n", ui::short(head)),
+    let seen = baseline::look(remote, &loaded.publishes, &store.blobs()).await?;
+    let Some(head) = &seen.head else {
+        out.push_str(&match observed.and_then(|o| o.start.as_ref()) {
+            Some(start) => format!("remote        no such branch yet; `main` is at {}\n", ui::short(start)),
+            None => "remote        there is no such repo or branch yet\n".to_string(),
+        });
+        return Ok(out);
+    };
+    let published = seen.baseline.as_ref().and_then(|b| b.commit.as_ref());
+    let elsewhere = published.filter(|commit| loaded.publishes.last(target).is_none_or(|last| last.commit != **commit));
+    if let Some(commit) = elsewhere {
+        out.push_str(&format!("              published from elsewhere at {}\n", ui::short(commit)));
+    }
+    let at = ui::short(&head.sha);
+    out.push_str(&match (&seen.baseline, seen.comparison()) {
+        _ if published == Some(&head.sha) => "remote        as the last publish left it\n".to_string(),
+        (None, _) => format!("remote        at {at}, with nothing that hfbuild published\n"),
+        (Some(Baseline { commit: None, .. }), _) => format!("remote        at {at}; no commit names its record\n"),
+        (_, Some(found)) if found.drifted.is_empty() => {
+            format!("remote        at {at}, moved since; what was published is as it was\n")
+        }
+        _ => format!("remote        at {at}, moved since\n"),
     });
-    out
+    out.push_str(&past::since_lines(global, remote, &seen).await?);
+    let listed = || seen.there.values().map(|file| file.size).sum();
+    out.push_str(&format!("stored        {}\n", human_bytes(head.used_storage.unwrap_or_else(listed))));
+    if let Some(open) = observed.and_then(|o| o.proposal.as_ref()) {
+        let PullRequest { number, url } = &open.pull_request;
+        let page = url.as_deref().filter(|_| target.endpoint != EMBEDDED).unwrap_or("open");
+        out.push_str(&format!("pull request  #{number}, {page}\n"));
+    }
+    Ok(out)
 }
 
 /// `hfbuild graph`

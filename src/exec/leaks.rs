@@ -7,7 +7,7 @@
 use crate::core::action::InputFrom;
 use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, Result};
-use crate::core::graph::{Work, placed_path, repo_place};
+use crate::core::graph::{NodeId, placed_path, repo_place};
 use crate::core::leaks::{Allowed, Findings};
 use crate::core::name::RelPath;
 use crate::core::plan::{self, Plan, World};
@@ -65,34 +65,32 @@ fn check_rules(allowed: &Allowed) -> Result<()> {
     }
 }
 
-/// The files of the wanted publishes that are known before anything runs: what is made and in the store, and the project's
-/// own files that are published as they are.
-pub fn known(project: &Project, store: &Store, plan: &Plan, world: &World) -> Vec<Candidate> {
+/// The files of a publish that are known before anything runs: what is made and in the store, and the project's own files
+/// that are published as they are. Of one that is not wanted, none.
+pub fn known(project: &Project, store: &Store, plan: &Plan, world: &World, id: NodeId) -> Vec<Candidate> {
     let (graph, blobs) = (&project.graph, store.blobs());
-    let mut out = Vec::new();
-    for id in graph.ids().filter(|id| plan.decisions[id.index()].is_some()) {
-        let Work::Upload(upload) = &graph.node(id).work else { continue };
-        let made = plan::tree_of(graph, upload, &plan.settled, world).into_iter().map(|(path, file)| Candidate {
-            path,
-            digest: file.digest,
-            file: blobs.path(&file.digest),
-        });
-        out.extend(made.filter(|candidate| candidate.file.exists()));
-        for (path, _, artifact, _) in &upload.files {
-            let waiting = graph.of(artifact).iter().filter(|dep| plan.settled[dep.index()].is_none());
-            for declaration in waiting.filter_map(|dep| graph.stage(*dep)).filter(|d| d.kind == "files") {
-                let place = repo_place(&declaration.shape, path);
-                let sources = declaration.inputs.iter().filter_map(|input| match &input.from {
-                    InputFrom::File(source) => Some((source, world.sources.get(source.as_str()).copied().flatten()?)),
-                    _ => None,
-                });
-                let candidate = |(source, digest): (&RelPath, Digest)| Candidate {
-                    path: placed_path(&place, source.file_name()),
-                    digest,
-                    file: project.root.join(source.as_str()),
-                };
-                out.extend(sources.map(candidate));
-            }
+    let wanted = plan.decisions[id.index()].is_some();
+    let Some(upload) = graph.upload(id).filter(|_| wanted) else { return vec![] };
+    let made = plan::tree_of(graph, upload, &plan.settled, world).into_iter().map(|(path, file)| Candidate {
+        path,
+        digest: file.digest,
+        file: blobs.path(&file.digest),
+    });
+    let mut out: Vec<Candidate> = made.filter(|candidate| candidate.file.exists()).collect();
+    for (path, _, artifact, _) in &upload.files {
+        let waiting = graph.of(artifact).iter().filter(|dep| plan.settled[dep.index()].is_none());
+        for declaration in waiting.filter_map(|dep| graph.stage(*dep)).filter(|d| d.kind == "files") {
+            let place = repo_place(&declaration.shape, path);
+            let sources = declaration.inputs.iter().filter_map(|input| match &input.from {
+                InputFrom::File(source) => Some((source, world.sources.get(source.as_str()).copied().flatten()?)),
+                _ => None,
+            });
+            let candidate = |(source, digest): (&RelPath, Digest)| Candidate {
+                path: placed_path(&place, source.file_name()),
+                digest,
+                file: project.root.join(source.as_str()),
+            };
+            out.extend(sources.map(candidate));
         }
     }
     out

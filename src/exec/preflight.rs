@@ -1,10 +1,10 @@
 //! Before the first stage runs: whether what the run makes could be published at all. Only where something may be sent.
 //!
 //! First what this machine can tell by itself (files that must not go up, the Hub's limits), then what only the hub knows
-//! (whose token it is, what it may write, whether repo and branch are there). Decides nothing about content.
+//! (whose token it is, what it may write). Decides nothing about content.
 
 use crate::core::error::{Error, Result};
-use crate::core::graph::{Work, placed_path, repo_place};
+use crate::core::graph::{NodeId, placed_path, repo_place};
 use crate::core::limits;
 use crate::core::plan::{Plan, Settled};
 use crate::core::receipt::History;
@@ -16,34 +16,31 @@ use crate::hub::{EmbeddedHub, RepoId};
 /// The permission that a commit needs, in a fine-grained token.
 const WRITE: &str = "repo.write";
 
-/// The Hub's limits against what is known: what is made, and of what has to be made its last size.
+/// The Hub's limits against what is known of a publish: what is made, and of what has to be made its last size.
 ///
 /// # Errors
 /// A limit is exceeded.
-pub fn check_limits(project: &Project, plan: &Plan, history: &History) -> Result<()> {
+pub fn check_limits(project: &Project, plan: &Plan, history: &History, id: NodeId) -> Result<()> {
     let graph = &project.graph;
-    for id in graph.ids().filter(|id| plan.decisions[id.index()].is_some()) {
-        let Work::Upload(upload) = &graph.node(id).work else { continue };
-        let mut files: Vec<(String, u64)> = Vec::new();
-        for (path, _, artifact, _) in &upload.files {
-            for dep in graph.of(artifact) {
-                let receipt = match &plan.settled[dep.index()] {
-                    Some(Settled::Made(receipt)) => Some(receipt),
-                    _ => history.last(&graph.node(*dep).name),
-                };
-                let (Some(receipt), Some(stage)) = (receipt, graph.stage(*dep)) else { continue };
-                let place = repo_place(&stage.shape, path);
-                files.extend(receipt.outputs.iter().map(|o| (placed_path(&place, &o.path), o.size)));
-            }
+    let Some(upload) = graph.upload(id) else { return Ok(()) };
+    let mut files: Vec<(String, u64)> = Vec::new();
+    for (path, _, artifact, _) in &upload.files {
+        for dep in graph.of(artifact) {
+            let receipt = match &plan.settled[dep.index()] {
+                Some(Settled::Made(receipt)) => Some(receipt),
+                _ => history.last(&graph.node(*dep).name),
+            };
+            let (Some(receipt), Some(stage)) = (receipt, graph.stage(*dep)) else { continue };
+            let place = repo_place(&stage.shape, path);
+            files.extend(receipt.outputs.iter().map(|o| (placed_path(&place, &o.path), o.size)));
         }
-        limits::check(files.iter().map(|(path, size)| (path.as_str(), *size)))?;
     }
-    Ok(())
+    limits::check(files.iter().map(|(path, size)| (path.as_str(), *size)))
 }
 
 impl Remote {
     /// Asks the hub whether a publish can go through: the token is good and may write to the repo, or make it where it is
-    /// not there yet; the branch is there. `exists`: the branch was seen.
+    /// not there yet; what is no branch is there. `exists`: the repo was seen.
     ///
     /// # Errors
     /// It cannot; or the hub cannot be asked.
@@ -55,14 +52,10 @@ impl Remote {
                 may_write(&who, &self.repo, exists)?;
             }
         }
-        if !exists && self.target.revision != "main" {
-            let (repo, branch) = (&self.target.repo, &self.target.revision);
-            return Err(match self.client.head(&self.repo, "main").await? {
-                Some(_) => Error::hub(format!("`{repo}` has no branch `{branch}`"))
-                    .hint("make the branch on the Hub first, or publish to `main`"),
-                None => Error::hub(format!("`{repo}` is not there, so it has no branch `{branch}`"))
-                    .hint("publish to `main` first: that makes the repo"),
-            });
+        if !exists && self.target.revision.starts_with("refs/") {
+            let (repo, revision) = (&self.target.repo, &self.target.revision);
+            return Err(Error::hub(format!("`{repo}` has no branch `{revision}`"))
+                .hint("only a branch can be made: name it without `refs/`"));
         }
         Ok(())
     }

@@ -135,14 +135,17 @@ fn a_namespace_of_others_is_refused_before_any_stage() {
 }
 
 #[test]
-fn a_branch_of_a_repo_that_is_not_there_is_refused_before_any_stage() {
+fn a_ref_that_is_not_there_and_is_no_branch_is_refused_before_any_stage() {
     let project = project();
     project.write(
         "publish.toml",
-        &project.read("publish.toml").replace("\"ann/cats\"\n", "\"ann/cats\"\nrevision = \"dev\"\n"),
+        &project.read("publish.toml").replace("\"ann/cats\"\n", "\"ann/cats\"\nrevision = \"refs/pr/3\"\n"),
     );
     let hub = Live::start(&whoami("write", "", ""), false);
-    build(&project, &hub.url, &[]).code(4).says("`ann/cats` is not there, so it has no branch `dev`");
+    build(&project, &hub.url, &[])
+        .code(4)
+        .says("`ann/cats` has no branch `refs/pr/3`")
+        .says("only a branch can be made");
     assert!(!project.path("ran").exists());
 }
 

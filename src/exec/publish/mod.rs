@@ -9,20 +9,24 @@ mod dist;
 mod drift;
 mod intents;
 mod proof;
+mod propose;
+pub mod rollback;
+mod tag;
 
 pub use drift::drift_error;
 pub use intents::settle_intents;
+pub use tag::check_tag;
 
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::Event;
 use crate::core::gate::Outcome;
 use crate::core::graph::NodeId;
-use crate::core::manifest::{Hub, OnTag};
+use crate::core::manifest::Hub;
 use crate::core::plan::{Decision, RECORD, Settled, decide};
-use crate::core::publish::{self, Changes, Intent, Published, Tree, UploadVerdict};
+use crate::core::publish::{self, Changes, Intent, Propose, Published, PullRequest, Tree, UploadVerdict};
 use crate::exec::drive::{Driver, now_ms};
-use crate::exec::remote::Remote;
-use crate::hub::client::{CommitOutcome, CommitRequest};
+use crate::exec::remote::{Found, Remote};
+use crate::hub::client::{CommitOutcome, CommitRequest, Operation};
 use std::time::Duration;
 
 /// How often a publish is planned anew after somebody moved the branch.
@@ -36,12 +40,30 @@ pub struct Publisher<'d, 'a> {
     pub remote: &'d Remote,
     /// The node.
     pub upload: NodeId,
+    /// Of a rollback: what it restores.
+    pub restores: Option<rollback::Restores>,
 }
 
 /// What came of one try.
 enum Sent {
-    Commit { commit: String, parent: String, found: bool },
+    Commit(Landed),
     Moved,
+}
+
+/// What a commit brings.
+struct Content {
+    operations: Vec<Operation>,
+    /// What the manifest lets pass in it, a line each.
+    findings: Vec<String>,
+}
+
+/// A commit that is there.
+struct Landed {
+    commit: String,
+    parent: String,
+    /// Found there, after a lost answer.
+    found: bool,
+    pull_request: Option<PullRequest>,
 }
 
 impl Driver<'_> {
@@ -67,7 +89,8 @@ impl Publisher<'_, '_> {
                 self.driver.refuse(&decision.asked);
                 return Err(Error::new(ErrorKind::Gate, "a gate refuses against what was published meanwhile"));
             };
-            let unchanged = matches!(verdict, Some(UploadVerdict::UpToDate { adopt: false, .. }));
+            let unchanged =
+                matches!(verdict, Some(UploadVerdict::UpToDate { adopt: false, .. } | UploadVerdict::Proposed { .. }));
             if !(unchanged && self.is_laid_out(&record)?) {
                 self.lay_out(&tree, &record)?;
             }
@@ -76,18 +99,18 @@ impl Publisher<'_, '_> {
                 UploadVerdict::UpToDate { commit, adopt } => {
                     return self.up_to_date(tree, commit, adopt, allowed).await;
                 }
-                UploadVerdict::Drift { files } => return Err(drift_error(&files, self.remote)),
-                UploadVerdict::Send { changes, over } => {
-                    if !over.is_empty() {
-                        let list: Vec<_> = over.iter().map(drift::drifted_path).collect();
-                        self.driver.emit(Event::Warning {
-                            text: format!("publishing over changes on the remote: {}", list.join(", ")),
-                        });
-                    }
+                UploadVerdict::Proposed { pull_request, commit } => {
+                    return self.is_proposed(tree, commit, pull_request, allowed);
+                }
+                UploadVerdict::Drift { files, pull_request } => {
+                    return Err(drift_error(&files, self.remote, pull_request));
+                }
+                UploadVerdict::Send { changes, over, pull_request } => {
+                    self.tell_over(&over, pull_request);
                     self.tell_asked(&decision.asked);
-                    match self.send(&tree, changes, allowed).await? {
-                        Sent::Commit { commit, parent, found } => {
-                            return self.landed(tree, commit, parent, found, allowed).await;
+                    match self.send(&tree, changes, allowed, pull_request).await? {
+                        Sent::Commit(landed) => {
+                            return self.landed(tree, landed, allowed, pull_request, !over.is_empty()).await;
                         }
                         Sent::Moved => {
                             self.driver.emit(Event::Note { text: "the branch moved meanwhile: planning again".into() });
@@ -97,14 +120,15 @@ impl Publisher<'_, '_> {
                 }
             }
         }
-        Err(Error::hub(format!("`{}` moved {REPLANS} times while publishing", self.remote.target.repo))
+        Err(Error::hub(format!("`{}` moved {REPLANS} times while publishing", self.remote.target))
             .hint("run hfbuild again when it is quieter"))
     }
 
     async fn look_again(&mut self) -> Result<Decision> {
         let graph = &self.driver.project.graph;
         let blobs = graph.asks_published().then(|| self.driver.store.blobs());
-        let observed = self.remote.observe(&self.driver.loaded.publishes, blobs.as_ref()).await?;
+        let how = graph.upload(self.upload).map(|upload| self.driver.world.how(upload)).unwrap_or_default();
+        let observed = self.remote.observe(&self.driver.loaded.publishes, blobs.as_ref(), how).await?;
         self.driver.world.remotes.insert(self.upload, observed);
         let driver = &self.driver;
         Ok(decide(graph, self.upload, &driver.settled, &driver.loaded.history, &driver.world))
@@ -131,16 +155,22 @@ impl Publisher<'_, '_> {
         if adopt {
             let target = self.remote.target.clone();
             let allowed = allowed.to_vec();
-            let published = Published { target, commit: commit.clone(), parent: None, tree, at_ms: now_ms(), allowed };
+            let (parent, pull_request, restores, at_ms) = (None, None, None, now_ms());
+            let commit = commit.clone();
+            let published = Published { target, commit, parent, tree, at_ms, allowed, pull_request, restores };
             self.driver.recorder.published(&published)?;
             self.driver.loaded.publishes.landed.push(published);
         }
-        let repo = self.remote.target.repo.clone();
-        if self.driver.recovered.as_ref() == Some(&commit) {
+        let repo = self.remote.target.to_string();
+        if self.driver.recovered.contains(&commit) {
             // the run before was cut off between its commit and its record: finish what it began
-            self.tag(&commit).await?;
+            let last = self.driver.loaded.publishes.last(&self.remote.target);
+            if last.is_some_and(|published| published.restores.is_none()) {
+                self.tag(&commit).await?;
+            }
             self.driver.emit(Event::Published { repo, commit: commit.clone(), found: true });
             self.driver.summary.commits.push(commit);
+            self.look_at();
             return Ok(());
         }
         self.driver.emit(Event::RemoteFresh { repo, commit: commit.clone() });
@@ -148,25 +178,45 @@ impl Publisher<'_, '_> {
         Ok(())
     }
 
-    /// Preflight of the tree, repo, content, intent, commit.
-    async fn send(&mut self, tree: &Tree, changes: Changes, allowed: &[String]) -> Result<Sent> {
+    /// Preflight of the tree, repo and branch, content, intent, commit.
+    async fn send(
+        &mut self,
+        tree: &Tree,
+        changes: Changes,
+        allowed: &[String],
+        propose: Option<Propose>,
+    ) -> Result<Sent> {
         let findings = self.refuse_leaks(tree, &changes)?;
         let asked = self.check_tree(tree, &changes).await?;
-        let (remote, target) = (self.remote, self.remote.target.clone());
-        let mut parent = self.driver.world.remotes.get(&self.upload).and_then(|o| o.head.clone());
-        if parent.is_none() {
-            let hub = self.hub()?;
-            remote.client.create_repo(&remote.repo, hub.private, None).await?;
-            let head = remote.client.head(&remote.repo, &target.revision).await?;
-            parent = Some(
-                head.ok_or_else(|| Error::hub(format!("`{}` has no branch `{}`", target.repo, target.revision)))?.sha,
-            );
+        let target = self.remote.target.clone();
+        let Some(parent) = self.parent(tree, propose).await? else { return Ok(Sent::Moved) };
+        if changes.is_empty() {
+            // the branch alone was missing
+            let commit = parent.clone();
+            return Ok(Sent::Commit(Landed { commit, parent, found: false, pull_request: None }));
         }
-        let parent = parent.unwrap_or_default();
-        self.driver.emit(Event::Uploading { repo: target.repo.clone(), changes: changes.clone() });
-        let operations = self.upload_content(tree, &changes, &asked).await?;
+        self.driver.emit(Event::Uploading { repo: target.to_string(), changes: changes.clone() });
+        let number = propose.and_then(|p| p.number);
+        let remote = number.map_or(self.remote.clone(), |n| self.remote.at(&PullRequest::revision(n)));
+        let mut on_ref = Publisher { driver: &mut *self.driver, remote: &remote, upload: self.upload, restores: None };
+        let operations = on_ref.upload_content(tree, &changes, &asked).await?;
+        self.journalled(tree, &changes, allowed, propose, parent, Content { operations, findings }).await
+    }
+
+    /// Intent and commit. What it names is on the remote already.
+    async fn journalled(
+        &mut self,
+        tree: &Tree,
+        changes: &Changes,
+        allowed: &[String],
+        propose: Option<Propose>,
+        parent: String,
+        content: Content,
+    ) -> Result<Sent> {
+        let target = self.remote.target.clone();
+        let number = propose.and_then(|p| p.number);
+        let remote = number.map_or(self.remote.clone(), |n| self.remote.at(&PullRequest::revision(n)));
         let nonce = format!("hfbuild-{}", intents::nonce());
-        let digest = publish::tree_digest(tree);
         let intent = Intent {
             target,
             parent: parent.clone(),
@@ -174,32 +224,49 @@ impl Publisher<'_, '_> {
             nonce: nonce.clone(),
             at_ms: now_ms(),
             allowed: allowed.to_vec(),
+            pull_request: propose,
+            restores: self.restores.as_ref().map(|r| r.commit.clone()),
         };
         self.driver.cancel.check()?;
         self.driver.recorder.intent(&intent)?;
         let request = CommitRequest {
-            summary: self.summary(&changes),
+            summary: self.summary(changes),
             description: format!(
-                "{}\n\n{}{}tree: {digest}\nrecord: {}\nnonce: {nonce}",
-                describe(&changes),
-                findings.iter().map(|finding| format!("allowed finding: {finding}\n")).collect::<String>(),
+                "{}\n\n{}{}{}tree: {}\nrecord: {}\nnonce: {nonce}",
+                describe(changes),
+                intent.restores.iter().map(|commit| format!("restores: {commit}\n")).collect::<String>(),
+                content.findings.iter().map(|finding| format!("allowed finding: {finding}\n")).collect::<String>(),
                 allowed.iter().map(|clause| format!("allowed regression: {clause}\n")).collect::<String>(),
+                publish::tree_digest(tree),
                 tree[RECORD].hub.sha256
             ),
             parent,
-            operations,
+            operations: content.operations,
+        };
+        self.commit(&remote, &intent, &request).await
+    }
+
+    /// Posts the commit until it is known what became of it.
+    async fn commit(&mut self, at: &Remote, intent: &Intent, request: &CommitRequest) -> Result<Sent> {
+        let remote = self.remote;
+        let landed = |commit, found, pull_request| {
+            Ok(Sent::Commit(Landed { commit, parent: intent.parent.clone(), found, pull_request }))
         };
         loop {
-            match remote.client.commit(&remote.repo, &remote.target.revision, &request).await? {
-                CommitOutcome::Landed { oid, .. } => {
-                    return Ok(Sent::Commit { commit: oid, parent: intent.parent, found: false });
+            let outcome = match intent.pull_request {
+                Some(Propose { number: None }) => remote.client.propose(&at.repo, &at.target.revision, request).await,
+                _ => remote.client.commit(&at.repo, &at.target.revision, request).await,
+            };
+            match outcome? {
+                CommitOutcome::Landed { oid, pull_request, .. } => {
+                    return landed(oid, false, self.opened(intent, pull_request).await?);
                 }
                 CommitOutcome::ParentMoved => {
                     // our own commit may be what moved it: an answer that was lost on the way, then a second try
-                    if let Some(commit) = remote.find_landed(&intent, Duration::ZERO).await? {
-                        return Ok(Sent::Commit { commit, parent: intent.parent, found: true });
+                    if let Some(Found { commit, pull_request }) = remote.find_landed(intent, Duration::ZERO).await? {
+                        return landed(commit, true, pull_request);
                     }
-                    self.driver.recorder.abandoned(&nonce)?;
+                    self.driver.recorder.abandoned(&intent.nonce)?;
                     return Ok(Sent::Moved);
                 }
                 CommitOutcome::Throttled { wait } => {
@@ -211,8 +278,13 @@ impl Publisher<'_, '_> {
                     self.driver.emit(Event::Warning {
                         text: format!("the answer to the commit was lost ({reason}): looking for it"),
                     });
-                    if let Some(commit) = remote.find_landed(&intent, remote.may_still_land()).await? {
-                        return Ok(Sent::Commit { commit, parent: intent.parent, found: true });
+                    if let Some(found) = remote.find_landed(intent, remote.may_still_land()).await? {
+                        return landed(found.commit, true, found.pull_request);
+                    }
+                    if intent.pull_request == Some(Propose { number: None }) {
+                        // nothing would refuse a second pull request
+                        return Err(Error::hub("it is not known whether the pull request was opened")
+                            .hint("run hfbuild again: it looks for it, and opens one only where there is none"));
                     }
                     // it carries its parent: should it land after all, the second one is refused
                     self.driver.emit(Event::Note { text: "the commit did not land: sending it again".into() });
@@ -226,13 +298,16 @@ impl Publisher<'_, '_> {
     async fn landed(
         &mut self,
         tree: Tree,
-        commit: String,
-        parent: String,
-        found: bool,
+        landed: Landed,
         allowed: &[String],
+        propose: Option<Propose>,
+        drifted: bool,
     ) -> Result<()> {
+        let Landed { commit, parent, found, pull_request } = landed;
         self.verify(&tree, &commit).await?;
-        self.tag(&commit).await?;
+        if pull_request.is_none() && self.restores.is_none() {
+            self.tag(&commit).await?; // neither a proposal nor a rollback is a new version
+        }
         let published = Published {
             target: self.remote.target.clone(),
             commit: commit.clone(),
@@ -240,11 +315,18 @@ impl Publisher<'_, '_> {
             tree,
             at_ms: now_ms(),
             allowed: allowed.to_vec(),
+            pull_request: pull_request.clone(),
+            restores: self.restores.as_ref().map(|r| r.commit.clone()),
         };
         self.driver.recorder.published(&published)?;
         self.driver.loaded.publishes.landed.push(published);
-        self.driver.emit(Event::Published { repo: self.remote.target.repo.clone(), commit: commit.clone(), found });
+        if let Some(pull_request) = pull_request {
+            self.proposed(pull_request, commit, propose, drifted);
+            return Ok(());
+        }
+        self.driver.emit(Event::Published { repo: self.remote.target.to_string(), commit: commit.clone(), found });
         self.driver.summary.commits.push(commit);
+        self.look_at();
         Ok(())
     }
 
@@ -257,29 +339,19 @@ impl Publisher<'_, '_> {
         }
     }
 
-    async fn tag(&mut self, commit: &str) -> Result<()> {
-        let Some(name) = self.hub()?.tag.clone() else { return Ok(()) };
-        let tags = self.remote.client.tags(&self.remote.repo).await?;
-        match tags.get(&name) {
-            Some(at) if at == commit => Ok(()),
-            Some(_) => {
-                let text =
-                    format!("tag `{name}` is there already and stays where it is (raise `version` for a new one)");
-                self.driver.emit(Event::Note { text });
-                Ok(())
-            }
-            None => self.remote.client.create_tag(&self.remote.repo, &name, commit).await,
-        }
-    }
-
     fn hub(&self) -> Result<&Hub> {
-        self.driver.project.manifest.hub.as_ref().ok_or_else(|| Error::bug("a publish without [hub]"))
+        let upload = self.driver.project.graph.upload(self.upload);
+        upload.map(|upload| &upload.to).ok_or_else(|| Error::bug("a publish that is no upload"))
     }
 
     fn summary(&self, changes: &Changes) -> String {
         let project = &self.driver.project.manifest.project;
-        let files = changes.sent().count() + changes.delete.len();
-        format!("{} {}: {files} {}", project.name, project.version, if files == 1 { "file" } else { "files" })
+        let n = changes.sent().count() + changes.delete.len();
+        let files = if n == 1 { "1 file".to_string() } else { format!("{n} files") };
+        match &self.restores {
+            Some(restores) => format!("{}: back to {}: {files}", project.name, restores.label()),
+            None => format!("{} {}: {files}", project.name, project.version),
+        }
     }
 }
 
@@ -294,14 +366,4 @@ fn describe(changes: &Changes) -> String {
         lines.push(format!("and {more} more"));
     }
     lines.join("\n")
-}
-
-/// Refuses, before any stage runs, a publish whose tag is there already where the manifest says `on_tag = "fail"`.
-pub async fn check_tag(remote: &Remote, hub: &Hub) -> Result<()> {
-    let Some(name) = hub.tag.as_ref().filter(|_| hub.on_tag == OnTag::Fail) else { return Ok(()) };
-    match remote.client.tags(&remote.repo).await?.contains_key(name) {
-        false => Ok(()),
-        true => Err(Error::hub(format!("tag `{name}` is there already, and `on_tag` is \"fail\""))
-            .hint("raise `version` in [project]")),
-    }
 }

@@ -17,6 +17,8 @@
 mod admin;
 mod http;
 mod lfs;
+mod proof;
+mod pulls;
 mod read;
 mod token;
 mod write;
@@ -28,6 +30,8 @@ use crate::core::error::Result;
 pub use admin::{CommitInfo, Refs};
 pub use http::Retry;
 pub use lfs::{LfsObject, Progress, Uploaded};
+pub use proof::{Hashed, Page, Safetensors};
+pub use pulls::{Pull, number_of};
 pub use read::{Head, Org, RemoteFile, Scope, Who};
 pub use token::{Token, resolve_token};
 pub use write::{CommitOutcome, CommitRequest, Operation, Preupload, Verdict, YamlReport};

@@ -15,7 +15,7 @@ use axum::response::Response;
 use super::answer::{Answer, Outcome, Refused, broken};
 use super::store::Store;
 use super::xet::routes::{self as xet, Cas};
-use super::{Fault, Options, api, commit, files, lfs, listing, pages};
+use super::{Fault, Options, api, commit, files, lfs, listing, pages, pulls};
 use crate::hub::repo::{RepoId, RepoKind};
 
 /// All that handlers share.
@@ -82,6 +82,8 @@ pub(super) enum Part {
     Branch(String),
     Settings,
     Access,
+    /// What stands behind `discussions`.
+    Discussions(Vec<String>),
     /// A token to write to xet storage, or to read from it.
     XetToken(bool, String),
     Resolve(String, String),
@@ -144,6 +146,7 @@ fn api_part(parts: &[&str]) -> Option<Part> {
         ["branch", name] => Part::Branch(own(name)),
         ["settings"] => Part::Settings,
         ["auth-check"] => Part::Access,
+        ["discussions", rest @ ..] => Part::Discussions(rest.iter().map(own).collect()),
         ["xet-read-token", rev] => Part::XetToken(false, own(rev)),
         ["xet-write-token", rev] => Part::XetToken(true, own(rev)),
         _ => return None,
@@ -218,6 +221,7 @@ impl Part {
             Part::Branch(_) => "branch",
             Part::Settings => "settings",
             Part::Access => "access",
+            Part::Discussions(_) => "discussions",
             Part::XetToken(..) => "xet.token",
             Part::Resolve(..) | Part::Raw(..) => "resolve",
             Part::LfsBatch => "lfs.batch",
@@ -361,7 +365,7 @@ fn answer_whole(hub: &Hub, ask: &Ask, route: Route, body: &Bytes) -> Outcome {
         Part::Revision(rev) if get => listing::info(hub, ask, &repo, &rev),
         Part::Tree(rev, path) if get => listing::tree(hub, ask, &repo, &rev, &path),
         Part::Paths(rev) if post => listing::paths(hub, ask, &repo, &rev, body),
-        Part::Refs if get => api::refs(hub, &repo),
+        Part::Refs if get => api::refs(hub, ask, &repo),
         Part::Commits(rev) if get => listing::commits(hub, ask, &repo, &rev),
         Part::Preupload(rev) if post => api::preupload(hub, &repo, &rev, body),
         Part::Tag(rev) if post => api::create_tag(hub, &repo, &rev, body),
@@ -370,6 +374,7 @@ fn answer_whole(hub: &Hub, ask: &Ask, route: Route, body: &Bytes) -> Outcome {
         Part::Branch(name) if ask.method == Method::DELETE => api::delete_branch(hub, &repo, &name),
         Part::Settings if ask.method == Method::PUT => api::settings(hub, &repo, body),
         Part::Access if get => api::access(hub, &repo),
+        Part::Discussions(rest) if get || post => pulls::answer(hub, ask, &repo, &rest, body),
         Part::XetToken(write, rev) if get => xet::token(hub, ask, &repo, write, &rev),
         Part::Raw(rev, path) if get => files::raw(hub, &repo, &rev, &path),
         Part::LfsBatch if post => lfs::batch(hub, ask, &repo, body),
