@@ -4,24 +4,23 @@ use super::{BuildArgs, Failure, Global};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::estimate::estimate;
 use crate::core::event::Event;
-use crate::core::graph::{NodeId, Work};
-use crate::core::manifest::OnDrift;
+use crate::core::graph::NodeId;
 use crate::core::plan::World;
-use crate::core::publish;
+use crate::core::publish::Target;
 use crate::exec::drive::{self, Cancel, Driver, Options, Sink, Start};
 use crate::exec::guard;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
-use crate::exec::publish::{check_tag, drift_error, settle_intents};
-use crate::exec::remote::{self, Access, Remote};
+use crate::exec::remote::Access;
 use crate::exec::snapshot;
+use crate::exec::targets;
 use crate::store::memo::Memo;
 use crate::store::records::{self, Loaded, Recorder};
 use crate::store::{Store, lock};
 use crate::ui::plan as shown;
 use crate::ui::progress::{Progress, Verbosity};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
@@ -57,43 +56,6 @@ fn verbosity(global: &Global) -> Verbosity {
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|e| Error::new(ErrorKind::Io, "cannot start the runtime").cause(e.to_string()))
-}
-
-/// Opens a remote for a project that publishes, if any upload is wanted.
-pub async fn open_remote(
-    global: &Global,
-    project: &Project,
-    store: &Store,
-    wanted: &[bool],
-    access: Access,
-) -> Result<Option<Remote>> {
-    let Some(hub) = &project.manifest.hub else { return Ok(None) };
-    if !observe::has_upload(&project.graph, wanted) {
-        return Ok(None);
-    }
-    let target = remote::target(hub, global.endpoint.as_deref(), global.repo.as_deref());
-    Remote::open(target, &store.hub(), access).await.map(Some).map_err(|e| match e.kind() {
-        ErrorKind::Manifest if global.repo.is_none() => e.at(project.manifest.source.place(hub.repo_span.clone())),
-        ErrorKind::Manifest => e.with_kind(ErrorKind::Usage),
-        _ => e,
-    })
-}
-
-/// Puts what is seen of the remote into the world, for each wanted upload.
-pub async fn observe_remote(
-    project: &Project,
-    remote: &Remote,
-    loaded: &Loaded,
-    wanted: &[bool],
-    world: &mut World,
-) -> Result<()> {
-    let graph = &project.graph;
-    let blobs = graph.asks_published().then(|| Store::at(&project.root).blobs());
-    let observed = remote.observe(&loaded.publishes, blobs.as_ref()).await?;
-    for id in graph.ids().filter(|id| wanted[id.index()] && matches!(graph.node(*id).work, Work::Upload(_))) {
-        world.remotes.insert(id, observed.clone());
-    }
-    Ok(())
 }
 
 /// The nodes that are forced, which are asked for themselves then: something that stands in the way of what reads them
@@ -152,7 +114,7 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
     progress.end();
     let summary = summary?;
     let _ = writeln!(std::io::stderr(), "{}", crate::ui::summary(&summary));
-    if let Some(line) = look_at(project, global, &summary) {
+    for line in look_at(&summary) {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
     let mut errors = summary.errors;
@@ -218,42 +180,31 @@ async fn prepare<'a>(
     observe::check_tools(project, &asked.wanted, &world)?;
     world.forced = forced;
     world.allow_regression = args.allow_regression;
-    world.overwrite = args.overwrite || project.manifest.hub.as_ref().is_some_and(|h| h.on_drift == OnDrift::Overwrite);
-    let remote = open_remote(global, project, store, &asked.wanted, Access::Write).await?;
-    let mut recovered = None;
-    if let Some(remote) = &remote {
-        if loaded.publishes.intent(&remote.target).is_some() {
-            sink(Event::Note { text: "an earlier publish was cut off: looking for its commit".into() });
-        }
-        recovered = settle_intents(remote, &mut loaded, Some(&mut Recorder::open(store)?)).await?;
-        observe_remote(project, remote, &loaded, &asked.wanted, &mut world).await?;
-        let plan = plan_whole(project, store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
-        if shown::totals(&project.graph, &plan).commits > 0 {
-            let exists = world.remotes.values().any(|o| o.head.is_some());
-            remote.preflight(exists).await?;
-            if !exists && remote.target.revision != "main" {
-                let (repo, branch) = (&remote.target.repo, &remote.target.revision);
-                return Err(Error::hub(format!("`{repo}` has no branch `{branch}`"))
-                    .hint("make the branch on the Hub first, or publish to `main`"));
-            }
-            if let Some(hub) = project.manifest.hub.as_ref().filter(|_| exists) {
-                check_tag(remote, hub).await?;
-            }
-            let drifted = world.remotes.values().find_map(|o| Some(publish::early_drift(o)).filter(|d| !d.is_empty()));
-            if let Some(files) = drifted.filter(|_| !world.overwrite) {
-                return Err(drift_error(&files, remote));
-            }
+    world.overwrite = args.overwrite;
+    world.pull_request = args.pr;
+    let remotes = targets::open(project, store, &asked.wanted, global.flags(), Access::Write).await?;
+    let tell = |text| sink(Event::Note { text });
+    let recovered = targets::settle(&remotes, &mut loaded, Some(&mut Recorder::open(store)?), &tell).await?;
+    targets::observe(project, &remotes, &loaded, &mut world).await?;
+    let (mut wanted, targets) = (asked.wanted, asked.targets);
+    let mut turned_down = vec![];
+    if !remotes.of.is_empty() {
+        let plan = plan_whole(project, store, &wanted, &targets, &loaded, &mut memo, &mut world, &sink)?;
+        turned_down = targets::preflight(project, &remotes, &plan, &world).await?;
+        if !turned_down.is_empty() {
+            let ends: Vec<NodeId> = targets.iter().copied().collect();
+            wanted = targets::without(project, &wanted, &ends, &turned_down);
         }
     }
     let options = Options { jobs: args.jobs.map_or(0, usize::from), keep_going: args.keep_going, snapshot: None };
-    let (wanted, targets) = (asked.wanted, asked.targets);
     Ok(Start {
         project,
         store,
         loaded,
         memo,
         world,
-        remote,
+        remotes,
+        turned_down,
         sink,
         cancel,
         options,
@@ -265,15 +216,9 @@ async fn prepare<'a>(
 }
 
 /// Where to look at what was published.
-fn look_at(project: &Project, global: &Global, summary: &crate::core::event::Summary) -> Option<String> {
-    let target = remote::target(project.manifest.hub.as_ref()?, global.endpoint.as_deref(), global.repo.as_deref());
-    if summary.commits.is_empty() {
-        return None;
-    }
-    Some(match target.endpoint.as_str() {
-        remote::EMBEDDED => "look at it: hfbuild hub serve".to_string(),
-        url => format!("look at it: {url}/{}", target.repo),
-    })
+fn look_at(summary: &crate::core::event::Summary) -> Vec<String> {
+    let served = |page: &String| if page.is_empty() { "hfbuild hub serve".to_string() } else { page.clone() };
+    summary.pages.iter().map(served).map(|page| format!("look at it: {page}")).collect()
 }
 
 fn run_id() -> String {
@@ -325,8 +270,32 @@ fn remembered(global: &Global, words: &[String]) -> Option<snapshot::Fresh> {
     snapshot::still_fresh(&root, &Store::at(&root), snapshot_key(global, words)?)
 }
 
+/// What is seen of the remotes by a command that only looks, and where the wanted uploads go.
+pub async fn look(
+    global: &Global,
+    project: &Project,
+    store: &Store,
+    wanted: &[bool],
+    loaded: &mut Loaded,
+    world: &mut World,
+) -> Result<BTreeMap<NodeId, Target>> {
+    let remotes = targets::open(project, store, wanted, global.flags(), Access::Read).await?;
+    targets::settle(&remotes, loaded, None, &|_| {}).await?;
+    targets::observe(project, &remotes, loaded, world).await?;
+    let targets = remotes.of.iter().map(|(id, remote)| (*id, remote.target.clone())).collect();
+    remotes.close().await;
+    Ok(targets)
+}
+
 /// `hfbuild plan`
-pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, check: bool) -> Result<(), Failure> {
+pub fn plan(
+    global: &Global,
+    words: &[String],
+    force: &[String],
+    json: bool,
+    check: bool,
+    pr: bool,
+) -> Result<(), Failure> {
     if let Some(fresh) = remembered(global, words).filter(|_| !json && force.is_empty()) {
         let _ = writeln!(std::io::stderr(), "{}", shown::nothing_to_do(fresh.count));
         return Ok(());
@@ -340,35 +309,29 @@ pub fn plan(global: &Global, words: &[String], force: &[String], json: bool, che
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
     observe::check_tools(&project, &asked.wanted, &world)?;
     world.forced = forced;
-    world.overwrite = project.manifest.hub.as_ref().is_some_and(|h| h.on_drift == OnDrift::Overwrite);
-    let target =
-        project.manifest.hub.as_ref().map(|h| remote::target(h, global.endpoint.as_deref(), global.repo.as_deref()));
-    runtime()?.block_on(async {
-        if let Some(remote) = open_remote(global, &project, &store, &asked.wanted, Access::Read).await? {
-            settle_intents(&remote, &mut loaded, None).await?;
-            observe_remote(&project, &remote, &loaded, &asked.wanted, &mut world).await?;
-            remote.close().await;
-        }
-        Ok::<_, Error>(())
-    })?;
+    world.pull_request = pr;
+    let targets = runtime()?.block_on(look(global, &project, &store, &asked.wanted, &mut loaded, &mut world))?;
     let progress = Arc::new(Progress::new(verbosity(global)));
     let shower = progress.clone();
     let sink: Sink = Arc::new(move |event| shower.show(&event));
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     let graph = &project.graph;
-    let uploads = graph.ids().filter(|id| asked.wanted[id.index()] && matches!(graph.node(*id).work, Work::Upload(_)));
-    let last = target.as_ref().and_then(|t| loaded.publishes.last(t));
-    let sends: Vec<_> =
-        uploads.map(|id| (id, estimate(graph, &plan, id, last, world.remotes.get(&id), world.overwrite))).collect();
-    let repo = target.map_or(String::new(), |t| t.repo);
+    let sends: Vec<shown::Sending> = targets
+        .into_iter()
+        .filter_map(|(id, target)| {
+            let (last, observed) = (loaded.publishes.last(&target), world.remotes.get(&id));
+            let send = estimate(graph, &plan, id, last, observed, world.how(graph.upload(id)?));
+            let start = observed.and_then(|o| o.start.clone());
+            Some(shown::Sending { id, target, start, send })
+        })
+        .collect();
     let totals = shown::totals(graph, &plan);
     let mut out = std::io::stdout().lock();
     if json {
-        let text = serde_json::to_string_pretty(&shown::to_json(graph, &plan, &repo, &sends)).unwrap_or_default();
+        let text = serde_json::to_string_pretty(&shown::to_json(graph, &plan, &sends)).unwrap_or_default();
         let _ = writeln!(out, "{text}");
     } else {
-        let estimates: Vec<_> = sends.into_iter().map(|(_, s)| s).collect();
-        let _ = write!(out, "{}", shown::render(graph, &plan, &repo, &estimates, global.verbose));
+        let _ = write!(out, "{}", shown::render(graph, &plan, &sends, global.verbose));
         let _ = out.flush();
         let _ = writeln!(std::io::stderr(), "{}", shown::last_line(&totals, &plan));
     }

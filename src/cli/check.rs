@@ -16,13 +16,13 @@ use crate::exec::drive::{Cancel, Sink};
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
-use crate::exec::remote;
+use crate::exec::targets;
 use crate::exec::twice::{Against, Differing, Twice, What};
 use crate::store::memo::Memo;
 use crate::store::records::Publishes;
 use crate::store::{Store, lock, records};
 use crate::ui::{count, explain as words};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -47,13 +47,14 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
     let store = Store::at(&project.root);
     let loaded = records::load(&store)?;
     let mut world = observe::observe(&project, &wanted, &loaded.history, &mut Memo::load(&store.memo_log())?)?;
-    let last = last_publish(global, &project, &store, &loaded.publishes)?;
-    world.remotes = uploads.iter().filter_map(|id| Some((*id, last.clone()?))).collect();
+    world.remotes = last_publishes(global, &project, &store, &wanted, &loaded.publishes)?;
     let plan = plan::plan(graph, &wanted, &gates.iter().copied().collect(), &loaded.history, &world);
     let mut lines = Vec::new();
     for &id in &gates {
         let (Some(decision), Some(clause)) = (&plan.decisions[id.index()], graph.clause(id)) else { continue };
-        let against = last.as_ref().and_then(|l| l.head.as_deref()).filter(|_| clause.is_about_published());
+        let of = uploads.iter().find(|upload| graph.behind(**upload)[id.index()]);
+        let last = of.and_then(|upload| world.remotes.get(upload));
+        let against = last.and_then(|l| l.head.as_deref()).filter(|_| clause.is_about_published());
         let against = against.map_or(String::new(), |head| format!(" (published: {})", crate::ui::short(head)));
         let judged = |outcome| format!("{}{against}", judged(graph, &plan, &world, clause, outcome));
         let (word, text) = match &decision.outcome {
@@ -84,21 +85,33 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
     }
 }
 
-/// The remote as this machine's last publish left it: no hub is asked. `None` where it has not published.
-fn last_publish(global: &Global, project: &Project, store: &Store, publishes: &Publishes) -> Result<Option<Observed>> {
-    let Some(hub) = project.manifest.hub.as_ref().filter(|_| project.graph.asks_published()) else { return Ok(None) };
-    let target = remote::target(hub, global.endpoint.as_deref(), global.repo.as_deref());
-    let Some(last) = publishes.last(&target) else { return Ok(None) };
-    let record = last.tree.get(plan::RECORD).map(|file| store.blobs().read(&file.digest)).transpose()?.flatten();
-    let managed = last.tree.iter().map(|(path, file)| (path.clone(), file.hub.clone())).collect();
-    Ok(Some(Observed {
-        head: Some(last.commit.clone()),
-        last_commit: Some(last.commit.clone()),
-        managed,
-        replaced: record.map_or(Replaced::Unknown, |record| record::version(&record).0),
-        allowed: last.allowed.clone(),
-        ..Observed::default()
-    }))
+/// The remotes as this machine's last publishes left them, of uploads that have been published: no hub is asked.
+fn last_publishes(
+    global: &Global,
+    project: &Project,
+    store: &Store,
+    wanted: &[bool],
+    publishes: &Publishes,
+) -> Result<BTreeMap<NodeId, Observed>> {
+    let mut out = BTreeMap::new();
+    if !project.graph.asks_published() {
+        return Ok(out);
+    }
+    for (id, target) in targets::targets(project, wanted, global.flags())? {
+        let Some(last) = publishes.last(&target) else { continue };
+        let record = last.tree.get(plan::RECORD).map(|file| store.blobs().read(&file.digest)).transpose()?.flatten();
+        let managed = last.tree.iter().map(|(path, file)| (path.clone(), file.hub.clone())).collect();
+        let observed = Observed {
+            head: Some(last.commit.clone()),
+            last_commit: Some(last.commit.clone()),
+            managed,
+            replaced: record.map_or(Replaced::Unknown, |record| record::version(&record).0),
+            allowed: last.allowed.clone(),
+            ..Observed::default()
+        };
+        out.insert(id, observed);
+    }
+    Ok(out)
 }
 
 /// What can be said of a gate over `published` that was not asked.

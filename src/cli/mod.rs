@@ -11,6 +11,7 @@ mod store;
 use crate::core::error::{Error, ErrorKind};
 use crate::core::manifest::overlay::Settings;
 use crate::exec::guard;
+use crate::exec::targets::Flags;
 use clap::{Args, Parser, Subcommand};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ pub struct Global {
     /// The hub's URL, or `embedded` for the local hub under cache/
     #[arg(long, global = true, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// The repo on the hub, `namespace/name`
+    /// The repo on the hub, `namespace/name`, instead of [hub]'s
     #[arg(long, global = true, value_name = "REPO")]
     pub repo: Option<String>,
     /// Lay [profile.NAME] of the manifest over its [hub] and [params]
@@ -61,6 +62,10 @@ impl Global {
     pub fn settings(&self) -> Settings {
         Settings { profile: self.profile.clone(), set: self.set.clone() }
     }
+    /// Where this call publishes to.
+    pub fn flags(&self) -> Flags<'_> {
+        Flags { endpoint: self.endpoint.as_deref(), repo: self.repo.as_deref() }
+    }
 }
 
 /// Options of a build.
@@ -81,6 +86,9 @@ pub struct BuildArgs {
     /// Publish over a remote that was changed by others
     #[arg(long)]
     pub overwrite: bool,
+    /// Open pull requests instead of committing
+    #[arg(long)]
+    pub pr: bool,
     /// Publish where a gate over `published` refuses; the published record says so
     #[arg(long)]
     pub allow_regression: bool,
@@ -109,6 +117,9 @@ pub enum Command {
         /// Plan as if this artifact were forced
         #[arg(long, value_name = "ARTIFACT")]
         force: Vec<String>,
+        /// Plan pull requests instead of commits
+        #[arg(long)]
+        pr: bool,
     },
     /// Say what an artifact depends on, what changed, and what it made last
     Explain {
@@ -225,7 +236,9 @@ fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
     match cli.command {
         None => build::build(global, &[], &cli.build),
         Some(Command::Build { targets, args }) => build::build(global, &targets, &args),
-        Some(Command::Plan { targets, json, check, force }) => build::plan(global, &targets, &force, json, check),
+        Some(Command::Plan { targets, json, check, force, pr }) => {
+            build::plan(global, &targets, &force, json, check, pr)
+        }
         Some(Command::Explain { artifact }) => show::explain(global, &artifact),
         Some(Command::Check { determinism }) if determinism.is_empty() => check::gates(global),
         Some(Command::Check { determinism }) => check::determinism(global, &determinism),

@@ -5,7 +5,8 @@ use crate::core::action::{Component, InputFrom};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::name::NodeName;
-use crate::core::plan::{Plan, Settled, World, action_of};
+use crate::core::plan::{Decision, Plan, Settled, World, action_of};
+use crate::core::publish::{Observed, PullRequest, Target, UploadVerdict};
 use crate::core::receipt::History;
 use crate::core::value::human_bytes;
 use crate::core::verdict::{Reason, Verdict, difference};
@@ -13,7 +14,8 @@ use crate::exec::drive::Sink;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
 use crate::exec::project::Project;
-use crate::exec::remote::{self, Access};
+use crate::exec::remote::{self, EMBEDDED};
+use crate::exec::targets;
 use crate::model::inspect as model;
 use crate::store::Store;
 use crate::store::memo::Memo;
@@ -56,6 +58,7 @@ pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
             out.push_str("  frozen  keeps its last result, whatever changes; `--force` runs it\n");
         }
         if let Work::Upload(upload) = &node.work {
+            out.push_str(&target_lines(&project, global, id)?);
             upload
                 .files
                 .iter()
@@ -72,6 +75,18 @@ pub fn explain(global: &Global, word: &str) -> Result<(), Failure> {
     }
     print(&out);
     Ok(())
+}
+
+/// Where an upload goes, and how.
+fn target_lines(project: &Project, global: &Global, id: NodeId) -> Result<String> {
+    let Some(upload) = project.graph.upload(id) else { return Ok(String::new()) };
+    let wanted: Vec<bool> = project.graph.ids().map(|other| other == id).collect();
+    let Some(target) = targets::targets(project, &wanted, global.flags())?.remove(&id) else {
+        return Ok(String::new());
+    };
+    let (kind, repo, branch, hub) = (&target.kind, &target.repo, &target.revision, &target.endpoint);
+    let how = if upload.to.pull_request { ", as a pull request" } else { "" };
+    Ok(format!("  to      the {kind} {repo}, branch {branch}, on {hub}{how}\n  laid out in {}/\n", upload.dist))
 }
 
 /// The last result: when it was made, from what other than the one before it, and what was measured.
@@ -170,16 +185,8 @@ pub fn status(global: &Global) -> Result<(), Failure> {
     let mut loaded = records::load(&store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
-    let mut remote_line = String::new();
-    build::runtime()?.block_on(async {
-        if let Some(remote) = build::open_remote(global, &project, &store, &asked.wanted, Access::Read).await? {
-            crate::exec::publish::settle_intents(&remote, &mut loaded, None).await?;
-            build::observe_remote(&project, &remote, &loaded, &asked.wanted, &mut world).await?;
-            remote_line = remote_status(&remote, &loaded, &world);
-            remote.close().await;
-        }
-        Ok::<_, Error>(())
-    })?;
+    let look = build::look(global, &project, &store, &asked.wanted, &mut loaded, &mut world);
+    let targets = build::runtime()?.block_on(look)?;
     let sink: Sink = Arc::new(|_| {});
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     let mut rows: Vec<(String, Json)> = Vec::new();
@@ -187,7 +194,7 @@ pub fn status(global: &Global) -> Result<(), Failure> {
         rows.push((artifact.to_string(), state(&project.graph, &plan, ids).into()));
     }
     print(&table::render(&rows));
-    print(&remote_line);
+    targets.iter().for_each(|(id, target)| print(&remote_status(target, &loaded, world.remotes.get(id))));
     let _ = writeln!(std::io::stderr(), "{}", ui::plan::last_line(&ui::plan::totals(&project.graph, &plan), &plan));
     Ok(())
 }
@@ -200,6 +207,7 @@ fn state(graph: &Graph, plan: &crate::core::plan::Plan, ids: &[NodeId]) -> Strin
         let word = match (&decision.verdict, &decision.outcome, &plan.settled[id.index()]) {
             (_, Some(outcome), _) if outcome.passed() => "passed",
             (_, Some(_), _) => "refused",
+            (Verdict::UpToDate, _, _) if is_proposed(decision) => "proposed",
             (Verdict::UpToDate, _, _) if matches!(graph.node(*id).work, Work::Upload(_)) => "published",
             (Verdict::UpToDate, _, Some(Settled::AtUpload)) => "asked at the upload",
             (Verdict::UpToDate, ..) => "up to date",
@@ -220,25 +228,32 @@ fn state(graph: &Graph, plan: &crate::core::plan::Plan, ids: &[NodeId]) -> Strin
     words.collect::<Vec<_>>().join(", ")
 }
 
-fn remote_status(remote: &remote::Remote, loaded: &records::Loaded, world: &crate::core::plan::World) -> String {
-    let mut out = String::new();
-    let target = &remote.target;
-    match loaded.publishes.last(target) {
-        Some(last) => out.push_str(&format!(
-            "\nlast publish  {} at {} on {} ({})\n",
-            target.repo,
+fn is_proposed(decision: &Decision) -> bool {
+    matches!(decision.upload, Some((_, _, Some(UploadVerdict::Proposed { .. }))))
+}
+
+fn remote_status(target: &Target, loaded: &records::Loaded, observed: Option<&Observed>) -> String {
+    let mut out = match loaded.publishes.last(target) {
+        Some(last) => format!(
+            "\nlast publish  {target} at {} on {} ({})\n",
             ui::short(&last.commit),
             when(last.at_ms),
             ui::count(last.tree.len(), "file")
-        )),
-        None => out.push_str(&format!("\nlast publish  none to {} from here\n", target.repo)),
-    }
-    let Some(observed) = world.remotes.values().next() else { return out };
-    out.push_str(&match (&observed.head, &observed.last_commit) {
-        (None, _) => "remote        there is no such repo or branch yet\n".to_string(),
-        (head, last) if head == last => "remote        as the last publish left it\n".to_string(),
-        (Some(head), _) => format!("remote        at {}, moved since\n", ui::short(head)),
+        ),
+        None => format!("\nlast publish  none to {target} from here\n"),
+    };
+    let Some(observed) = observed else { return out };
+    out.push_str(&match (&observed.head, &observed.last_commit, &observed.start) {
+        (None, _, Some(start)) => format!("remote        no such branch yet; `main` is at {}\n", ui::short(start)),
+        (None, ..) => "remote        there is no such repo or branch yet\n".to_string(),
+        (head, last, _) if head == last => "remote        as the last publish left it\n".to_string(),
+        (Some(head), ..) => format!("remote        at {}, moved since\n", ui::short(head)),
     });
+    if let Some(open) = &observed.proposal {
+        let PullRequest { number, url } = &open.pull_request;
+        let page = url.as_deref().filter(|_| target.endpoint != EMBEDDED).unwrap_or("open");
+        out.push_str(&format!("pull request  #{number}, {page}\n"));
+    }
     out
 }
 

@@ -5,7 +5,7 @@
 use crate::core::graph::{Graph, Node, NodeId, Upload, Work, placed_path, repo_place};
 use crate::core::name::slug;
 use crate::core::plan::{Plan, RECORD, Settled};
-use crate::core::publish::{Observed, Published, Tree, UploadVerdict, early_drift};
+use crate::core::publish::{How, Observed, Published, Tree, UploadVerdict, early_drift};
 use crate::core::verdict::Verdict;
 
 /// What a publish would send: known files, and files that are not made yet.
@@ -30,7 +30,7 @@ pub fn estimate(
     id: NodeId,
     last: Option<&Published>,
     observed: Option<&Observed>,
-    overwrite: bool,
+    how: How,
 ) -> SendEstimate {
     let blocked = SendEstimate { blocked: true, ..SendEstimate::default() };
     let (Some(decision), Work::Upload(upload)) = (&plan.decisions[id.index()], &graph.node(id).work) else {
@@ -42,9 +42,10 @@ pub fn estimate(
     if matches!(decision.verdict, Verdict::Blocked { .. }) {
         return blocked;
     }
-    let drifted = observed.filter(|_| !overwrite).map(early_drift).unwrap_or_default();
-    if !drifted.is_empty() {
-        return SendEstimate { verdict: Some(UploadVerdict::Drift { files: drifted }), ..SendEstimate::default() };
+    let drifted = observed.map(early_drift).unwrap_or_default();
+    if how.refuses(&drifted) {
+        let verdict = Some(UploadVerdict::Drift { files: drifted, pull_request: None });
+        return SendEstimate { verdict, ..SendEstimate::default() };
     }
     let nothing = Tree::new();
     let last = last.map_or(&nothing, |p| &p.tree);

@@ -5,6 +5,7 @@ use crate::core::gate::Outcome;
 use crate::core::publish::Changes;
 use crate::core::verdict::{Reason, Verdict};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -107,6 +108,19 @@ pub enum Event {
         /// Found landed already, after a lost answer or a kill.
         found: bool,
     },
+    /// A pull request was opened, got another commit, or has the very tree already.
+    Proposed {
+        /// The repo.
+        repo: String,
+        /// Its number.
+        number: u64,
+        /// Its page.
+        url: Option<String>,
+        /// The head of its ref.
+        commit: String,
+        /// What was done.
+        how: Proposing,
+    },
     /// The remote is what it should be; no commit.
     RemoteFresh {
         /// The repo.
@@ -124,6 +138,29 @@ pub enum Event {
         /// In words.
         text: String,
     },
+}
+
+/// What became of a pull request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proposing {
+    /// It is new.
+    Opened,
+    /// It got another commit.
+    Extended,
+    /// It has the very tree already, and waits to be merged.
+    Waits,
+}
+
+/// A pull request of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// Its number.
+    pub number: u64,
+    /// What was done.
+    pub how: Proposing,
+    /// Whether it was made because others had changed the remote.
+    pub drifted: bool,
 }
 
 /// What a run came to.
@@ -145,6 +182,10 @@ pub struct Summary {
     pub commits: Vec<String>,
     /// Where the remote was up to date: its commits.
     pub unchanged: Vec<String>,
+    /// Pull requests that were made or wait.
+    pub pulls: Vec<Pulled>,
+    /// Pages to look at: addresses; empty for the embedded hub, whose address is another every time.
+    pub pages: BTreeSet<String>,
     /// Everything that went wrong.
     pub errors: Vec<Error>,
 }

@@ -6,6 +6,7 @@
 use crate::core::action::{Declaration, Input, InputFrom, Shape};
 use crate::core::error::{Error, Result};
 use crate::core::gate::Clause;
+use crate::core::manifest::Hub;
 use crate::core::manifest::dom::{Source, join};
 use crate::core::name::{ArtifactName, FilePattern, NodeName, RelPath, nearest};
 use petgraph::algo::{kosaraju_scc, toposort};
@@ -42,6 +43,8 @@ pub struct Upload {
     pub files: Vec<(String, Range<usize>, ArtifactName, Range<usize>)>,
     /// Where the tree is laid out in the project.
     pub dist: RelPath,
+    /// Where it goes.
+    pub to: Hub,
 }
 
 /// One node.
@@ -160,6 +163,26 @@ impl Graph {
     /// Whether a gate compares with the version that would be replaced.
     pub fn asks_published(&self) -> bool {
         self.ids().any(|id| self.clause(id).is_some_and(Clause::is_about_published))
+    }
+    /// The publish, if the node is one.
+    pub fn upload(&self, id: NodeId) -> Option<&Upload> {
+        if let Work::Upload(upload) = &self.node(id).work { Some(upload) } else { None }
+    }
+    /// Every publish.
+    pub fn uploads(&self) -> impl Iterator<Item = (NodeId, &Upload)> {
+        self.ids().filter_map(|id| Some((id, self.upload(id)?)))
+    }
+    /// What a publish is made of and guarded by: all that it needs, but not what it needs only because it waits for
+    /// another publish.
+    pub fn behind(&self, upload: NodeId) -> Vec<bool> {
+        let mut behind = vec![false; self.nodes.len()];
+        let mut stack = vec![upload];
+        while let Some(id) = stack.pop() {
+            if (id == upload || self.upload(id).is_none()) && !std::mem::replace(&mut behind[id.index()], true) {
+                stack.extend(&self.node(id).deps);
+            }
+        }
+        behind
     }
     /// The nodes of an artifact.
     pub fn of(&self, artifact: &ArtifactName) -> &[NodeId] {

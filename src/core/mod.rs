@@ -20,6 +20,7 @@ pub mod record;
 pub mod replaced;
 pub mod schedule;
 pub mod size;
+pub mod targets;
 pub mod value;
 pub mod verdict;
 pub mod wiring;

@@ -8,8 +8,9 @@ use crate::core::digest::{Canonical, Digest, HubDigests};
 use crate::core::facts::FactSet;
 use crate::core::gate::{self, Clause, Outcome};
 use crate::core::graph::{Graph, NodeId, Upload, Work, placed_path, repo_place};
+use crate::core::manifest::OnDrift;
 use crate::core::name::ArtifactName;
-use crate::core::publish::{Observed, Tree, TreeFile, UploadVerdict, decide_upload};
+use crate::core::publish::{How, Observed, Tree, TreeFile, UploadVerdict, decide_upload};
 use crate::core::receipt::{History, Receipt};
 use crate::core::replaced::Replaced;
 use crate::core::value::Value;
@@ -44,10 +45,20 @@ pub struct World {
     pub declared: BTreeMap<String, Value>,
     /// `[project]`, for the published record.
     pub project: BTreeMap<String, Value>,
-    /// Whether a publish may go over a remote that drifted.
+    /// Whether every publish may go over a remote that drifted, whatever the manifest says.
     pub overwrite: bool,
+    /// Whether every publish is proposed as a pull request, whatever the manifest says.
+    pub pull_request: bool,
     /// Whether a publish may go where a gate over `published` refuses.
     pub allow_regression: bool,
+}
+
+impl World {
+    /// How an upload goes about it: by its own keys and what this call asks for.
+    pub fn how(&self, upload: &Upload) -> How {
+        let on_drift = if self.overwrite { OnDrift::Overwrite } else { upload.to.on_drift };
+        How { on_drift, pull_request: self.pull_request || upload.to.pull_request }
+    }
 }
 
 /// How a node ended, or where it stands.
@@ -323,7 +334,7 @@ fn decide_publish(graph: &Graph, id: NodeId, upload: &Upload, settled: &[Option<
         let mut tree = files.clone();
         let record = crate::core::record::render(graph, id, &tree, settled, world, allowed);
         tree.insert(RECORD.into(), crate::core::record::tree_file(&record));
-        let verdict = observed.map(|observed| decide_upload(&tree, observed, world.overwrite));
+        let verdict = observed.map(|observed| decide_upload(&tree, observed, world.how(upload)));
         (tree, record, verdict)
     };
     let before = observed.map(|o| o.allowed.clone()).unwrap_or_default();
@@ -345,7 +356,7 @@ fn decide_publish(graph: &Graph, id: NodeId, upload: &Upload, settled: &[Option<
         }
     }
     let shown = match &made.2 {
-        Some(UploadVerdict::UpToDate { .. }) => Verdict::UpToDate,
+        Some(UploadVerdict::UpToDate { .. } | UploadVerdict::Proposed { .. }) => Verdict::UpToDate,
         Some(UploadVerdict::Drift { .. }) => Verdict::Blocked { by: vec![graph.node(id).name.clone()] },
         Some(UploadVerdict::Send { .. }) => Verdict::Run { reasons: vec![] },
         None => Verdict::Pending { on: vec![] },
@@ -361,7 +372,7 @@ fn ask(
     world: &World,
     observed: &Observed,
 ) -> Vec<(NodeId, Outcome)> {
-    let before = graph.closure(&[upload]);
+    let before = graph.behind(upload);
     let asked = graph.ids().filter(|id| before[id.index()]);
     let asked = asked.filter_map(|id| Some((id, graph.clause(id).filter(|c| c.is_about_published())?)));
     let key = |id: &NodeId| graph.node(*id).name.key.clone();

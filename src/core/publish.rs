@@ -3,6 +3,7 @@
 //! Knows digests, paths and commits. Does not speak to the Hub and reads no file.
 
 use crate::core::digest::{Canonical, Digest, HubDigests};
+use crate::core::manifest::OnDrift;
 use crate::core::replaced::Replaced;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -58,6 +59,32 @@ pub struct Published {
     /// Clauses over `published` that refused and were allowed to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<String>,
+    /// The pull request that it was made as; nothing: it is on the branch itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_request: Option<PullRequest>,
+}
+
+/// A pull request on the Hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    /// Its number in the repo.
+    pub number: u64,
+    /// Its page.
+    pub url: Option<String>,
+}
+
+impl PullRequest {
+    /// The ref that its commits stand on.
+    pub fn revision(number: u64) -> String {
+        format!("refs/pr/{number}")
+    }
+}
+
+/// How a change is proposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Propose {
+    /// The open pull request that gets another commit; nothing: a new one is opened.
+    pub number: Option<u64>,
 }
 
 /// Where a publish goes.
@@ -71,6 +98,15 @@ pub struct Target {
     pub repo: String,
     /// The branch.
     pub revision: String,
+}
+
+impl std::fmt::Display for Target {
+    /// As the Hub's own paths name it: `ns/name`, `spaces/ns/name`, `datasets/ns/name@staging`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let folder = if self.kind == "model" { String::new() } else { format!("{}s/", self.kind) };
+        let branch = if self.revision == "main" { String::new() } else { format!("@{}", self.revision) };
+        write!(f, "{folder}{}{branch}", self.repo)
+    }
 }
 
 /// A commit about to be sent, journalled before its POST.
@@ -89,6 +125,9 @@ pub struct Intent {
     /// Clauses over `published` that refused and were allowed to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<String>,
+    /// How it is proposed, where it does not go to the branch itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_request: Option<Propose>,
 }
 
 /// What was seen of the remote.
@@ -106,6 +145,20 @@ pub struct Observed {
     pub replaced: Replaced,
     /// Clauses over `published` that what is published there was allowed to go against, by its own record.
     pub allowed: Vec<String>,
+    /// Where the repo is there and the branch is not: the commit that the branch will be made at. `files`, `managed` and
+    /// what was allowed are then those of this commit.
+    pub start: Option<String>,
+    /// The open pull request of an earlier publish, where it was looked for.
+    pub proposal: Option<Box<Proposal>>,
+}
+
+/// An open pull request that an earlier publish made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proposal {
+    /// Its number and page.
+    pub pull_request: PullRequest,
+    /// What was seen of its ref.
+    pub at: Observed,
 }
 
 /// A file of a change, with its size in bytes.
@@ -179,23 +232,90 @@ pub enum UploadVerdict {
         /// Whether this machine did not know so yet (a fresh clone, an adopted tree): a record is written, no commit.
         adopt: bool,
     },
+    /// An open pull request has it already; nobody has merged it yet.
+    Proposed {
+        /// The pull request.
+        pull_request: PullRequest,
+        /// The head of its ref.
+        commit: String,
+    },
     /// One commit has to be made.
     Send {
         /// What it brings.
         changes: Changes,
         /// What it publishes over, where the manifest allows that.
         over: Vec<Drifted>,
+        /// How it is proposed; nothing: it goes to the branch itself.
+        pull_request: Option<Propose>,
     },
     /// The remote is neither what the last publish left nor what is desired.
     Drift {
         /// What differs.
         files: Vec<Drifted>,
+        /// The pull request on whose ref it differs; nothing: on the branch.
+        pull_request: Option<u64>,
     },
+}
+
+/// How a publish goes about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct How {
+    /// What becomes of changes that others made.
+    pub on_drift: OnDrift,
+    /// Whether every change is proposed as a pull request.
+    pub pull_request: bool,
 }
 
 /// Decides. Files of the remote that neither the desired tree nor an earlier publish names are left alone, and are no
 /// drift; `.gitattributes` is the server's and never compared.
-pub fn decide_upload(desired: &Tree, observed: &Observed, overwrite: bool) -> UploadVerdict {
+pub fn decide_upload(desired: &Tree, observed: &Observed, how: How) -> UploadVerdict {
+    let direct = on_branch(desired, observed, how.on_drift == OnDrift::Overwrite);
+    match direct {
+        // a branch that only has to be made is nothing to propose
+        UploadVerdict::Send { changes, over, .. } if how.pull_request && !changes.is_empty() => {
+            propose(desired, observed, how, changes, over)
+        }
+        UploadVerdict::Drift { files, .. } if how.proposes_drift() && files != [Drifted::Gone] => {
+            let nothing = BTreeMap::new();
+            let changes = changes(desired, observed.files.as_ref().unwrap_or(&nothing), &observed.managed);
+            propose(desired, observed, how, changes, files)
+        }
+        direct => direct,
+    }
+}
+
+impl How {
+    fn proposes_drift(self) -> bool {
+        self.pull_request || self.on_drift == OnDrift::PullRequest
+    }
+    /// Whether changes that others made stop a publish.
+    pub fn refuses(self, drifted: &[Drifted]) -> bool {
+        let gone = drifted == [Drifted::Gone];
+        !drifted.is_empty() && self.on_drift != OnDrift::Overwrite && (gone || !self.proposes_drift())
+    }
+}
+
+/// A change as a pull request: as another commit of the one that is open, where nobody else has changed that one.
+fn propose(desired: &Tree, observed: &Observed, how: How, changes: Changes, over: Vec<Drifted>) -> UploadVerdict {
+    let new = |changes, over| UploadVerdict::Send { changes, over, pull_request: Some(Propose { number: None }) };
+    let Some(open) = &observed.proposal else { return new(changes, over) };
+    let number = open.pull_request.number;
+    match on_branch(desired, &open.at, how.on_drift == OnDrift::Overwrite) {
+        UploadVerdict::UpToDate { commit, .. } => {
+            UploadVerdict::Proposed { pull_request: open.pull_request.clone(), commit }
+        }
+        UploadVerdict::Send { changes, over: there, .. } => {
+            let over = over.into_iter().chain(there).collect();
+            UploadVerdict::Send { changes, over, pull_request: Some(Propose { number: Some(number) }) }
+        }
+        UploadVerdict::Drift { .. } if how.on_drift == OnDrift::PullRequest => new(changes, over),
+        UploadVerdict::Drift { files, .. } => UploadVerdict::Drift { files, pull_request: Some(number) },
+        proposed => proposed,
+    }
+}
+
+/// The verdict where the commit would go to what was observed itself.
+fn on_branch(desired: &Tree, observed: &Observed, overwrite: bool) -> UploadVerdict {
     let same_head = observed.head.is_some() && observed.head == observed.last_commit;
     let nothing = BTreeMap::new();
     let remote = match (&observed.files, same_head) {
@@ -212,9 +332,9 @@ pub fn decide_upload(desired: &Tree, observed: &Observed, overwrite: bool) -> Up
         _ => drift(desired, remote, &observed.managed),
     };
     if drifted.is_empty() || overwrite {
-        return UploadVerdict::Send { changes, over: drifted };
+        return UploadVerdict::Send { changes, over: drifted, pull_request: None };
     }
-    UploadVerdict::Drift { files: drifted }
+    UploadVerdict::Drift { files: drifted, pull_request: None }
 }
 
 /// The head is the last publish's own commit: the remote is what that publish left, so nothing more is asked of it.
@@ -230,7 +350,7 @@ fn against_last(desired: &Tree, observed: &Observed) -> UploadVerdict {
     changes.delete = observed.managed.keys().filter(|path| !desired.contains_key(*path)).cloned().collect();
     match (changes.is_empty(), &observed.head) {
         (true, Some(head)) => UploadVerdict::UpToDate { commit: head.clone(), adopt: false },
-        _ => UploadVerdict::Send { changes, over: vec![] },
+        _ => UploadVerdict::Send { changes, over: vec![], pull_request: None },
     }
 }
 

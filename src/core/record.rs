@@ -31,7 +31,7 @@ pub fn render(
     world: &World,
     allowed: &[String],
 ) -> Vec<u8> {
-    let closure = graph.closure(&[upload]);
+    let closure = graph.behind(upload);
     let mut artifacts: BTreeMap<String, Json> = BTreeMap::new();
     let mut sources: BTreeMap<String, String> = BTreeMap::new();
     let mut gates: BTreeMap<String, Json> = BTreeMap::new();

@@ -17,7 +17,7 @@ use crate::exec::place::in_the_way;
 use crate::exec::planning::{lose, plan_whole};
 use crate::exec::project::Project;
 use crate::exec::publish::Publisher;
-use crate::exec::remote::Remote;
+use crate::exec::remote::Remotes;
 use crate::exec::work::{self, Done, Job};
 use crate::exec::{observe, pools::Held, pools::Pools, queue::Queue, snapshot};
 pub use crate::stage::workspace::Cancel;
@@ -55,9 +55,10 @@ pub struct Driver<'a> {
     pub(super) sink: Sink,
     pub(super) cancel: Cancel,
     pub(super) summary: Summary,
-    /// A commit of an interrupted publish that was found landed.
-    pub(super) recovered: Option<String>,
-    remote: Option<Remote>,
+    /// Commits of interrupted publishes that were found landed.
+    pub(super) recovered: Vec<String>,
+    remotes: Remotes,
+    turned_down: Vec<(NodeId, Error)>,
     options: Options,
     wanted: Vec<bool>,
     targets: BTreeSet<NodeId>,
@@ -93,8 +94,10 @@ pub struct Start<'a> {
     pub memo: Memo,
     /// What was observed.
     pub world: World,
-    /// The hub, where something is to be published.
-    pub remote: Option<Remote>,
+    /// The hub and the repos, where something is to be published.
+    pub remotes: Remotes,
+    /// Uploads that cannot be, with why; the others go on.
+    pub turned_down: Vec<(NodeId, Error)>,
     /// Where events go.
     pub sink: Sink,
     /// The stop flag.
@@ -107,8 +110,8 @@ pub struct Start<'a> {
     pub targets: BTreeSet<NodeId>,
     /// The folder for logs of this run.
     pub run_dir: PathBuf,
-    /// A commit of an interrupted publish that was found landed.
-    pub recovered: Option<String>,
+    /// Commits of interrupted publishes that were found landed.
+    pub recovered: Vec<String>,
 }
 
 impl<'a> Driver<'a> {
@@ -126,7 +129,8 @@ impl<'a> Driver<'a> {
             cancel: start.cancel,
             summary: Summary::default(),
             recovered: start.recovered,
-            remote: start.remote,
+            remotes: start.remotes,
+            turned_down: start.turned_down,
             pools: Pools::new(&start.project.manifest.pools, start.options.jobs),
             options: start.options,
             wanted: start.wanted,
@@ -155,9 +159,7 @@ impl<'a> Driver<'a> {
     pub async fn run(mut self) -> Result<Summary> {
         let outcome = self.go().await;
         let saved = self.memo.save(&self.project.root, &self.store.memo_log());
-        if let Some(remote) = self.remote.take() {
-            remote.close().await;
-        }
+        std::mem::take(&mut self.remotes).close().await;
         outcome?;
         self.store.clear_tmp()?;
         match saved {
@@ -189,6 +191,9 @@ impl<'a> Driver<'a> {
         }
         let first = graph.ids().filter(|id| self.wanted[id.index()] && self.waits[id.index()] == 0);
         first.for_each(|id| self.queue.push(id, is_upload(&graph.node(id).work)));
+        for (id, error) in std::mem::take(&mut self.turned_down) {
+            self.fail_upload(id, error);
+        }
         loop {
             self.start_ready().await?;
             let Some(joined) = self.running.join_next().await else { break };
@@ -264,6 +269,9 @@ impl<'a> Driver<'a> {
     async fn start_ready(&mut self) -> Result<()> {
         while let Some(id) = self.queue.next(&self.pools, self.running.is_empty()) {
             self.stopping |= self.cancel.stopped().is_some();
+            if matches!(self.settled[id.index()], Some(Settled::Failed)) {
+                continue; // an upload that was turned down
+            }
             let decision = decide(&self.project.graph, id, &self.settled, &self.loaded.history, &self.world);
             match decision.verdict.clone() {
                 Verdict::UpToDate if decision.is_at_upload() => self.settle(id, Settled::AtUpload),
@@ -499,7 +507,7 @@ impl<'a> Driver<'a> {
     }
 
     async fn publish(&mut self, id: NodeId, decision: Decision) -> Result<()> {
-        let Some(remote) = self.remote.take() else { return Err(Error::bug("a publish without a hub")) };
+        let remote = self.remotes.of.get(&id).cloned().ok_or_else(|| Error::bug("a publish without a hub"))?;
         let cancel = self.cancel.clone();
         // a publish may be dropped at any await: what it had begun is found again by its intent
         let mut publisher = Publisher { driver: self, remote: &remote, upload: id };
@@ -507,20 +515,23 @@ impl<'a> Driver<'a> {
             result = publisher.publish(decision) => result,
             interrupted = stopped(&cancel) => Err(interrupted),
         };
-        self.remote = Some(remote);
         match result {
             Ok(()) => self.settle(id, Settled::Published),
-            Err(error) => {
-                if !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Terminated) {
-                    let node = self.project.graph.node(id).name.to_string();
-                    self.emit(Event::Failed { node, error: error.to_string() });
-                    self.summary.failed += 1;
-                    self.summary.errors.push(error);
-                }
-                self.settle(id, Settled::Failed);
-            }
+            Err(error) => self.fail_upload(id, error),
         }
         Ok(())
+    }
+
+    /// An upload's failure stops nothing but what waits for it.
+    fn fail_upload(&mut self, id: NodeId, error: Error) {
+        if !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Terminated) {
+            let node = self.project.graph.node(id).name.to_string();
+            self.emit(Event::Failed { node: node.clone(), error: error.to_string() });
+            self.summary.failed += 1;
+            let several = self.project.graph.uploads().count() > 1;
+            self.summary.errors.push(if several { error.within(&format!("`{node}`")) } else { error });
+        }
+        self.settle(id, Settled::Failed);
     }
 
     fn settle(&mut self, id: NodeId, how: Settled) {

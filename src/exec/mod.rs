@@ -11,9 +11,11 @@ pub mod planning;
 pub mod pools;
 pub mod project;
 pub mod publish;
+mod pulls;
 pub mod queue;
 pub mod remote;
 pub mod snapshot;
+pub mod targets;
 pub mod twice;
 pub mod work;
 

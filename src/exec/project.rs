@@ -6,7 +6,8 @@ use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::graph::{self, Graph};
 use crate::core::manifest::dom::Source;
 use crate::core::manifest::overlay::Settings;
-use crate::core::manifest::{self, Manifest};
+use crate::core::manifest::{self, Hub, Manifest};
+use crate::core::targets;
 use crate::core::wiring;
 use crate::hub::{RepoId, RepoKind};
 use crate::stage::{self, Texts};
@@ -36,21 +37,22 @@ impl Project {
         let root = dir.canonicalize().map_err(|e| Error::io("open", dir, &e).with_kind(ErrorKind::Usage))?;
         let source = Source { file: MANIFEST.into(), text: read_manifest(&root)?.into() };
         let manifest = manifest::read(source, settings, &stage::infos())?;
-        check_repo(&manifest)?;
+        manifest.hub.iter().try_for_each(|hub| check_repo(&manifest, hub))?;
         let texts: Texts = stage::texts_wanted(&manifest)
             .into_iter()
             .map(|p| (p.to_string(), read_template(&root, p.as_str())))
             .collect();
         let told = |error| manifest.overlay.told(&manifest.source, error);
         let graph = graph::build(stage::parts(&manifest, &texts).map_err(told)?, &manifest.source)?;
+        graph.uploads().try_for_each(|(_, upload)| check_repo(&manifest, &upload.to))?;
+        targets::check(&graph, &manifest.source)?;
         wiring::check(&graph, &manifest.source)?;
         Ok(Project { root, manifest, graph })
     }
 }
 
-/// The repo's name by the Hub's own rules.
-fn check_repo(manifest: &Manifest) -> Result<()> {
-    let Some(hub) = &manifest.hub else { return Ok(()) };
+/// The repos' names by the Hub's own rules.
+fn check_repo(manifest: &Manifest, hub: &Hub) -> Result<()> {
     let Some(kind) = RepoKind::from_word(&hub.kind) else { return Ok(()) };
     let place = || manifest.source.place(hub.repo_span.clone());
     RepoId::new(kind, &hub.repo).map(drop).map_err(|e| e.with_kind(ErrorKind::Manifest).at(place()))

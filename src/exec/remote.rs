@@ -4,9 +4,10 @@
 //! client; decides nothing but which of two records of the past to believe.
 
 use crate::core::error::{Error, ErrorKind, Result};
-use crate::core::manifest::Hub;
+use crate::core::graph::NodeId;
+use crate::core::manifest::{Hub, OnDrift};
 use crate::core::plan::RECORD;
-use crate::core::publish::{Intent, Observed, Published, RemoteFile, Target};
+use crate::core::publish::{How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
 use crate::core::record;
 use crate::core::replaced::Replaced;
 use crate::hub::client::CommitInfo;
@@ -14,6 +15,7 @@ use crate::hub::embedded::{Options, Running};
 use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, resolve_token};
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,8 +25,20 @@ const PUBLIC: &str = "https://huggingface.co";
 pub const EMBEDDED: &str = "embedded";
 /// How many commits are searched for our own nonce.
 const SEARCHED: usize = 200;
+/// The branch that every repo has, and that other branches are made from.
+pub const DEFAULT: &str = "main";
 
-/// A hub that can be spoken to, with the repo that the manifest names.
+/// The hub of one call, with the repo of each upload.
+#[derive(Default)]
+pub struct Remotes {
+    /// By the upload.
+    pub of: BTreeMap<NodeId, Remote>,
+    /// The hub that this process runs, if it does.
+    running: Option<Running>,
+}
+
+/// A hub that can be spoken to, with the repo that an upload names.
+#[derive(Clone)]
 pub struct Remote {
     /// Where a publish goes.
     pub target: Target,
@@ -32,8 +46,14 @@ pub struct Remote {
     pub repo: RepoId,
     /// The client.
     pub client: HubClient,
-    /// The hub that this process runs, if it does.
-    running: Option<Running>,
+}
+
+/// A commit of ours that was found.
+pub struct Found {
+    /// The commit.
+    pub commit: String,
+    /// The pull request that it stands on; nothing: the branch.
+    pub pull_request: Option<PullRequest>,
 }
 
 /// How the hub will be used.
@@ -45,7 +65,7 @@ pub enum Access {
     Write,
 }
 
-/// Where the manifest's repo goes: flag, then manifest, then `HF_ENDPOINT`, then the public Hub.
+/// Where an upload goes: flag, then manifest, then `HF_ENDPOINT`, then the public Hub.
 pub fn target(hub: &Hub, endpoint: Option<&str>, repo: Option<&str>) -> Target {
     let env = std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
     let endpoint = endpoint.map(String::from).or_else(|| hub.endpoint.clone()).or(env).unwrap_or_else(|| PUBLIC.into());
@@ -57,23 +77,48 @@ pub fn target(hub: &Hub, endpoint: Option<&str>, repo: Option<&str>) -> Target {
     }
 }
 
+impl Remotes {
+    /// Connects, once for all targets, which are on one hub; for the embedded hub, finds the one that serves or starts one.
+    pub async fn open(targets: BTreeMap<NodeId, Target>, folder: &Path, access: Access) -> Result<Remotes> {
+        let mut repos = BTreeMap::new();
+        for (id, target) in &targets {
+            let kind = RepoKind::from_word(&target.kind)
+                .ok_or_else(|| Error::bug(format!("no repo type `{}`", target.kind)))?;
+            repos.insert(*id, RepoId::new(kind, &target.repo).map_err(|e| e.with_kind(ErrorKind::Manifest))?);
+        }
+        let Some(endpoint) = targets.values().next().map(|t| t.endpoint.clone()) else { return Ok(Remotes::default()) };
+        let (client, running) = match endpoint == EMBEDDED {
+            true => embedded(folder, access).await?,
+            false => (elsewhere(&endpoint, access)?, None),
+        };
+        let remote =
+            |(id, target)| Some((id, Remote { target, repo: repos.get(&id)?.clone(), client: client.clone() }));
+        Ok(Remotes { of: targets.into_iter().filter_map(remote).collect(), running })
+    }
+
+    /// Ends the hub that this process runs.
+    pub async fn close(self) {
+        if let Some(running) = self.running {
+            running.stop().await;
+        }
+    }
+}
+
+fn elsewhere(endpoint: &str, access: Access) -> Result<HubClient> {
+    let token = resolve_token(&|name| std::env::var(name).ok());
+    if token.is_none() && access == Access::Write && !is_loopback(endpoint) {
+        return Err(Error::hub(format!("there is no token for `{endpoint}`")).hint(
+            "set HF_TOKEN, or log in with `hf auth login`; to try without a hub of your own, use `--endpoint embedded`",
+        ));
+    }
+    HubClient::new(endpoint, token)
+}
+
 impl Remote {
-    /// Connects; for the embedded hub, finds the one that serves or starts one.
-    pub async fn open(target: Target, folder: &Path, access: Access) -> Result<Remote> {
-        let kind =
-            RepoKind::from_word(&target.kind).ok_or_else(|| Error::bug(format!("no repo type `{}`", target.kind)))?;
-        let repo = RepoId::new(kind, &target.repo).map_err(|e| e.with_kind(ErrorKind::Manifest))?;
-        if target.endpoint == EMBEDDED {
-            let (client, running) = embedded(folder, access).await?;
-            return Ok(Remote { target, repo, client, running });
-        }
-        let token = resolve_token(&|name| std::env::var(name).ok());
-        if token.is_none() && access == Access::Write && !is_loopback(&target.endpoint) {
-            return Err(Error::hub(format!("there is no token for `{}`", target.endpoint))
-                .hint("set HF_TOKEN, or log in with `hf auth login`; to try without a hub of your own, use `--endpoint embedded`"));
-        }
-        let client = HubClient::new(&target.endpoint, token)?;
-        Ok(Remote { target, repo, client, running: None })
+    /// The same repo at another revision.
+    pub fn at(&self, revision: &str) -> Remote {
+        let target = Target { revision: revision.into(), ..self.target.clone() };
+        Remote { target, ..self.clone() }
     }
 
     /// Checks, before any stage runs, that a publish can go through: the token is good, it may write, and a repo that is
@@ -99,19 +144,30 @@ impl Remote {
         Ok(())
     }
 
-    /// Observes the remote. When the head is the last publish's own commit, that was the only request. `blobs` is given
-    /// where gates ask for the facts of what is published: of the last publish they are in the store.
-    pub async fn observe(&self, publishes: &Publishes, blobs: Option<&Blobs>) -> Result<Observed> {
+    /// Observes the remote. When the head is the last publish's own commit and nothing is proposed, that was the only
+    /// request. `blobs` is given where gates ask for the facts of what is published: of the last publish they are in the
+    /// store. A branch that is not there is seen as the default branch's head, which it will be made from.
+    pub async fn observe(&self, publishes: &Publishes, blobs: Option<&Blobs>, how: How) -> Result<Observed> {
         let last = publishes.last(&self.target);
-        let mut observed = Observed { last_commit: last.map(|p| p.commit.clone()), ..Observed::default() };
-        let last_managed = |o: &mut Observed| {
-            o.managed =
-                last.map(|p| p.tree.iter().map(|(k, f)| (k.clone(), f.hub.clone())).collect()).unwrap_or_default();
-        };
-        last_managed(&mut observed);
-        observed.replaced = Replaced::First;
-        let Some(head) = self.client.head(&self.repo, &self.target.revision).await? else { return Ok(observed) };
-        observed.head = Some(head.sha.clone());
+        let mut observed = self.observe_branch(last, blobs).await?;
+        let moved = observed.head.is_some() && observed.head != observed.last_commit;
+        if how.pull_request || how.on_drift == OnDrift::PullRequest && moved {
+            observed.proposal = self.proposal(publishes).await?.map(Box::new);
+        }
+        Ok(observed)
+    }
+
+    async fn observe_branch(&self, last: Option<&Published>, blobs: Option<&Blobs>) -> Result<Observed> {
+        let revision = &self.target.revision;
+        let mut observed = seen(last);
+        match self.client.head(&self.repo, revision).await? {
+            Some(head) => observed.head = Some(head.sha),
+            None if revision == DEFAULT || last.is_some() || revision.starts_with("refs/") => return Ok(observed),
+            None => match self.client.head(&self.repo, DEFAULT).await? {
+                Some(head) => observed.start = Some(head.sha),
+                None => return Ok(observed),
+            },
+        }
         if let Some(last) = last.filter(|_| observed.head == observed.last_commit) {
             observed.allowed = last.allowed.clone();
             observed.replaced = match blobs {
@@ -120,9 +176,16 @@ impl Remote {
             };
             return Ok(observed);
         }
-        let tree = self.client.tree(&self.repo, &head.sha).await?;
+        let commit = observed.head.clone().or_else(|| observed.start.clone()).unwrap_or_default();
+        self.look(&commit, &mut observed).await?;
+        Ok(observed)
+    }
+
+    /// Looks at the files of a commit, and at the record among them.
+    pub(super) async fn look(&self, commit: &str, observed: &mut Observed) -> Result<()> {
+        let tree = self.client.tree(&self.repo, commit).await?;
         let record = match tree.contains_key(RECORD) {
-            true => self.client.download_small(&self.repo, &head.sha, RECORD).await?,
+            true => self.client.download_small(&self.repo, commit, RECORD).await?,
             false => None,
         };
         if let Some(managed) = record.as_deref().and_then(record::managed) {
@@ -134,7 +197,7 @@ impl Remote {
         let file =
             |f: crate::hub::client::RemoteFile| RemoteFile { size: f.size, git_sha1: f.git_sha1, sha256: f.sha256 };
         observed.files = Some(tree.into_iter().map(|(path, f)| (path, file(f))).collect());
-        Ok(observed)
+        Ok(())
     }
 
     /// The facts of the last publish: from the store, else from the repo.
@@ -152,19 +215,16 @@ impl Remote {
 
     /// Looks for the commit of an intent: one after its parent whose message holds the nonce. `wait` says how long the
     /// server may still land it.
-    pub async fn find_landed(&self, intent: &Intent, wait: Duration) -> Result<Option<String>> {
+    pub async fn find_landed(&self, intent: &Intent, wait: Duration) -> Result<Option<Found>> {
         let begun = tokio::time::Instant::now();
         let mut pause = Duration::from_millis(200);
         loop {
-            let commits = match self.client.head(&self.repo, &self.target.revision).await? {
-                Some(_) => {
-                    self.client.commits_since(&self.repo, &self.target.revision, &intent.parent, SEARCHED).await?
+            for number in self.places_of(intent).await? {
+                let revision = number.map_or(self.target.revision.clone(), PullRequest::revision);
+                if let Some(commit) = self.find_on(&revision, intent).await? {
+                    let pull_request = number.map(|number| self.pull_request(number));
+                    return Ok(Some(Found { commit, pull_request }));
                 }
-                None => vec![],
-            };
-            let ours = |c: &CommitInfo| c.message.contains(&intent.nonce) || c.title.contains(&intent.nonce);
-            if let Some(commit) = commits.into_iter().find(ours) {
-                return Ok(Some(commit.id));
             }
             if begun.elapsed() >= wait {
                 return Ok(None);
@@ -174,16 +234,29 @@ impl Remote {
         }
     }
 
+    async fn find_on(&self, revision: &str, intent: &Intent) -> Result<Option<String>> {
+        if self.client.head(&self.repo, revision).await?.is_none() {
+            return Ok(None);
+        }
+        let commits = self.client.commits_since(&self.repo, revision, &intent.parent, SEARCHED).await?;
+        let ours = |c: &CommitInfo| c.message.contains(&intent.nonce) || c.title.contains(&intent.nonce);
+        Ok(commits.into_iter().find(ours).map(|commit| commit.id))
+    }
+
     /// How long a commit whose answer was lost may still land: a hub of this very process cannot land it later.
     pub fn may_still_land(&self) -> Duration {
         Duration::from_secs(if self.target.endpoint == EMBEDDED { 0 } else { 90 })
     }
+}
 
-    /// Ends the hub that this process runs.
-    pub async fn close(self) {
-        if let Some(running) = self.running {
-            running.stop().await;
-        }
+/// What is known of a remote before it is asked.
+pub(super) fn seen(last: Option<&Published>) -> Observed {
+    let managed = last.map(|p| p.tree.iter().map(|(path, file)| (path.clone(), file.hub.clone())).collect());
+    Observed {
+        last_commit: last.map(|p| p.commit.clone()),
+        managed: managed.unwrap_or_default(),
+        replaced: Replaced::First,
+        ..Observed::default()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::core::error::{Error, Result};
 use crate::core::gate;
 use crate::core::graph::{Body, Part, Upload};
 use crate::core::manifest::dom::{Data, join};
-use crate::core::manifest::{Amount, MEMORY, Manifest, Pool, Spec};
+use crate::core::manifest::{Amount, MEMORY, Manifest, Pool, Spec, target};
 use crate::core::name::{ArtifactName, RelPath, nearest, slug};
 use crate::core::size;
 use crate::core::value::Value;
@@ -35,19 +35,6 @@ pub fn parts(manifest: &Manifest, texts: &Texts) -> Result<Vec<Part>> {
             Ok(part) => out.push(part),
             Err(error) => problems.push(error),
         }
-    }
-    let mut uploads = manifest.artifacts.iter().filter(|spec| spec.kind == UPLOAD.name);
-    if let (Some(first), Some(second)) = (uploads.next(), uploads.next()) {
-        let message = format!(
-            "`{}` is a second upload beside `{}`, to one repo: each would delete the other's files",
-            second.name, first.name
-        );
-        problems.push(
-            manifest
-                .source
-                .error(second.span.clone(), message)
-                .hint(format!("put its files into [artifact.{}]", first.name)),
-        );
     }
     if problems.is_empty() { Ok(out) } else { Err(join(problems)) }
 }
@@ -267,12 +254,7 @@ fn check_names(manifest: &Manifest, clause: &gate::Clause, span: &std::ops::Rang
 }
 
 fn upload(manifest: &Manifest, spec: &Spec) -> Result<Body> {
-    if manifest.hub.is_none() {
-        return Err(manifest
-            .source
-            .error(spec.span.clone(), format!("artifact `{}` publishes, and there is no [hub]", spec.name))
-            .hint("add [hub] with `repo = \"namespace/name\"`"));
-    }
+    let to = target::of_upload(manifest, spec)?;
     let mut files = Vec::new();
     for (path, key_span, artifact, span) in spec.map("files") {
         let checked: Result<RelPath, String> = path.strip_suffix('/').unwrap_or(&path).parse();
@@ -290,7 +272,9 @@ fn upload(manifest: &Manifest, spec: &Spec) -> Result<Body> {
     if files.is_empty() {
         return Err(manifest.source.error(spec.place("files"), "`files` is empty: there is nothing to publish"));
     }
-    let dist = spec.text("dist").unwrap_or("dist").parse();
+    let alone = manifest.artifacts.iter().filter(|other| other.kind == UPLOAD.name).count() == 1;
+    let place = if alone { "dist".to_string() } else { format!("dist/{}", spec.name) };
+    let dist = spec.text("dist").unwrap_or(&place).parse();
     let dist = dist.map_err(|why: String| manifest.source.error(spec.place("dist"), why))?;
-    Ok(Body::Upload(Upload { files, dist }))
+    Ok(Body::Upload(Upload { files, dist, to }))
 }

@@ -33,6 +33,7 @@ mod template;
 pub mod workspace;
 
 pub use card::check_links;
+pub use card::space::{check as check_space, sdk as space_sdk};
 pub use declare::{Texts, parts, texts_wanted};
 pub use secrets::scan_text;
 pub use workspace::Workspace;
@@ -41,6 +42,7 @@ use crate::core::action::{Action, Declaration};
 use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
 use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::manifest::target::TARGET;
 use crate::core::manifest::{KindInfo, Manifest, Spec};
 use crate::core::name::{ArtifactName, RelPath};
 use crate::core::value::Value;
@@ -100,7 +102,19 @@ pub const UPLOAD: KindInfo = KindInfo {
             FieldType::Map(&FieldType::Artifact),
             "path in the repo -> artifact; a directory ends in `/`",
         ),
-        Field::optional("dist", FieldType::Path, "where the tree is laid out in the project, `dist` by default"),
+        Field::optional(
+            "dist",
+            FieldType::Path,
+            "where the tree is laid out in the project: `dist` by default, `dist/NAME` where there are several uploads",
+        ),
+        TARGET[0],
+        TARGET[1],
+        TARGET[2],
+        TARGET[3],
+        TARGET[4],
+        TARGET[5],
+        TARGET[6],
+        TARGET[7],
     ],
     facts: &[],
 };

@@ -1,5 +1,6 @@
-//! `template`: any text file from facts, params and declared values.
+//! `template`: any text file from facts, params and declared values. The README of a Space is checked.
 
+use super::card::space;
 use super::{Declare, Kind, Workspace, pages, text_param};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::error::{Error, Result};
@@ -7,9 +8,13 @@ use crate::core::facts::Facts;
 use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::RelPath;
+use crate::core::value::Value;
 
 /// See the module.
 pub struct TextTemplate;
+
+/// The parameter that holds the tree of the Space whose README this is.
+const SPACE: &str = "space";
 
 /// The keys that `template` and `card` share.
 pub const FIELDS: [Field; 2] = [
@@ -32,12 +37,21 @@ impl Kind for TextTemplate {
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
-        declare(cx, "template", self.version(), None)
+        let mut declaration = declare(cx, "template", self.version(), None)?;
+        if let Some(tree) = space::tree(cx) {
+            declaration = declaration.param(SPACE, tree).param("license", cx.manifest.project.license.as_str());
+        }
+        Ok(declaration)
     }
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
         let text = rendered(action, workspace)?;
         let name = text_param(action, "name")?.to_string();
+        if let Some(tree) = action.params.get(SPACE).and_then(Value::as_list) {
+            let tree = tree.iter().filter_map(Value::as_text);
+            let known = |path: &str| tree.clone().any(|t| t == path || (t.ends_with('/') && path.starts_with(t)));
+            space::check(&text, text_param(action, "license")?, &known)?;
+        }
         let digest = workspace.write(&name, text.as_bytes())?;
         let mut facts = Facts::default();
         let of = facts.subject(&name, digest);

@@ -59,9 +59,13 @@ pub struct Publishes {
 }
 
 impl Publishes {
-    /// The last publish to a target.
+    /// The last publish to a target's branch itself.
     pub fn last(&self, target: &Target) -> Option<&Published> {
-        self.landed.iter().rev().find(|p| p.target == *target)
+        self.landed.iter().rev().find(|p| p.target == *target && p.pull_request.is_none())
+    }
+    /// The last publish to a target that was made as a pull request.
+    pub fn last_proposed(&self, target: &Target) -> Option<&Published> {
+        self.landed.iter().rev().find(|p| p.target == *target && p.pull_request.is_some())
     }
     /// The open intent for a target.
     pub fn intent(&self, target: &Target) -> Option<&Intent> {

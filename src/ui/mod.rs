@@ -9,7 +9,7 @@ pub mod plan;
 pub mod progress;
 pub mod table;
 
-use crate::core::event::Summary;
+use crate::core::event::{Proposing, Pulled, Summary};
 use crate::core::value::human_bytes;
 
 /// `1 file`, `2 files`.
@@ -51,7 +51,18 @@ pub fn summary(summary: &Summary) -> String {
     for commit in &summary.unchanged {
         parts.push(format!("remote unchanged at {}", short(commit)));
     }
+    parts.extend(summary.pulls.iter().map(pulled));
     format!("hfbuild: {}", parts.join(", "))
+}
+
+/// What became of a pull request, for the last line.
+fn pulled(pull: &Pulled) -> String {
+    let why = if pull.drifted { " because the remote was changed" } else { "" };
+    match pull.how {
+        Proposing::Opened => format!("opened pull request #{}{why}", pull.number),
+        Proposing::Extended => format!("added a commit to pull request #{}{why}", pull.number),
+        Proposing::Waits => format!("pull request #{} waits to be merged", pull.number),
+    }
 }
 
 /// `+ 3 files (4.2 MB)`: what a commit would send, for one line.

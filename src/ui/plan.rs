@@ -4,7 +4,7 @@ use crate::core::estimate::SendEstimate;
 use crate::core::event::verdict_word;
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::plan::Plan;
-use crate::core::publish::{Drifted, Sized, UploadVerdict};
+use crate::core::publish::{Drifted, Propose, Sized, Target, UploadVerdict};
 use crate::core::value::human_bytes;
 use crate::core::verdict::Verdict;
 use crate::ui::{count, explain, short};
@@ -38,6 +38,19 @@ impl Totals {
     }
 }
 
+/// What an upload would send, and where.
+#[derive(Debug)]
+pub struct Sending {
+    /// The upload.
+    pub id: NodeId,
+    /// Where it goes.
+    pub target: Target,
+    /// Where its branch is not there: the commit that it would be made at.
+    pub start: Option<String>,
+    /// What it would send.
+    pub send: SendEstimate,
+}
+
 /// Counts a plan.
 pub fn totals(graph: &Graph, plan: &Plan) -> Totals {
     let mut totals = Totals::default();
@@ -56,8 +69,8 @@ pub fn totals(graph: &Graph, plan: &Plan) -> Totals {
     totals
 }
 
-/// The plan as lines; nodes of one artifact with one verdict are taken together. `sent` describes the publishes.
-pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate], all: bool) -> String {
+/// The plan as lines; nodes of one artifact with one verdict are taken together. `publishes` describes the uploads.
+pub fn render(graph: &Graph, plan: &Plan, publishes: &[Sending], all: bool) -> String {
     let mut out = String::new();
     let mut groups: Vec<(String, String, usize)> = Vec::new();
     let mut blocked: Vec<(String, Vec<String>)> = Vec::new();
@@ -96,7 +109,7 @@ pub fn render(graph: &Graph, plan: &Plan, repo: &str, publishes: &[SendEstimate]
         out.push_str(&format!("{:>9} {} by {by}\n", "Blocked", crate::ui::progress::fold(&nodes)));
     }
     for send in publishes {
-        out.push_str(&send_lines(send, repo, all));
+        out.push_str(&send_lines(send, all));
     }
     out
 }
@@ -126,28 +139,38 @@ fn node_line(graph: &Graph, id: NodeId, plan: &Plan) -> Option<(&'static str, St
 }
 
 /// What a publish would send, as lines.
-fn send_lines(this: &SendEstimate, repo: &str, all: bool) -> String {
+fn send_lines(sending: &Sending, all: bool) -> String {
+    let (this, repo) = (&sending.send, sending.target.to_string());
     if this.blocked {
         return String::new();
     }
     let mut out = String::new();
     match &this.verdict {
         Some(UploadVerdict::UpToDate { .. }) => return out,
-        Some(UploadVerdict::Drift { files }) => {
-            out.push_str(&format!("{:>9} {repo}: the remote was changed since\n", "Drift"));
-            for file in files {
-                let (word, path) = match file {
-                    Drifted::Changed { path } => ("changed", path.as_str()),
-                    Drifted::Deleted { path } => ("deleted", path.as_str()),
-                    Drifted::Foreign { path } => ("not of ours", path.as_str()),
-                    Drifted::Gone => ("gone", "the repo or its branch"),
-                };
-                out.push_str(&format!("{:>9}   {path}: {word}\n", ""));
-            }
+        Some(UploadVerdict::Proposed { pull_request, .. }) => {
+            let number = pull_request.number;
+            return format!(
+                "{:>9} {repo}: pull request #{number} has this already, and waits to be merged\n",
+                "Proposed"
+            );
+        }
+        Some(UploadVerdict::Drift { files, pull_request }) => {
+            let what = pull_request.map_or("the remote".into(), |number| format!("pull request #{number}"));
+            out.push_str(&format!("{:>9} {repo}: {what} was changed since\n", "Drift"));
+            out.push_str(&drift_lines(files));
             return out;
         }
-        Some(UploadVerdict::Send { changes, .. }) => {
-            out.push_str(&format!("{:>9} {repo}: {}\n", "Send", crate::ui::changes_line(changes)));
+        Some(UploadVerdict::Send { changes, over, pull_request }) => {
+            let (verb, how) = match pull_request {
+                None => ("Send", String::new()),
+                Some(Propose { number: None }) => ("Propose", ", as a new pull request".into()),
+                Some(Propose { number: Some(number) }) => ("Propose", format!(", to pull request #{number}")),
+            };
+            out.push_str(&format!("{verb:>9} {repo}: {}{how}\n", crate::ui::changes_line(changes)));
+            out.push_str(&start_line(sending));
+            if pull_request.is_some() {
+                out.push_str(&drift_lines(over));
+            }
             let sized = |f: &Sized| (f.path.clone(), Some(f.size));
             out.push_str(&file_lines("+", "", changes.add.iter().map(sized).collect(), all));
             out.push_str(&file_lines("~", "", changes.change.iter().map(sized).collect(), all));
@@ -168,11 +191,33 @@ fn send_lines(this: &SendEstimate, repo: &str, all: bool) -> String {
         ),
     };
     out.push_str(&format!("{:>9} {repo}: {size}\n", "Send"));
+    out.push_str(&start_line(sending));
     let certain = this.certain.iter().map(|(path, size)| (path.clone(), Some(*size))).collect();
     out.push_str(&file_lines("+", "", certain, all));
     out.push_str(&file_lines("?", "~", this.maybe.clone(), all));
     this.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
     out
+}
+
+fn drift_lines(files: &[Drifted]) -> String {
+    let line = |file: &Drifted| {
+        let (word, path) = match file {
+            Drifted::Changed { path } => ("changed", path.as_str()),
+            Drifted::Deleted { path } => ("deleted", path.as_str()),
+            Drifted::Foreign { path } => ("not of ours", path.as_str()),
+            Drifted::Gone => ("gone", "the repo or its branch"),
+        };
+        format!("{:>9}   {path}: {word}\n", "")
+    };
+    files.iter().map(line).collect()
+}
+
+/// Says that a branch will be made.
+fn start_line(sending: &Sending) -> String {
+    let branch = &sending.target.revision;
+    sending.start.as_ref().map_or(String::new(), |start| {
+        format!("{:>9}   the branch `{branch}` is not there: it is made from `main` at {}\n", "", short(start))
+    })
 }
 
 /// A directory of more files than this is one line.
@@ -216,13 +261,16 @@ pub fn nothing_to_do(fresh: usize) -> String {
 /// The last line of a plan.
 pub fn last_line(totals: &Totals, plan: &Plan) -> String {
     if !totals.work() {
-        let commit = plan.decisions.iter().flatten().find_map(|d| match &d.upload {
+        let known = plan.decisions.iter().flatten().filter_map(|d| match &d.upload {
             Some((_, _, Some(UploadVerdict::UpToDate { commit, .. }))) => {
                 Some(format!(", remote unchanged at {}", short(commit)))
             }
+            Some((_, _, Some(UploadVerdict::Proposed { pull_request, .. }))) => {
+                Some(format!(", pull request #{} waits to be merged", pull_request.number))
+            }
             _ => None,
         });
-        return format!("{}{}", nothing_to_do(totals.fresh), commit.unwrap_or_default());
+        return format!("{}{}", nothing_to_do(totals.fresh), known.collect::<String>());
     }
     let mut parts = Vec::new();
     let mut add = |n: usize, words: String| {
@@ -240,7 +288,7 @@ pub fn last_line(totals: &Totals, plan: &Plan) -> String {
 }
 
 /// The plan as JSON; the README documents the form.
-pub fn to_json(graph: &Graph, plan: &Plan, repo: &str, publishes: &[(NodeId, SendEstimate)]) -> Json {
+pub fn to_json(graph: &Graph, plan: &Plan, publishes: &[Sending]) -> Json {
     let nodes: Vec<Json> = graph
         .order
         .iter()
@@ -265,10 +313,14 @@ pub fn to_json(graph: &Graph, plan: &Plan, repo: &str, publishes: &[(NodeId, Sen
         .collect();
     let sends: Vec<Json> = publishes
         .iter()
-        .map(|(id, send)| {
+        .map(|Sending { id, target, start, send }| {
             json!({
                 "artifact": graph.node(*id).name.to_string(),
-                "repo": repo,
+                "repo": target.repo,
+                "type": target.kind,
+                "revision": target.revision,
+                "endpoint": target.endpoint,
+                "branch_from": start,
                 "known": send.verdict,
                 "certain": send.certain.iter().map(|(p, s)| json!({"path": p, "size": s})).collect::<Vec<_>>(),
                 "maybe": send.maybe.iter().map(|(p, s)| json!({"path": p, "last_size": s})).collect::<Vec<_>>(),

@@ -1,6 +1,6 @@
 //! A build as it goes: plain lines anywhere, and on a terminal a live view of what runs below them.
 
-use crate::core::event::Event;
+use crate::core::event::{Event, Proposing};
 use crate::core::value::human_bytes;
 use crate::core::verdict::Reason;
 use crate::ui::{changes_line, count, explain, seconds, short};
@@ -116,7 +116,7 @@ impl Progress {
                     bar.finish_and_clear();
                 }
             }
-            Event::Published { repo, .. } => {
+            Event::Published { repo, .. } | Event::Proposed { repo, .. } => {
                 if let Some(bar) = state.bars.remove(repo) {
                     bar.finish_and_clear();
                 }
@@ -194,6 +194,14 @@ impl Progress {
             Event::Published { repo, commit, found } => {
                 let how = if *found { " (it had landed already)" } else { "" };
                 (GOOD, "Published", format!("{repo} at {}{how}", short(commit)), false)
+            }
+            Event::Proposed { repo, number, how, .. } => {
+                let what = match how {
+                    Proposing::Opened => "opened",
+                    Proposing::Extended => "another commit",
+                    Proposing::Waits => "has this already, and waits to be merged",
+                };
+                (GOOD, "Proposed", format!("{repo}: pull request #{number}, {what}"), false)
             }
             Event::RemoteFresh { repo, commit } => (GOOD, "Fresh", format!("{repo} at {}", short(commit)), false),
             Event::Note { text } => (BUSY, "Note", text.clone(), false),

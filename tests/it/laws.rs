@@ -346,7 +346,8 @@ impl Case {
                 let folder = self.stages[i].shards > 0 || matches!(self.stages[i].form, Form::Folder);
                 (format!("p{i}{}", if folder { "/" } else { "" }), 0..0, name(i), 0..0)
             });
-            let upload = Upload { files: files.collect(), dist: "dist".parse().expect("a path") };
+            let to = hfbuild::core::manifest::Hub::default();
+            let upload = Upload { files: files.collect(), dist: "dist".parse().expect("a path"), to };
             let after = vec![("gates".to_string(), 0..0)];
             let name = "publish".parse().expect("a name");
             parts.push(Part { name, span: 0..0, body: Body::Upload(upload), after });

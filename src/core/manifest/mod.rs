@@ -6,9 +6,9 @@
 pub mod dom;
 pub mod fields;
 pub mod overlay;
+pub mod target;
 
 use crate::core::error::{Error, Result};
-use crate::core::fill::fill;
 use crate::core::name::{ArtifactName, nearest};
 use crate::core::size;
 use crate::core::value::Value;
@@ -17,6 +17,7 @@ use fields::{Check, Field, FieldType, check_table, schema_of};
 use overlay::{Overlay, Settings};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
+pub use target::{Hub, OnDrift, OnTag};
 
 /// What the manifest needs to know of a kind.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +67,7 @@ pub struct Manifest {
     pub profiles: Vec<String>,
     /// What a profile or the command line changed in it.
     pub overlay: Overlay,
+    hub_table: Option<Table>,
     by_name: HashMap<String, usize>,
 }
 
@@ -80,47 +82,6 @@ pub struct Project {
     pub license: String,
     /// Where `license` stands.
     pub license_span: Range<usize>,
-}
-
-/// `[hub]`
-#[derive(Debug, Clone)]
-pub struct Hub {
-    /// `namespace/name`
-    pub repo: String,
-    /// Where `repo` stands.
-    pub repo_span: Range<usize>,
-    /// `model`, `dataset` or `space`
-    pub kind: String,
-    /// Whether a repo that has to be created becomes private.
-    pub private: bool,
-    /// A URL or `embedded`; nothing: `HF_ENDPOINT`, then the public Hub.
-    pub endpoint: Option<String>,
-    /// The branch.
-    pub revision: String,
-    /// The tag to set at each publish of a new version, its placeholders filled.
-    pub tag: Option<String>,
-    /// What to do where the tag is there already.
-    pub on_tag: OnTag,
-    /// What to do where the remote drifted.
-    pub on_drift: OnDrift,
-}
-
-/// `on_tag`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnTag {
-    /// Leave it, and say so.
-    Skip,
-    /// Refuse.
-    Fail,
-}
-
-/// `on_drift`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnDrift {
-    /// Show it and refuse.
-    Fail,
-    /// Publish over it.
-    Overwrite,
 }
 
 /// A figure that no file can prove.
@@ -183,14 +144,15 @@ const PROJECT: &[Field] = &[
     Field::required("license", FieldType::Text, "its licence, by the Hub's identifier, e.g. `apache-2.0`"),
 ];
 const HUB: &[Field] = &[
-    Field::required("repo", FieldType::Text, "the repo on the Hub, `namespace/name`"),
-    Field::optional("type", FieldType::Choice(&["model", "dataset", "space"]), "what the repo is"),
-    Field::optional("private", FieldType::Bool, "whether a repo that has to be created is private"),
+    Field { required: true, ..target::TARGET[0] },
+    target::TARGET[1],
+    target::TARGET[2],
     Field::optional("endpoint", FieldType::Text, "a URL, or `embedded` for the local hub under cache/"),
-    Field::optional("revision", FieldType::Text, "the branch to publish to, `main` by default"),
-    Field::optional("tag", FieldType::Text, "a tag for each new version, e.g. `v{project.version}`"),
-    Field::optional("on_tag", FieldType::Choice(&["skip", "fail"]), "what to do where the tag is there already"),
-    Field::optional("on_drift", FieldType::Choice(&["fail", "overwrite"]), "what to do where the remote drifted"),
+    target::TARGET[3],
+    target::TARGET[4],
+    target::TARGET[5],
+    target::TARGET[6],
+    target::TARGET[7],
 ];
 /// `[hub]` in a profile: any of its keys.
 const PROFILE_HUB: [Field; HUB.len()] = {
@@ -205,6 +167,11 @@ const PROFILE_HUB: [Field; HUB.len()] = {
 const PROFILE: &[Field] = &[
     Field::optional("hub", FieldType::Table(&PROFILE_HUB), "keys of [hub] that are other with this profile"),
     Field::optional("params", FieldType::Map(&FieldType::Any), "parameters that are other with this profile"),
+    Field::optional(
+        "upload",
+        FieldType::Map(&FieldType::Table(&target::TARGET)),
+        "keys of single uploads, by name, that are other with this profile",
+    ),
 ];
 const DECLARED: &[Field] = &[
     Field::required("value", FieldType::Any, "the figure"),
@@ -231,7 +198,7 @@ pub fn read(source: Source, settings: &Settings, kinds: &[KindInfo]) -> Result<M
     let check = Check { source: &source, params: &BTreeMap::new() }; // no key of these tables takes a parameter
     check_table(&top, 0..0, TOP, "the manifest", &check, &mut problems);
     overlay::check_profiles(&top, &source, &mut problems);
-    check_hubs(&top, &source, &mut problems);
+    target::check(&top, &source, &mut problems);
     check_pools(&top, &source, &mut problems);
     let overlay = overlay::lay(&mut top, &source, settings, &mut problems)?;
     let params = params_of(&top);
@@ -245,13 +212,11 @@ pub fn read(source: Source, settings: &Settings, kinds: &[KindInfo]) -> Result<M
         table_at(&top, "declared").entries.iter().map(|(name, _, node)| (name.clone(), declared(node))).collect();
     let pools = table_at(&top, "pools").entries.iter().map(|(name, _, node)| (name.clone(), pool(node))).collect();
     let project = project(&table_at(&top, "project"));
-    let hub = top
-        .get("hub")
-        .and_then(Node::as_table)
-        .map(|table| Hub { tag: tag(table, &project).ok().flatten(), ..hub(table) });
+    let hub_table = top.get("hub").and_then(Node::as_table).cloned();
+    let hub = hub_table.as_ref().map(|table| target::of_hub(table, &project));
     let by_name = artifacts.iter().enumerate().map(|(at, spec)| (spec.name.to_string(), at)).collect();
     let profiles = overlay::profiles(&top).map(|(name, _)| name.to_string()).collect();
-    Ok(Manifest { project, hub, params, declared, pools, artifacts, profiles, overlay, by_name, source })
+    Ok(Manifest { project, hub, hub_table, params, declared, pools, artifacts, profiles, overlay, by_name, source })
 }
 
 /// The JSON Schema of the manifest, out of the same tables that check it.
@@ -290,67 +255,6 @@ fn project(table: &Table) -> Project {
     let text = |key| text_of(table, key).unwrap_or_default();
     let license_span = table.get("license").map_or(0..0, |n| n.span.clone());
     Project { name: text("name"), version: text("version"), license: text("license"), license_span }
-}
-
-fn hub(table: &Table) -> Hub {
-    let text = |key| text_of(table, key);
-    Hub {
-        repo: text("repo").unwrap_or_default(),
-        repo_span: table.get("repo").map_or(0..0, |n| n.span.clone()),
-        kind: text("type").unwrap_or_else(|| "model".into()),
-        private: matches!(table.get("private").map(|n| &n.data), Some(Data::Bool(true))),
-        endpoint: text("endpoint"),
-        revision: text("revision").unwrap_or_else(|| "main".into()),
-        tag: text("tag"),
-        on_tag: if text("on_tag").as_deref() == Some("fail") { OnTag::Fail } else { OnTag::Skip },
-        on_drift: if text("on_drift").as_deref() == Some("overwrite") { OnDrift::Overwrite } else { OnDrift::Fail },
-    }
-}
-
-/// The tag's name, its placeholders filled; the error is its message and hint.
-fn tag(table: &Table, project: &Project) -> Result<Option<String>, (String, &'static str)> {
-    let Some(template) = text_of(table, "tag") else { return Ok(None) };
-    let known = [("name", &project.name), ("version", &project.version), ("license", &project.license)];
-    let lookup = |name: &str| {
-        let name = name.strip_prefix("project.")?;
-        known.iter().find(|(k, _)| *k == name).map(|(_, v)| (*v).clone())
-    };
-    let name = fill(&template, &lookup).map_err(|name| {
-        (format!("`{{{name}}}` in `tag` stands for nothing"), "known: {project.name}, {project.version}")
-    })?;
-    // git-check-ref-format(1)
-    let bad = |c: char| c.is_control() || c == ' ' || "~^:?*[\\".contains(c);
-    let part = |p: &str| !p.is_empty() && !p.starts_with('.') && !p.ends_with(".lock");
-    let fits = !name.contains(bad)
-        && !name.contains("..")
-        && !name.contains("@{")
-        && !name.ends_with('.')
-        && !name.starts_with('-');
-    match fits && name.split('/').all(part) {
-        true => Ok(Some(name)),
-        false => {
-            Err((format!("`{}` cannot be the name of a tag", name.escape_debug()), "for example `v{project.version}`"))
-        }
-    }
-}
-
-/// What the types of [hub]'s keys do not tell, there and in every profile.
-fn check_hubs(top: &Table, source: &Source, problems: &mut Vec<Error>) {
-    let project = project(&table_at(top, "project"));
-    let hubs = std::iter::once(top).chain(overlay::profiles(top).map(|(_, profile)| profile));
-    hubs.filter_map(|t| t.get("hub")?.as_table()).for_each(|hub| check_hub(hub, &project, source, problems));
-}
-
-fn check_hub(table: &Table, project: &Project, source: &Source, problems: &mut Vec<Error>) {
-    let place = |key: &str| table.get(key).map_or(0..0, |n| n.span.clone());
-    if let Err((why, hint)) = tag(table, project) {
-        problems.push(source.error(place("tag"), why).hint(hint));
-    }
-    let endpoint = text_of(table, "endpoint").unwrap_or_else(|| "embedded".into());
-    if endpoint != "embedded" && !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-        let error = source.error(place("endpoint"), format!("`{}` is no hub's address", endpoint.escape_debug()));
-        problems.push(error.hint("write `embedded`, or a URL such as `https://huggingface.co`"));
-    }
 }
 
 fn declared(node: &Node) -> Declared {

@@ -1,12 +1,13 @@
 //! Settings that one call brings along: a chosen `[profile.NAME]` and `--set params.NAME=VALUE`, laid over the
 //! manifest's tree before it is validated, so that they pass the same checks as what the manifest itself says.
 //!
-//! Knows that a profile changes `[hub]` and `[params]`, and that a parameter keeps its type. Does not know what a
+//! Knows that a profile changes `[hub]`, uploads and `[params]`, and that a parameter keeps its type. Does not know what a
 //! parameter is for, and reads no environment.
 
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::manifest::dom::{self, Data, Node, Source, Table};
 use crate::core::manifest::fields::node_of;
+use crate::core::manifest::target;
 use crate::core::name::nearest;
 use std::collections::BTreeMap;
 use std::mem::discriminant;
@@ -98,6 +99,7 @@ pub fn lay(top: &mut Table, source: &Source, settings: &Settings, problems: &mut
         if let Some(node) = profile.get("hub") {
             lay_hub(top, node, source, name, problems);
         }
+        target::lay(top, &profile);
         let params = profile.get("params").and_then(Node::as_table).cloned().unwrap_or_default();
         for (param, _, node) in params.entries {
             if let Some(fitted) = base.get(&param).and_then(|own| fitted(&node, own)) {

@@ -24,15 +24,14 @@ impl Publisher<'_, '_> {
             Error::stage("`README.md` is gone from the cache").hint("run hfbuild again: it is made again")
         })?;
         let text = String::from_utf8_lossy(&bytes);
-        let is_card = self.driver.project.graph.ids().any(|id| {
-            self.driver.project.graph.stage(id).is_some_and(|d| d.kind == "card")
-                && self.driver.project.graph.node(id).published
-        });
-        if is_card {
-            stage::check_links(&text, &|path| {
-                tree.contains_key(path)
-                    || tree.keys().any(|k| k.starts_with(&format!("{}/", path.trim_end_matches('/'))))
-            })?;
+        let exists = |path: &str| {
+            let folder = format!("{}/", path.trim_end_matches('/'));
+            tree.contains_key(path) || tree.keys().any(|k| k.starts_with(&folder))
+        };
+        if self.remote.target.kind == RepoKind::Space.word() {
+            stage::check_space(&text, &self.driver.project.manifest.project.license, &exists)?;
+        } else if self.is_card() {
+            stage::check_links(&text, &exists)?;
         }
         let kind = RepoKind::from_word(&self.remote.target.kind).unwrap_or(RepoKind::Model);
         let Some(report) = self.remote.client.validate_yaml(&text, kind).await? else { return Ok(()) };
@@ -43,6 +42,15 @@ impl Publisher<'_, '_> {
             true => Ok(()),
             false => Err(Error::hub("the Hub refuses the card's front matter").cause(report.errors.join("; "))),
         }
+    }
+
+    /// Whether the README is a `card`, and not anybody's text.
+    fn is_card(&self) -> bool {
+        let graph = &self.driver.project.graph;
+        let files = graph.upload(self.upload).map(|upload| upload.files.as_slice()).unwrap_or_default();
+        let readme = files.iter().filter(|(path, ..)| path == "README.md");
+        let makers = readme.flat_map(|(_, _, artifact, _)| graph.of(artifact));
+        makers.filter_map(|id| graph.stage(*id)).any(|stage| stage.kind == "card")
     }
 
     /// Sends LFS content and gives the commit's operations.
@@ -98,7 +106,7 @@ impl Publisher<'_, '_> {
         operations.extend(changes.delete.iter().map(|path| Operation::Delete { path: path.clone() }));
         let objects: Vec<_> = objects.into_values().collect();
         let total: u64 = objects.iter().map(|o| o.size).sum();
-        let (sink, repo) = (self.driver.sink.clone(), remote.target.repo.clone());
+        let (sink, repo) = (self.driver.sink.clone(), remote.target.to_string());
         let sent = std::sync::atomic::AtomicU64::new(0);
         let progress = move |bytes: u64| {
             let done = sent.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed) + bytes;

@@ -17,12 +17,13 @@ pub(super) fn drifted_path(drifted: &Drifted) -> String {
 }
 
 /// The refusal to publish over what others changed.
-pub fn drift_error(files: &[Drifted], remote: &Remote) -> Error {
+pub fn drift_error(files: &[Drifted], remote: &Remote, pull_request: Option<u64>) -> Error {
+    let which = pull_request.map_or(String::new(), |number| format!("pull request #{number} of "));
     let mut error = Error::new(
         ErrorKind::Drift,
         format!(
-            "`{}` is not what the last publish left: {}",
-            remote.target.repo,
+            "{which}`{}` is not what the last publish left: {}",
+            remote.target,
             match files {
                 [Drifted::Gone] => "it is gone".to_string(),
                 [_] => "1 file differs".to_string(),
@@ -33,5 +34,9 @@ pub fn drift_error(files: &[Drifted], remote: &Remote) -> Error {
     for file in files.iter().take(10) {
         error = error.cause(drifted_path(file));
     }
-    error.hint("look at it there; to publish over it, set `on_drift = \"overwrite\"` in [hub] or give `--overwrite`")
+    let proposed =
+        if files == [Drifted::Gone] || pull_request.is_some() { "" } else { ", to propose the change, `--pr`" };
+    error.hint(format!(
+        "look at it there; to publish over it, set `on_drift = \"overwrite\"` or give `--overwrite`{proposed}"
+    ))
 }

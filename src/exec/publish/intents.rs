@@ -27,15 +27,17 @@ pub async fn settle_intents(
     let age = Duration::from_millis(now_ms().saturating_sub(intent.at_ms).max(0) as u64);
     let wait = if recorder.is_some() { remote.may_still_land().saturating_sub(age) } else { Duration::ZERO };
     let found = remote.find_landed(&intent, wait).await?;
-    match &found {
-        Some(commit) => {
+    let commit = found.as_ref().map(|found| found.commit.clone());
+    match found {
+        Some(found) => {
             let published = Published {
                 target: intent.target.clone(),
-                commit: commit.clone(),
+                commit: found.commit,
                 parent: Some(intent.parent.clone()),
                 tree: intent.tree.clone(),
                 at_ms: now_ms(),
                 allowed: intent.allowed.clone(),
+                pull_request: found.pull_request,
             };
             if let Some(recorder) = recorder {
                 recorder.published(&published)?;
@@ -49,5 +51,5 @@ pub async fn settle_intents(
         }
     }
     loaded.publishes.open.retain(|i| i.nonce != intent.nonce);
-    Ok(found)
+    Ok(commit)
 }

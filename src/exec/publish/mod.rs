@@ -8,6 +8,7 @@ mod content;
 mod dist;
 mod drift;
 mod intents;
+mod propose;
 
 pub use drift::drift_error;
 pub use intents::settle_intents;
@@ -18,9 +19,9 @@ use crate::core::gate::Outcome;
 use crate::core::graph::NodeId;
 use crate::core::manifest::{Hub, OnTag};
 use crate::core::plan::{Decision, RECORD, Settled, decide};
-use crate::core::publish::{self, Changes, Intent, Published, Tree, UploadVerdict, is_same};
+use crate::core::publish::{self, Changes, Intent, Propose, Published, PullRequest, Tree, UploadVerdict, is_same};
 use crate::exec::drive::{Driver, now_ms};
-use crate::exec::remote::Remote;
+use crate::exec::remote::{Found, Remote};
 use crate::hub::client::{CommitOutcome, CommitRequest};
 use std::time::Duration;
 
@@ -39,8 +40,17 @@ pub struct Publisher<'d, 'a> {
 
 /// What came of one try.
 enum Sent {
-    Commit { commit: String, parent: String, found: bool },
+    Commit(Landed),
     Moved,
+}
+
+/// A commit that is there.
+struct Landed {
+    commit: String,
+    parent: String,
+    /// Found there, after a lost answer.
+    found: bool,
+    pull_request: Option<PullRequest>,
 }
 
 impl Driver<'_> {
@@ -66,7 +76,8 @@ impl Publisher<'_, '_> {
                 self.driver.refuse(&decision.asked);
                 return Err(Error::new(ErrorKind::Gate, "a gate refuses against what was published meanwhile"));
             };
-            let unchanged = matches!(verdict, Some(UploadVerdict::UpToDate { adopt: false, .. }));
+            let unchanged =
+                matches!(verdict, Some(UploadVerdict::UpToDate { adopt: false, .. } | UploadVerdict::Proposed { .. }));
             if !(unchanged && self.is_laid_out(&record)?) {
                 self.lay_out(&tree, &record)?;
             }
@@ -75,18 +86,18 @@ impl Publisher<'_, '_> {
                 UploadVerdict::UpToDate { commit, adopt } => {
                     return self.up_to_date(tree, commit, adopt, allowed).await;
                 }
-                UploadVerdict::Drift { files } => return Err(drift_error(&files, self.remote)),
-                UploadVerdict::Send { changes, over } => {
-                    if !over.is_empty() {
-                        let list: Vec<_> = over.iter().map(drift::drifted_path).collect();
-                        self.driver.emit(Event::Warning {
-                            text: format!("publishing over changes on the remote: {}", list.join(", ")),
-                        });
-                    }
+                UploadVerdict::Proposed { pull_request, commit } => {
+                    return self.is_proposed(tree, commit, pull_request, allowed);
+                }
+                UploadVerdict::Drift { files, pull_request } => {
+                    return Err(drift_error(&files, self.remote, pull_request));
+                }
+                UploadVerdict::Send { changes, over, pull_request } => {
+                    self.tell_over(&over, pull_request);
                     self.tell_asked(&decision.asked);
-                    match self.send(&tree, changes, allowed).await? {
-                        Sent::Commit { commit, parent, found } => {
-                            return self.landed(tree, commit, parent, found, allowed).await;
+                    match self.send(&tree, changes, allowed, pull_request).await? {
+                        Sent::Commit(landed) => {
+                            return self.landed(tree, landed, allowed, pull_request, !over.is_empty()).await;
                         }
                         Sent::Moved => {
                             self.driver.emit(Event::Note { text: "the branch moved meanwhile: planning again".into() });
@@ -96,14 +107,15 @@ impl Publisher<'_, '_> {
                 }
             }
         }
-        Err(Error::hub(format!("`{}` moved {REPLANS} times while publishing", self.remote.target.repo))
+        Err(Error::hub(format!("`{}` moved {REPLANS} times while publishing", self.remote.target))
             .hint("run hfbuild again when it is quieter"))
     }
 
     async fn look_again(&mut self) -> Result<Decision> {
         let graph = &self.driver.project.graph;
         let blobs = graph.asks_published().then(|| self.driver.store.blobs());
-        let observed = self.remote.observe(&self.driver.loaded.publishes, blobs.as_ref()).await?;
+        let how = graph.upload(self.upload).map(|upload| self.driver.world.how(upload)).unwrap_or_default();
+        let observed = self.remote.observe(&self.driver.loaded.publishes, blobs.as_ref(), how).await?;
         self.driver.world.remotes.insert(self.upload, observed);
         let driver = &self.driver;
         Ok(decide(graph, self.upload, &driver.settled, &driver.loaded.history, &driver.world))
@@ -130,16 +142,18 @@ impl Publisher<'_, '_> {
         if adopt {
             let target = self.remote.target.clone();
             let allowed = allowed.to_vec();
-            let published = Published { target, commit: commit.clone(), parent: None, tree, at_ms: now_ms(), allowed };
+            let (parent, pull_request, at_ms) = (None, None, now_ms());
+            let published = Published { target, commit: commit.clone(), parent, tree, at_ms, allowed, pull_request };
             self.driver.recorder.published(&published)?;
             self.driver.loaded.publishes.landed.push(published);
         }
-        let repo = self.remote.target.repo.clone();
-        if self.driver.recovered.as_ref() == Some(&commit) {
+        let repo = self.remote.target.to_string();
+        if self.driver.recovered.contains(&commit) {
             // the run before was cut off between its commit and its record: finish what it began
             self.tag(&commit).await?;
             self.driver.emit(Event::Published { repo, commit: commit.clone(), found: true });
             self.driver.summary.commits.push(commit);
+            self.look_at();
             return Ok(());
         }
         self.driver.emit(Event::RemoteFresh { repo, commit: commit.clone() });
@@ -147,24 +161,28 @@ impl Publisher<'_, '_> {
         Ok(())
     }
 
-    /// Preflight of the tree, repo, content, intent, commit.
-    async fn send(&mut self, tree: &Tree, changes: Changes, allowed: &[String]) -> Result<Sent> {
+    /// Preflight of the tree, repo and branch, content, intent, commit.
+    async fn send(
+        &mut self,
+        tree: &Tree,
+        changes: Changes,
+        allowed: &[String],
+        propose: Option<Propose>,
+    ) -> Result<Sent> {
         self.check_card(tree).await?;
-        let (remote, target) = (self.remote, self.remote.target.clone());
-        let mut parent = self.driver.world.remotes.get(&self.upload).and_then(|o| o.head.clone());
-        if parent.is_none() {
-            let hub = self.hub()?;
-            remote.client.create_repo(&remote.repo, hub.private, None).await?;
-            let head = remote.client.head(&remote.repo, &target.revision).await?;
-            parent = Some(
-                head.ok_or_else(|| Error::hub(format!("`{}` has no branch `{}`", target.repo, target.revision)))?.sha,
-            );
+        let target = self.remote.target.clone();
+        let Some(parent) = self.parent(tree, propose).await? else { return Ok(Sent::Moved) };
+        if changes.is_empty() {
+            // the branch alone was missing
+            let commit = parent.clone();
+            return Ok(Sent::Commit(Landed { commit, parent, found: false, pull_request: None }));
         }
-        let parent = parent.unwrap_or_default();
-        self.driver.emit(Event::Uploading { repo: target.repo.clone(), changes: changes.clone() });
-        let operations = self.upload_content(tree, &changes).await?;
+        self.driver.emit(Event::Uploading { repo: target.to_string(), changes: changes.clone() });
+        let number = propose.and_then(|p| p.number);
+        let remote = number.map_or(self.remote.clone(), |n| self.remote.at(&PullRequest::revision(n)));
+        let mut on_ref = Publisher { driver: &mut *self.driver, remote: &remote, upload: self.upload };
+        let operations = on_ref.upload_content(tree, &changes).await?;
         let nonce = format!("hfbuild-{}", intents::nonce());
-        let digest = publish::tree_digest(tree);
         let intent = Intent {
             target,
             parent: parent.clone(),
@@ -172,31 +190,46 @@ impl Publisher<'_, '_> {
             nonce: nonce.clone(),
             at_ms: now_ms(),
             allowed: allowed.to_vec(),
+            pull_request: propose,
         };
         self.driver.cancel.check()?;
         self.driver.recorder.intent(&intent)?;
         let request = CommitRequest {
             summary: self.summary(&changes),
             description: format!(
-                "{}\n\n{}tree: {digest}\nrecord: {}\nnonce: {nonce}",
+                "{}\n\n{}tree: {}\nrecord: {}\nnonce: {nonce}",
                 describe(&changes),
                 allowed.iter().map(|clause| format!("allowed regression: {clause}\n")).collect::<String>(),
+                publish::tree_digest(tree),
                 tree[RECORD].hub.sha256
             ),
             parent,
             operations,
         };
+        self.commit(&remote, &intent, &request).await
+    }
+
+    /// Posts the commit until it is known what became of it.
+    async fn commit(&mut self, at: &Remote, intent: &Intent, request: &CommitRequest) -> Result<Sent> {
+        let remote = self.remote;
+        let landed = |commit, found, pull_request| {
+            Ok(Sent::Commit(Landed { commit, parent: intent.parent.clone(), found, pull_request }))
+        };
         loop {
-            match remote.client.commit(&remote.repo, &remote.target.revision, &request).await? {
-                CommitOutcome::Landed { oid, .. } => {
-                    return Ok(Sent::Commit { commit: oid, parent: intent.parent, found: false });
+            let outcome = match intent.pull_request {
+                Some(Propose { number: None }) => remote.client.propose(&at.repo, &at.target.revision, request).await,
+                _ => remote.client.commit(&at.repo, &at.target.revision, request).await,
+            };
+            match outcome? {
+                CommitOutcome::Landed { oid, pull_request, .. } => {
+                    return landed(oid, false, self.opened(intent, pull_request).await?);
                 }
                 CommitOutcome::ParentMoved => {
                     // our own commit may be what moved it: an answer that was lost on the way, then a second try
-                    if let Some(commit) = remote.find_landed(&intent, Duration::ZERO).await? {
-                        return Ok(Sent::Commit { commit, parent: intent.parent, found: true });
+                    if let Some(Found { commit, pull_request }) = remote.find_landed(intent, Duration::ZERO).await? {
+                        return landed(commit, true, pull_request);
                     }
-                    self.driver.recorder.abandoned(&nonce)?;
+                    self.driver.recorder.abandoned(&intent.nonce)?;
                     return Ok(Sent::Moved);
                 }
                 CommitOutcome::Throttled { wait } => {
@@ -208,8 +241,13 @@ impl Publisher<'_, '_> {
                     self.driver.emit(Event::Warning {
                         text: format!("the answer to the commit was lost ({reason}): looking for it"),
                     });
-                    if let Some(commit) = remote.find_landed(&intent, remote.may_still_land()).await? {
-                        return Ok(Sent::Commit { commit, parent: intent.parent, found: true });
+                    if let Some(found) = remote.find_landed(intent, remote.may_still_land()).await? {
+                        return landed(found.commit, true, found.pull_request);
+                    }
+                    if intent.pull_request == Some(Propose { number: None }) {
+                        // nothing would refuse a second pull request
+                        return Err(Error::hub("it is not known whether the pull request was opened")
+                            .hint("run hfbuild again: it looks for it, and opens one only where there is none"));
                     }
                     // it carries its parent: should it land after all, the second one is refused
                     self.driver.emit(Event::Note { text: "the commit did not land: sending it again".into() });
@@ -223,13 +261,16 @@ impl Publisher<'_, '_> {
     async fn landed(
         &mut self,
         tree: Tree,
-        commit: String,
-        parent: String,
-        found: bool,
+        landed: Landed,
         allowed: &[String],
+        propose: Option<Propose>,
+        drifted: bool,
     ) -> Result<()> {
+        let Landed { commit, parent, found, pull_request } = landed;
         self.verify(&tree, &commit).await?;
-        self.tag(&commit).await?;
+        if pull_request.is_none() {
+            self.tag(&commit).await?;
+        }
         let published = Published {
             target: self.remote.target.clone(),
             commit: commit.clone(),
@@ -237,11 +278,17 @@ impl Publisher<'_, '_> {
             tree,
             at_ms: now_ms(),
             allowed: allowed.to_vec(),
+            pull_request: pull_request.clone(),
         };
         self.driver.recorder.published(&published)?;
         self.driver.loaded.publishes.landed.push(published);
-        self.driver.emit(Event::Published { repo: self.remote.target.repo.clone(), commit: commit.clone(), found });
+        if let Some(pull_request) = pull_request {
+            self.proposed(pull_request, commit, propose, drifted);
+            return Ok(());
+        }
+        self.driver.emit(Event::Published { repo: self.remote.target.to_string(), commit: commit.clone(), found });
         self.driver.summary.commits.push(commit);
+        self.look_at();
         Ok(())
     }
 
@@ -280,7 +327,8 @@ impl Publisher<'_, '_> {
     }
 
     fn hub(&self) -> Result<&Hub> {
-        self.driver.project.manifest.hub.as_ref().ok_or_else(|| Error::bug("a publish without [hub]"))
+        let upload = self.driver.project.graph.upload(self.upload);
+        upload.map(|upload| &upload.to).ok_or_else(|| Error::bug("a publish that is no upload"))
     }
 
     fn summary(&self, changes: &Changes) -> String {

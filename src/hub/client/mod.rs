@@ -17,6 +17,7 @@
 mod admin;
 mod http;
 mod lfs;
+mod pulls;
 mod read;
 mod token;
 mod write;
@@ -28,6 +29,7 @@ use crate::core::error::Result;
 pub use admin::{CommitInfo, Refs};
 pub use http::Retry;
 pub use lfs::{LfsObject, Progress, Uploaded};
+pub use pulls::{Pull, number_of};
 pub use read::{Head, RemoteFile, Who};
 pub use token::{Token, resolve_token};
 pub use write::{CommitOutcome, CommitRequest, Operation, Preupload, Verdict, YamlReport};

@@ -89,6 +89,8 @@ pub enum CommitOutcome {
         oid: String,
         /// Its page, absolute.
         url: Option<String>,
+        /// The page of the pull request that it opened.
+        pull_request: Option<String>,
     },
     /// It was refused: the head is no longer the parent it names. Plan again.
     ParentMoved,
@@ -148,7 +150,23 @@ impl HubClient {
 
     /// Sends `commit` once. An error means that it surely did not land.
     pub async fn commit(&self, repo: &RepoId, revision: &str, commit: &CommitRequest) -> Result<CommitOutcome> {
-        let call = Call::post(format!("{}/commit/{}", repo.api_path(), segment(revision)));
+        let outcome = self.send_commit(repo, revision, commit, "").await;
+        outcome.map_err(|failure| self.http().explain(&Self::commit_call(repo, revision, ""), failure))
+    }
+
+    pub(super) fn commit_call(repo: &RepoId, revision: &str, query: &str) -> Call {
+        Call::post(format!("{}/commit/{}{query}", repo.api_path(), segment(revision)))
+    }
+
+    /// Sends `commit` once; `query` says what it is beside a commit. A failure means that it surely did not land.
+    pub(super) async fn send_commit(
+        &self,
+        repo: &RepoId,
+        revision: &str,
+        commit: &CommitRequest,
+        query: &str,
+    ) -> Result<CommitOutcome, Failure> {
+        let call = Self::commit_call(repo, revision, query);
         let body = commit_body(commit)?;
         let request = self.http().api(&call).header(CONTENT_TYPE, NDJSON).body(body);
         let answer = match send(request).await {
@@ -160,17 +178,18 @@ impl HubClient {
             Err(Failure::Lost { sent: true, reason }) => Ok(CommitOutcome::Unknown { reason }),
             Err(Failure::Refused(refusal)) => match outcome_of(&refusal) {
                 Some(outcome) => Ok(outcome),
-                None => Err(self.http().explain(&call, Failure::Refused(refusal))),
+                None => Err(Failure::Refused(refusal)),
             },
-            Err(failure) => Err(self.http().explain(&call, failure)),
+            Err(failure) => Err(failure),
         }
     }
 
     fn landed(&self, call: &Call, answer: &Answer) -> CommitOutcome {
         match answer.json::<CommitAnswer>(call) {
             Ok(said) => {
-                let url = said.commit_url.and_then(|url| self.http().address(&url).ok());
-                CommitOutcome::Landed { oid: said.commit_oid, url: url.map(String::from) }
+                let page = |url: Option<String>| url.and_then(|url| self.http().address(&url).ok()).map(String::from);
+                let (url, pull_request) = (page(said.commit_url), page(said.pull_request_url));
+                CommitOutcome::Landed { oid: said.commit_oid, url, pull_request }
             }
             // It said yes in words that we cannot read: the history will tell.
             Err(error) => CommitOutcome::Unknown { reason: error.to_string() },

@@ -10,6 +10,7 @@ mod index;
 mod license;
 mod links;
 mod lint;
+pub mod space;
 mod yaml;
 
 pub use index::EvalResults;
