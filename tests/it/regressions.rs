@@ -184,14 +184,12 @@ fn a_second_upload_to_the_one_repo_is_refused() {
     let second = "[artifact.again]\nkind = \"upload\"\nfiles = { \"z.bin\" = \"data\" }\n";
     let project = Project::with(&format!("{}{second}", publishing("")));
     project.write("src/data.bin", "one");
-    project.run(&["plan"]).code(2).says("`again` is a second upload beside `publish`").says("hint: put its files into");
-}
-
-#[test]
-fn a_branch_that_is_not_there_is_said_before_anything_runs() {
-    let project = Project::with(&publishing("revision = \"dev\""));
-    project.write("src/data.bin", "one");
-    project.run(&[]).code(4).says("has no branch `dev`").never_says("Running");
+    project
+        .run(&["plan"])
+        .code(2)
+        .says("`again` and `publish` both publish to the model `me/it` at `main`: each would delete the other's files")
+        .says("or put its files into [artifact.publish]")
+        .says("the other upload, `publish`, is here");
 }
 
 #[test]

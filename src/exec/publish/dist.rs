@@ -7,11 +7,14 @@ use crate::core::action::Shape;
 use crate::core::digest::Digest;
 use crate::core::error::{OnPath, Result};
 use crate::core::event::Event;
-use crate::core::graph::Work;
+use crate::core::graph::{Upload, Work};
 use crate::core::plan::RECORD;
 use crate::core::publish::Tree;
 use crate::exec::publish::Publisher;
 use std::collections::BTreeMap;
+
+/// Where the tree stands while there is one upload.
+const FIRST: &str = "dist";
 
 impl Publisher<'_, '_> {
     /// Whether this very record stands in `dist/`: then the whole tree was laid out with it.
@@ -30,6 +33,10 @@ impl Publisher<'_, '_> {
         let digest = blobs.put(record)?;
         self.driver.place_one(&format!("{dist}/{RECORD}"), &digest, &blobs)?;
         self.clear_old(tree, &dist)?;
+        // where the only upload of an earlier manifest was laid out
+        if self.driver.project.graph.uploads().all(|(_, upload)| upload.dist.as_str() != FIRST) {
+            self.clear_old(&Tree::new(), FIRST)?;
+        }
         let root = self.driver.project.root.clone();
         for entry in walkdir::WalkDir::new(root.join(&dist)).into_iter().flatten().filter(|e| e.file_type().is_file()) {
             let Some(path) = entry.path().strip_prefix(root.join(&dist)).ok().and_then(|p| p.to_str()) else {
@@ -59,7 +66,14 @@ impl Publisher<'_, '_> {
         for (path, digests) in old {
             let place = format!("{dist}/{path}");
             let there = self.driver.memo.digest(&root, &place)?;
-            if self.is_somebodys(&place) || !there.is_some_and(|d| digests.contains(&d)) {
+            let elsewhere = |(_, upload): (_, &Upload)| {
+                let theirs = format!("{}/", upload.dist);
+                theirs.len() > dist.len() + 1 && place.starts_with(&theirs)
+            };
+            if self.driver.project.graph.uploads().any(elsewhere)
+                || self.is_somebodys(&place)
+                || !there.is_some_and(|d| digests.contains(&d))
+            {
                 continue;
             }
             let full = root.join(&place);

@@ -111,7 +111,7 @@ pub(super) fn access(hub: &Hub, repo: &RepoId) -> Outcome {
     ok_json(&json!({}))
 }
 
-pub(super) fn refs(hub: &Hub, repo: &RepoId) -> Outcome {
+pub(super) fn refs(hub: &Hub, ask: &Ask, repo: &RepoId) -> Outcome {
     hub.record(repo)?;
     let list = |kind, prefix: &str| -> Vec<Value> {
         let refs = hub.store.refs(repo, kind).into_iter();
@@ -119,7 +119,8 @@ pub(super) fn refs(hub: &Hub, repo: &RepoId) -> Outcome {
     };
     ok_json(&json!({
         "branches": list(RefKind::Head, "refs/heads/"), "tags": list(RefKind::Tag, "refs/tags/"),
-        "converts": [], "pullRequests": [],
+        "converts": [],
+        "pullRequests": if ask.is_set("include_prs") { super::pulls::refs(hub, repo) } else { vec![] },
     }))
 }
 

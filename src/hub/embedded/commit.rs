@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio_util::io::StreamReader;
 
 use super::answer::{Outcome, Refused, json_answer};
+use super::pulls;
 use super::routes::{Ask, Hub};
 use super::store::{Commit, RefKind, StoredFile, Tree, is_hex};
 use crate::hub::protocol::{CommitAnswer, CommitCopy, CommitHeader, CommitLfsFile, CommitLine};
@@ -30,8 +31,9 @@ enum Change {
 }
 
 pub(super) async fn receive(hub: Arc<Hub>, ask: Ask, repo: RepoId, revision: String, body: Body) -> Outcome {
-    if ask.is_set("create_pr") {
-        return Err(Refused::new(501, "the embedded hub has no pull requests"));
+    let propose = ask.is_set("create_pr");
+    if propose && !hub.options.pull_requests {
+        return Err(Refused::new(501, "this hub has no pull requests"));
     }
     hub.at(&repo, &revision)?;
     let mut lines = BufReader::new(StreamReader::new(body.into_data_stream().map_err(std::io::Error::other)));
@@ -55,14 +57,15 @@ pub(super) async fn receive(hub: Arc<Hub>, ask: Ask, repo: RepoId, revision: Str
     let worker = hub.clone();
     let landed = tokio::task::spawn_blocking({
         let repo = repo.clone();
-        move || land(&worker, &repo, &revision, &header, changes)
+        move || land(&worker, &repo, &revision, &header, changes, propose)
     });
-    let commit = landed.await.map_err(|_| Refused::new(500, "the embedded hub failed"))??;
+    let (commit, pull) = landed.await.map_err(|_| Refused::new(500, "the embedded hub failed"))??;
     if let Some(answer) = hub.fault("commit.after") {
         return Ok(answer);
     }
     let url = format!("{}/{}/commit/{}", ask.base, repo.web_path(), commit.oid);
-    let said = CommitAnswer { commit_oid: commit.oid, commit_url: Some(url), pull_request_url: None };
+    let pull = pull.map(|number| pulls::page(&ask, &repo, number));
+    let said = CommitAnswer { commit_oid: commit.oid, commit_url: Some(url), pull_request_url: pull };
     Ok(json_answer(200, &said))
 }
 
@@ -107,17 +110,23 @@ fn checked(path: String) -> Result<String, Refused> {
     Ok(path)
 }
 
-/// Makes the commit, or finds that the parent moved.
+/// Makes the commit on a branch or on a pull request's ref, or as a new pull request (whose number is told); or finds that
+/// the parent moved.
 fn land(
     hub: &Hub,
     repo: &RepoId,
     revision: &str,
     header: &CommitHeader,
     changes: Vec<Change>,
-) -> Result<Commit, Refused> {
+    propose: bool,
+) -> Result<(Commit, Option<u64>), Refused> {
     let _guard = hub.store.lock();
-    let branch = revision.strip_prefix("refs/heads/").unwrap_or(revision);
-    let head = hub.store.get_ref(repo, RefKind::Head, branch);
+    let (kind, name) = match pulls::number_of(revision) {
+        Some(number) => (RefKind::Pull, number.to_string()),
+        None => (RefKind::Head, revision.strip_prefix("refs/heads/").unwrap_or(revision).to_owned()),
+    };
+    pulls::number_of(revision).map_or(Ok(()), |number| pulls::must_be_open(hub, repo, number))?;
+    let head = hub.store.get_ref(repo, kind, &name);
     let head =
         head.ok_or_else(|| Refused::bad(format!("`{revision}` is no branch, nothing can be committed to it")))?;
     if let Some(parent) = header.parent_commit.as_deref().filter(|parent| *parent != head) {
@@ -128,8 +137,12 @@ fn land(
     let tree = apply(hub, repo, parent.tree, changes)?;
     let commit = Commit::new(vec![head], &header.summary, &header.description, tree);
     hub.store.put_commit(repo, &commit)?;
-    hub.store.set_ref(repo, RefKind::Head, branch, &commit.oid)?;
-    Ok(commit)
+    if propose {
+        let number = pulls::open(hub, repo, &name, &commit, "open")?;
+        return Ok((commit, Some(number)));
+    }
+    hub.store.set_ref(repo, kind, &name, &commit.oid)?;
+    Ok((commit, None))
 }
 
 fn apply(hub: &Hub, repo: &RepoId, before: Tree, changes: Vec<Change>) -> Result<Tree, Refused> {

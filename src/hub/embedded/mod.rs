@@ -11,7 +11,8 @@
 //! | `lock` | the writer's lock, and its address | held while a hub that may write runs |
 //! | `repos/<kind>s/<ns>/<name>/repo.json` | when created, private, a Space's SDK | replaced by rename |
 //! | `repos/…/commits/<oid>.json` | one commit: parents, title, message, author, date, all files | once |
-//! | `repos/…/refs/heads/<branch>`, `refs/tags/<tag>` | a commit's id; `/` in names is `%2f` | replaced by rename, last |
+//! | `repos/…/discussions/<n>.json` | a pull request's title, status, branch | replaced by rename |
+//! | `repos/…/refs/heads/<branch>`, `refs/tags/<tag>`, `refs/pr/<n>` | a commit's id; `/` in names is `%2f` | replaced by rename, last |
 //! | `objects/sha256/<aa>/<sha256>` | content, regular files too | once |
 //! | `tmp/` | what is being written | renamed from here; emptied when a writer starts |
 //!
@@ -23,7 +24,7 @@
 //! | `store` | the files |
 //! | `git`, `attributes`, `card` | git's ids; what is large; a README's front matter. Pure |
 //! | `routes` | which URL means what; who may. Calls the rest |
-//! | `api`, `commit`, `lfs`, `files` | the protocol |
+//! | `api`, `commit`, `lfs`, `files`, `pulls` | the protocol |
 //! | `pages`, `markdown` | HTML for people |
 //!
 //! Safety: bound to loopback only; a foreign `Host` (DNS rebinding) or, on writes, a foreign `Origin` is refused; all
@@ -31,7 +32,7 @@
 //! port may write, unless [`Options::token`] or [`Options::read_only`] says otherwise.
 //!
 //! Known flaws: a README's front matter is read by a small reader of a part of YAML; content that no commit names any
-//! more is never removed; no pull requests.
+//! more is never removed; no discussions but pull requests, and no page for those.
 
 mod answer;
 mod api;
@@ -44,6 +45,7 @@ mod lfs;
 mod listing;
 mod markdown;
 mod pages;
+mod pulls;
 mod routes;
 mod store;
 
@@ -79,7 +81,7 @@ pub enum Fault {
 
 /// Decides about faults. The points are the names of the requests, asked before anything is done: `whoami`, `create`,
 /// `delete`, `yaml`, `repos`, `info`, `revision`, `tree`, `paths`, `refs`, `commits`, `preupload`, `commit.before`,
-/// `tag`, `branch`, `settings`, `access`, `resolve`, `lfs.batch`, `lfs.put`, `lfs.part`, `lfs.complete`, `lfs.verify`,
+/// `tag`, `branch`, `settings`, `access`, `discussions`, `resolve`, `lfs.batch`, `lfs.put`, `lfs.part`, `lfs.complete`, `lfs.verify`,
 /// `page`; and `commit.after`: the commit landed, its answer is not yet sent.
 pub trait Faults: Send + Sync {
     /// What happens at `point` this time.
@@ -87,7 +89,7 @@ pub trait Faults: Send + Sync {
 }
 
 /// How an embedded hub behaves.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Options {
     /// The port on loopback; 0 for any free one.
     pub port: u16,
@@ -97,8 +99,16 @@ pub struct Options {
     pub token: Option<String>,
     /// Offers `multipart` for objects above so many bytes, in parts of so many.
     pub multipart: Option<u64>,
+    /// Takes pull requests; without them a commit that asks for one is answered 501, as some self-hosted hubs do.
+    pub pull_requests: bool,
     /// For tests.
     pub faults: Option<Arc<dyn Faults>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { port: 0, read_only: false, token: None, multipart: None, pull_requests: true, faults: None }
+    }
 }
 
 /// The staging hub on loopback.

@@ -14,7 +14,7 @@ use axum::response::Response;
 
 use super::answer::{Answer, Outcome, Refused, broken};
 use super::store::Store;
-use super::{Fault, Options, api, commit, files, lfs, listing, pages};
+use super::{Fault, Options, api, commit, files, lfs, listing, pages, pulls};
 use crate::hub::repo::{RepoId, RepoKind};
 
 /// All that handlers share.
@@ -77,6 +77,8 @@ pub(super) enum Part {
     Branch(String),
     Settings,
     Access,
+    /// What stands behind `discussions`.
+    Discussions(Vec<String>),
     Resolve(String, String),
     Raw(String, String),
     LfsBatch,
@@ -136,6 +138,7 @@ fn api_part(parts: &[&str]) -> Option<Part> {
         ["branch", name] => Part::Branch(own(name)),
         ["settings"] => Part::Settings,
         ["auth-check"] => Part::Access,
+        ["discussions", rest @ ..] => Part::Discussions(rest.iter().map(own).collect()),
         _ => return None,
     })
 }
@@ -202,6 +205,7 @@ impl Part {
             Part::Branch(_) => "branch",
             Part::Settings => "settings",
             Part::Access => "access",
+            Part::Discussions(_) => "discussions",
             Part::Resolve(..) | Part::Raw(..) => "resolve",
             Part::LfsBatch => "lfs.batch",
             Part::LfsVerify => "lfs.verify",
@@ -330,7 +334,7 @@ fn answer_whole(hub: &Hub, ask: &Ask, route: Route, body: &Bytes) -> Outcome {
         Part::Revision(rev) if get => listing::info(hub, ask, &repo, &rev),
         Part::Tree(rev, path) if get => listing::tree(hub, ask, &repo, &rev, &path),
         Part::Paths(rev) if post => listing::paths(hub, ask, &repo, &rev, body),
-        Part::Refs if get => api::refs(hub, &repo),
+        Part::Refs if get => api::refs(hub, ask, &repo),
         Part::Commits(rev) if get => listing::commits(hub, ask, &repo, &rev),
         Part::Preupload(rev) if post => api::preupload(hub, &repo, &rev, body),
         Part::Tag(rev) if post => api::create_tag(hub, &repo, &rev, body),
@@ -339,6 +343,7 @@ fn answer_whole(hub: &Hub, ask: &Ask, route: Route, body: &Bytes) -> Outcome {
         Part::Branch(name) if ask.method == Method::DELETE => api::delete_branch(hub, &repo, &name),
         Part::Settings if ask.method == Method::PUT => api::settings(hub, &repo, body),
         Part::Access if get => api::access(hub, &repo),
+        Part::Discussions(rest) if get || post => pulls::answer(hub, ask, &repo, &rest, body),
         Part::Raw(rev, path) if get => files::raw(hub, &repo, &rev, &path),
         Part::LfsBatch if post => lfs::batch(hub, ask, &repo, body),
         Part::LfsVerify if post => lfs::verify(hub, body),

@@ -94,11 +94,12 @@ pub(super) struct RepoRecord {
     pub sdk: Option<String>,
 }
 
-/// Branches or tags.
+/// Branches, tags, pull requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RefKind {
     Head,
     Tag,
+    Pull,
 }
 
 impl RefKind {
@@ -106,6 +107,7 @@ impl RefKind {
         match self {
             RefKind::Head => "refs/heads",
             RefKind::Tag => "refs/tags",
+            RefKind::Pull => "refs/pr",
         }
     }
 }
@@ -205,8 +207,24 @@ impl Store {
     pub fn resolve(&self, repo: &RepoId, revision: &str) -> Result<Option<Commit>> {
         let bare = revision.strip_prefix("refs/heads/").or_else(|| revision.strip_prefix("refs/tags/"));
         let by_name = |name| self.get_ref(repo, RefKind::Head, name).or_else(|| self.get_ref(repo, RefKind::Tag, name));
-        let oid = by_name(revision).or_else(|| by_name(bare?)).unwrap_or_else(|| revision.to_owned());
+        let pull = || self.get_ref(repo, RefKind::Pull, revision.strip_prefix("refs/pr/")?);
+        let oid = by_name(revision).or_else(|| by_name(bare?)).or_else(pull).unwrap_or_else(|| revision.to_owned());
         self.commit(repo, &oid)
+    }
+
+    /// A repository's records of one sort, by number.
+    pub fn numbered<T: DeserializeOwned>(&self, repo: &RepoId, folder: &str) -> Result<BTreeMap<u64, T>> {
+        let dir = self.repo_dir(repo).join(folder);
+        let mut found = BTreeMap::new();
+        for number in names(&dir).iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()) {
+            found.extend(read_json(&dir.join(format!("{number}.json")))?.map(|record| (number, record)));
+        }
+        Ok(found)
+    }
+
+    /// Replaces one of them.
+    pub fn set_numbered(&self, repo: &RepoId, folder: &str, number: u64, record: &impl Serialize) -> Result<()> {
+        self.write(&self.repo_dir(repo).join(folder).join(format!("{number}.json")), &to_json(record)?)
     }
 
     /// A commit by its id.

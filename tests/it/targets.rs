@@ -1,0 +1,385 @@
+//! Several uploads in one manifest, to repos of every sort and to branches.
+
+use crate::support::{Project, Served};
+use hfbuild::hub::client::{CommitOutcome, CommitRequest, Operation};
+use hfbuild::hub::embedded::{EmbeddedHub, Options};
+use hfbuild::hub::{HubClient, RepoId, RepoKind};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+const HEAD: &str = "[project]\nname = \"p\"\nversion = \"1.0.0\"\nlicense = \"mit\"\n";
+
+const SPACE: &str = "---\ntitle: Cats\nemoji: 🐈\ncolorFrom: yellow\ncolorTo: gray\nsdk: gradio\nsdk_version: 6.31.0\n\
+    app_file: app.py\nlicense: {{project.license}}\nmodels:\n- {{hub.repo}}\n---\n# Cats\n";
+
+/// A model, a dataset and a Space; `more` is said of [hub], `space` of the Space's upload.
+fn manifest(more: &str, space: &str) -> String {
+    format!(
+        r#"{HEAD}
+[hub]
+repo = "me/cats"
+endpoint = "embedded"
+{more}
+[artifact.weights]
+kind = "files"
+paths = ["weights.bin"]
+[artifact.pictures]
+kind = "files"
+paths = ["pictures.bin"]
+[artifact.app]
+kind = "files"
+paths = ["app.py"]
+[artifact.readme]
+kind = "template"
+template = "space/README.md.hbs"
+[artifact.model]
+kind = "upload"
+files = {{ "weights.bin" = "weights" }}
+[artifact.data]
+kind = "upload"
+type = "dataset"
+repo = "me/pictures"
+files = {{ "pictures.bin" = "pictures", "model.bin" = "weights" }}
+[artifact.demo]
+kind = "upload"
+type = "space"
+{space}
+files = {{ "README.md" = "readme", "app.py" = "app" }}
+"#
+    )
+}
+
+fn three(more: &str, space: &str) -> Project {
+    let project = Project::with(&manifest(more, space));
+    project.write("weights.bin", "w1");
+    project.write("pictures.bin", "p1");
+    project.write("app.py", "print('cats')\n");
+    project.write("space/README.md.hbs", SPACE);
+    project
+}
+
+/// What stands on a branch of the project's embedded hub: the commits of its history and its files by path.
+fn remote(project: &Project, kind: RepoKind, repo: &str, branch: &str) -> (Vec<String>, BTreeMap<String, u64>) {
+    with_client(project, async |client| {
+        let repo = RepoId::new(kind, repo).unwrap();
+        let commits = client.commits_since(&repo, branch, "", 100).await.unwrap();
+        let tree = client.tree(&repo, branch).await.unwrap();
+        let files = tree.into_iter().filter(|(path, _)| path != ".gitattributes").map(|(path, f)| (path, f.size));
+        (commits.into_iter().map(|c| c.id).collect(), files.collect())
+    })
+}
+
+pub fn with_client<T>(project: &Project, ask: impl AsyncFnOnce(HubClient) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let hub = EmbeddedHub::start(&project.path("cache/hub"), Options::default()).await.unwrap();
+        let answer = ask(HubClient::new(hub.url(), None).unwrap()).await;
+        hub.stop().await;
+        answer
+    })
+}
+
+/// A colleague's commit.
+pub fn colleague(project: &Project, kind: RepoKind, repo: &str, revision: &str, path: &str, content: &str) {
+    with_client(project, async |client| {
+        let repo = RepoId::new(kind, repo).unwrap();
+        let parent = client.head(&repo, revision).await.unwrap().unwrap().sha;
+        let operations = vec![Operation::AddRegular { path: path.into(), bytes: content.into() }];
+        let request = CommitRequest { summary: "by hand".into(), description: String::new(), parent, operations };
+        let outcome = client.commit(&repo, revision, &request).await.unwrap();
+        assert!(matches!(outcome, CommitOutcome::Landed { .. }), "{outcome:?}");
+    });
+}
+
+fn names(files: &BTreeMap<String, u64>) -> Vec<&str> {
+    files.keys().map(String::as_str).collect()
+}
+
+#[test]
+fn a_model_a_dataset_and_a_space_come_from_one_manifest() {
+    let project = three("", "");
+    let plan = project.run(&["plan"]).code(0);
+    for line in ["Send me/cats: ", "Send datasets/me/pictures: ", "Send spaces/me/cats: "] {
+        assert!(plan.stdout.contains(line), "{line}\n{}", plan.stdout);
+    }
+    let first = project.run(&[]).code(0).says("Published spaces/me/cats at ");
+    assert_eq!(first.summary().matches("published ").count(), 3, "{}", first.summary());
+    let (model, dataset) = (RepoKind::Model, RepoKind::Dataset);
+    assert_eq!(names(&remote(&project, model, "me/cats", "main").1), ["provenance.json", "weights.bin"]);
+    let there = remote(&project, dataset, "me/pictures", "main").1;
+    assert_eq!(names(&there), ["model.bin", "pictures.bin", "provenance.json"]);
+    let there = remote(&project, RepoKind::Space, "me/cats", "main").1;
+    assert_eq!(names(&there), ["README.md", "app.py", "provenance.json"]);
+    // each is laid out by itself, with a record of its own artifacts alone
+    let laid: Vec<String> = project.tree("dist").into_keys().collect();
+    assert_eq!(
+        laid,
+        [
+            "data/model.bin",
+            "data/pictures.bin",
+            "data/provenance.json",
+            "demo/README.md",
+            "demo/app.py",
+            "demo/provenance.json",
+            "model/provenance.json",
+            "model/weights.bin"
+        ]
+    );
+    let record: Value = serde_json::from_str(&project.read("dist/demo/provenance.json")).unwrap();
+    let artifacts = record["predicate"]["hfbuild"]["artifacts"].as_object().unwrap();
+    assert_eq!(artifacts.keys().collect::<Vec<_>>(), ["app", "readme"]);
+    // again: nothing
+    let again = project.run(&[]).code(0);
+    assert_eq!(again.summary().matches("remote unchanged at ").count(), 3, "{}", again.summary());
+    assert_eq!(remote(&project, dataset, "me/pictures", "main").0.len(), 2);
+}
+
+#[test]
+fn one_upload_is_published_by_itself_and_a_change_goes_where_it_belongs() {
+    let project = three("", "");
+    project.run(&["build", "demo"]).code(0).says("Published spaces/me/cats").never_says("datasets/me/pictures");
+    assert_eq!(project.commits("me/cats"), 0);
+    project.run(&[]).code(0);
+    project.write("pictures.bin", "p2");
+    let run = project.run(&[]).code(0).says("Published datasets/me/pictures");
+    assert_eq!(run.summary().matches("remote unchanged at ").count(), 2, "{}", run.summary());
+    // `weights` is in two repos
+    project.write("weights.bin", "w2");
+    let run = project.run(&[]).code(0);
+    assert_eq!(run.summary().matches("published ").count(), 2, "{}", run.summary());
+}
+
+#[test]
+fn the_looking_commands_name_every_target() {
+    let project = three("", "revision = \"next\"\npull_request = true");
+    project.run(&["build", "model", "data"]).code(0);
+    let json: Value = serde_json::from_str(&project.run(&["plan", "--json"]).code(0).stdout).unwrap();
+    let target = |name: &str| {
+        let sends = json["publishes"].as_array().unwrap();
+        let send = sends.iter().find(|s| s["artifact"] == name).unwrap();
+        ["type", "repo", "revision", "endpoint"].map(|key| send[key].as_str().unwrap().to_string())
+    };
+    assert_eq!(target("data"), ["dataset", "me/pictures", "main", "embedded"]);
+    assert_eq!(target("demo"), ["space", "me/cats", "next", "embedded"]);
+    let status = project.run(&["status"]).code(0).prints("last publish  datasets/me/pictures at ");
+    assert!(status.stdout.contains("last publish  none to spaces/me/cats@next from here"), "{}", status.stdout);
+    project
+        .run(&["explain", "demo"])
+        .code(0)
+        .prints("to      the space me/cats, branch next, on embedded, as a pull request")
+        .prints("laid out in dist/demo/");
+    project.run(&["graph"]).code(0).prints("demo([\"demo\"])");
+}
+
+#[test]
+fn an_upload_that_is_refused_stops_only_what_waits_for_it() {
+    let project = three("", "after = [\"data\"]");
+    project.run(&[]).code(0);
+    colleague(&project, RepoKind::Dataset, "me/pictures", "main", "pictures.bin", "by hand");
+    for (file, text) in [("weights.bin", "w2"), ("app.py", "print('more cats')\n")] {
+        project.write(file, text);
+    }
+    // the dataset has drifted, which is known before anything runs; the Space waits for it; the model does neither
+    let run = project
+        .run(&[])
+        .code(5)
+        .says("Published me/cats at ")
+        .says("Blocked demo by data")
+        .says("`data`: `datasets/me/pictures` is not what the last publish left: 1 file differs");
+    assert!(run.summary().contains("1 failed, 1 not run, published "), "{}", run.summary());
+    assert_eq!(remote(&project, RepoKind::Space, "me/cats", "main").0.len(), 2);
+    assert_eq!(project.commits("me/cats"), 2);
+    project.run(&["--overwrite"]).code(0).says("Published spaces/me/cats").says("Published datasets/me/pictures");
+}
+
+#[test]
+fn nothing_is_run_for_an_upload_that_cannot_be() {
+    let project = three("", "");
+    let slow =
+        "[artifact.slow]\nkind = \"command\"\nrun = [\"sh\", \"-c\", \"date > {out}\"]\noutputs = [\"slow.txt\"]\n";
+    let manifest = manifest("", "").replace("\"model.bin\" = \"weights\"", "\"slow.txt\" = \"slow\"");
+    project.write("publish.toml", &format!("{manifest}{slow}"));
+    project.run(&[]).code(0);
+    colleague(&project, RepoKind::Dataset, "me/pictures", "main", "pictures.bin", "by hand");
+    project.write("weights.bin", "w2");
+    project.write("publish.toml", &format!("{manifest}{}", slow.replace("date", "date +%s")));
+    project.run(&[]).code(5).never_says("Running slow").says("Published me/cats at ");
+}
+
+#[test]
+fn a_repo_on_the_command_line_is_taken_only_where_it_can_mean_one() {
+    let project = three("", "");
+    project
+        .run(&["--repo", "me/other"])
+        .code(2)
+        .says("`--repo me/other` is one repo, and `data` has its own, `me/pictures`")
+        .says("hint: name one upload (`hfbuild build data --repo ...`)");
+    // these take [hub]'s: a model and a Space of one name
+    project.run(&["build", "model", "demo", "--repo", "me/other"]).code(0);
+    assert_eq!((project.commits("me/other"), project.commits("me/cats")), (1, 0));
+    assert_eq!(remote(&project, RepoKind::Space, "me/other", "main").0.len(), 2);
+    project.run(&["build", "data", "--repo", "me/third"]).code(0).says("Published datasets/me/third");
+    // two that a flag would bring together
+    let both = manifest("", "").replace("type = \"dataset\"\nrepo = \"me/pictures\"", "repo = \"me/b\"");
+    project.write("publish.toml", &both);
+    project.run(&["plan", "--repo", "me/x"]).code(2).says("`data` has its own, `me/b`");
+}
+
+#[test]
+fn uploads_that_would_get_into_each_others_way_are_refused_with_both_places() {
+    let with = |more: &str| {
+        let project = three("", more);
+        project.run(&["plan"]).code(2)
+    };
+    let run = with("repo = \"me/pictures\"").code(2);
+    assert!(!run.stderr.is_empty());
+    let same =
+        three("", "").read("publish.toml").replace("type = \"space\"", "type = \"dataset\"\nrepo = \"me/pictures\"");
+    let project = three("", "");
+    project.write("publish.toml", &same);
+    project
+        .run(&["plan"])
+        .code(2)
+        .says("`demo` and `data` both publish to the dataset `me/pictures` at `main`: each would delete the other's files")
+        .says("the other upload, `data`, is here");
+    with("dist = \"dist/model/x\"").says("`demo` is laid out in `dist/model/x/`, and `model` in `dist/model/`");
+}
+
+#[test]
+fn a_profile_changes_one_upload_or_all() {
+    let profiles =
+        "[profile.mine]\nhub = { repo = \"you/cats\" }\n[profile.mine.upload.data]\nrepo = \"you/pictures\"\n";
+    let project = three("", "");
+    project.write("publish.toml", &format!("{}{profiles}", manifest("", "")));
+    project
+        .run(&["--profile", "mine"])
+        .code(0)
+        .says("Published datasets/you/pictures")
+        .says("Published spaces/you/cats");
+    assert_eq!((project.commits("you/cats"), project.commits("me/cats")), (1, 0));
+    assert!(project.read("dist/demo/README.md").contains("- you/cats"));
+    let wrong = format!("{}{}", manifest("", ""), profiles.replace("upload.data", "upload.dat"));
+    project.write("publish.toml", &wrong);
+    project
+        .run(&["plan"])
+        .code(2)
+        .says("profile `mine` has keys for the upload `dat`, and no upload is called so")
+        .says("hint: did you mean `data`?");
+}
+
+#[test]
+fn an_upload_with_a_repo_of_its_own_needs_no_hub_table() {
+    let project = Project::with(&format!(
+        "{HEAD}[artifact.f]\nkind = \"files\"\npaths = [\"f.bin\"]\n[artifact.u]\nkind = \"upload\"\nrepo = \"me/alone\"\n\
+         files = {{ \"f.bin\" = \"f\" }}\n"
+    ));
+    project.write("f.bin", "1");
+    project.run(&["--endpoint", "embedded"]).code(0).says("Published me/alone");
+    assert!(project.path("dist/f.bin").exists());
+}
+
+#[test]
+fn a_second_upload_moves_the_first_ones_tree_into_a_folder() {
+    let one = format!(
+        "{HEAD}[hub]\nrepo = \"me/a\"\nendpoint = \"embedded\"\n[artifact.f]\nkind = \"files\"\npaths = [\"f.bin\"]\n\
+         [artifact.u]\nkind = \"upload\"\nfiles = {{ \"f.bin\" = \"f\" }}\n"
+    );
+    let project = Project::with(&one);
+    project.write("f.bin", "1");
+    project.run(&[]).code(0);
+    assert!(project.path("dist/f.bin").exists() && project.path("dist/provenance.json").exists());
+    project.write("dist/mine.txt", "mine");
+    let two = "[artifact.v]\nkind = \"upload\"\nrepo = \"me/b\"\nfiles = { \"g.bin\" = \"f\" }\n";
+    project.write("publish.toml", &format!("{one}{two}"));
+    project.run(&[]).code(0);
+    let laid: Vec<String> = project.tree("dist").into_keys().collect();
+    assert_eq!(laid, ["mine.txt", "u/f.bin", "u/provenance.json", "v/g.bin", "v/provenance.json"]);
+}
+
+#[test]
+fn a_branch_that_is_not_there_is_made_from_main_and_the_plan_says_so() {
+    let project = three("", "");
+    project.run(&["build", "model"]).code(0);
+    let model = RepoKind::Model;
+    let main = remote(&project, model, "me/cats", "main").0;
+    project.write("publish.toml", &manifest("revision = \"staging\"", ""));
+    project.write("weights.bin", "w2");
+    let plan = project.run(&["plan", "model"]).code(0);
+    assert!(!plan.stderr.contains("error"), "{}", plan.stderr);
+    let line = format!("the branch `staging` is not there: it is made from `main` at {}", &main[0][..7]);
+    assert!(plan.stdout.contains(&line), "{}", plan.stdout);
+    project.run(&["build", "model"]).code(0).says("made the branch `staging` from `main`").says("me/cats@staging at ");
+    let (staging, files) = remote(&project, model, "me/cats", "staging");
+    assert_eq!((staging[1..].to_vec(), files["weights.bin"]), (main.clone(), 2));
+    assert_eq!(remote(&project, model, "me/cats", "main").0, main);
+    project.run(&["build", "model"]).code(0).says("remote unchanged");
+    // back on main there is nothing new, and the two do not disturb each other
+    project.write("publish.toml", &manifest("", ""));
+    project.write("weights.bin", "w1");
+    project.run(&["build", "model"]).code(0).says("remote unchanged");
+}
+
+#[test]
+fn a_branch_that_would_equal_main_is_made_without_a_commit() {
+    let project = three("", "");
+    project.run(&["build", "model"]).code(0);
+    project.write("publish.toml", &manifest("revision = \"copy\"", ""));
+    project.run(&["build", "model"]).code(0).says("made the branch `copy`");
+    let model = RepoKind::Model;
+    assert_eq!(remote(&project, model, "me/cats", "copy").0, remote(&project, model, "me/cats", "main").0);
+    project.run(&["build", "model"]).code(0).says("remote unchanged");
+}
+
+#[test]
+fn a_new_repo_gets_the_branch_too() {
+    let project = three("revision = \"dev\"", "");
+    project.run(&["build", "model", "demo"]).code(0);
+    let (commits, files) = remote(&project, RepoKind::Space, "me/cats", "dev");
+    assert_eq!((commits.len(), files.len()), (2, 3));
+    assert_eq!(remote(&project, RepoKind::Space, "me/cats", "main").0.len(), 1);
+}
+
+#[test]
+fn a_branch_that_others_deleted_is_drift() {
+    let project = three("revision = \"dev\"", "");
+    project.run(&["build", "model"]).code(0);
+    let heads = project.path("cache/hub/repos/models/me/cats/refs/heads/dev");
+    std::fs::remove_file(heads).unwrap();
+    project.run(&["build", "model"]).code(5).says("`me/cats@dev` is not what the last publish left: it is gone");
+    project.run(&["build", "model", "--overwrite"]).code(0).says("made the branch `dev`");
+}
+
+#[test]
+fn a_spaces_front_matter_is_checked_before_anything_is_sent() {
+    let project = three("", "");
+    project.write("space/README.md.hbs", &SPACE.replace("app_file: app.py", "app_file: main.py"));
+    project
+        .run(&["build", "demo"])
+        .code(1)
+        .says("`app_file` is `main.py`, which is not in the published tree")
+        .says("README.md:8:")
+        .never_says("Uploading");
+    project.write("space/README.md.hbs", &SPACE.replace("colorTo: gray", "colorTo: grey"));
+    project.run(&["build", "demo"]).code(1).says("did you mean `gray`?");
+    // a README that is a file and no template is checked too, when it is about to be sent
+    project.write("space/README.md.hbs", SPACE);
+    let file = manifest("", "").replace(
+        "kind = \"template\"\ntemplate = \"space/README.md.hbs\"",
+        "kind = \"files\"\npaths = [\"README.md\"]",
+    );
+    project.write("publish.toml", &file);
+    project.write("README.md", "---\ntitle: x\nsdk: gradio\n---\n");
+    project.run(&["build", "demo"]).code(1).says("a gradio Space's front matter lacks `sdk_version`");
+    assert!(!project.path("cache/hub/repos/spaces").exists());
+}
+
+#[test]
+fn a_new_space_is_made_for_what_its_readme_says() {
+    let project = three("", "");
+    project.run(&["build", "demo"]).code(0);
+    let record = project.read("cache/hub/repos/spaces/me/cats/repo.json");
+    let record: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["sdk"], "gradio");
+    let served = Served::of(&project);
+    drop(served);
+}
