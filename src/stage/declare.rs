@@ -272,7 +272,7 @@ fn upload(manifest: &Manifest, spec: &Spec) -> Result<Body> {
     if files.is_empty() {
         return Err(manifest.source.error(spec.place("files"), "`files` is empty: there is nothing to publish"));
     }
-    let alone = manifest.artifacts.iter().filter(|other| other.kind == UPLOAD.name).count() == 1;
+    let alone = manifest.uploads().count() == 1;
     let place = if alone { "dist".to_string() } else { format!("dist/{}", spec.name) };
     let dist = spec.text("dist").unwrap_or(&place).parse();
     let dist = dist.map_err(|why: String| manifest.source.error(spec.place("dist"), why))?;

@@ -68,6 +68,7 @@ pub struct Manifest {
     /// What a profile or the command line changed in it.
     pub overlay: Overlay,
     hub_table: Option<Table>,
+    uploads: Vec<usize>,
     by_name: HashMap<String, usize>,
 }
 
@@ -215,8 +216,23 @@ pub fn read(source: Source, settings: &Settings, kinds: &[KindInfo]) -> Result<M
     let hub_table = top.get("hub").and_then(Node::as_table).cloned();
     let hub = hub_table.as_ref().map(|table| target::of_hub(table, &project));
     let by_name = artifacts.iter().enumerate().map(|(at, spec)| (spec.name.to_string(), at)).collect();
+    let is_upload = |(at, spec): (usize, &Spec)| (spec.kind == target::UPLOAD).then_some(at);
+    let uploads = artifacts.iter().enumerate().filter_map(is_upload).collect();
     let profiles = overlay::profiles(&top).map(|(name, _)| name.to_string()).collect();
-    Ok(Manifest { project, hub, hub_table, params, declared, pools, artifacts, profiles, overlay, by_name, source })
+    Ok(Manifest {
+        project,
+        hub,
+        hub_table,
+        uploads,
+        params,
+        declared,
+        pools,
+        artifacts,
+        profiles,
+        overlay,
+        by_name,
+        source,
+    })
 }
 
 /// The JSON Schema of the manifest, out of the same tables that check it.
@@ -360,6 +376,11 @@ impl Manifest {
     /// The artifact of this name.
     pub fn artifact(&self, name: &str) -> Option<&Spec> {
         self.by_name.get(name).map(|at| &self.artifacts[*at])
+    }
+
+    /// The uploads, found without looking at every artifact.
+    pub fn uploads(&self) -> impl Iterator<Item = &Spec> {
+        self.uploads.iter().map(|at| &self.artifacts[*at])
     }
 
     /// The value under `key` of `spec`, with `params.NAME` replaced by the parameter.

@@ -12,7 +12,7 @@ use crate::core::name::nearest;
 use std::ops::Range;
 
 /// The kind whose artifacts are publishes.
-const UPLOAD: &str = "upload";
+pub(super) const UPLOAD: &str = "upload";
 
 /// The keys of one publish. In `[hub]`, `repo` is required.
 pub const TARGET: [Field; 8] = [

@@ -60,8 +60,7 @@ const KEYS: &[(&str, Rule)] = &[
 
 /// Where an artifact is the README of a Space: the paths of that Space's tree, those of directories ending in `/`.
 pub fn tree(cx: &Declare<'_>) -> Option<Vec<String>> {
-    let uploads = cx.manifest.artifacts.iter().filter(|s| s.kind == crate::stage::UPLOAD.name);
-    let spaces = uploads.filter(|s| target::of_upload(cx.manifest, s).is_ok_and(|to| to.kind == "space"));
+    let spaces = cx.manifest.uploads().filter(|s| target::of_upload(cx.manifest, s).is_ok_and(|to| to.kind == "space"));
     let files = spaces.map(|s| s.map("files"));
     let ours = |path: &str, artifact: &str| path == "README.md" && artifact == cx.spec.name.as_str();
     let files = files.into_iter().find(|f| f.iter().any(|(path, _, artifact, _)| ours(path, artifact)))?;
