@@ -94,7 +94,8 @@ pub fn render(graph: &Graph, plan: &Plan, publishes: &[Sending], all: bool) -> S
         let line = format!("{verb:>9} {{}}{rest}");
         let shard = node.name.key.is_some() && matches!(node.work, Work::Stage(_));
         let label = if shard { node.name.artifact.to_string() } else { node.name.to_string() };
-        match groups.iter_mut().find(|(l, text, _)| shard && *l == label && *text == line) {
+        let same = |(l, text, _): &&mut (String, String, usize)| *l == label && *text == line;
+        match shard.then(|| groups.iter_mut().find(same)).flatten() {
             Some((_, _, n)) => *n += 1,
             None => groups.push((label, line, usize::from(shard))),
         }
