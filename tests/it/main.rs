@@ -23,6 +23,7 @@ mod regressions;
 mod replay;
 mod resources;
 mod settings;
+mod space;
 mod store;
 mod story;
 mod targets;

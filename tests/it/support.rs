@@ -83,7 +83,14 @@ impl Project {
         let project = Project::empty();
         let manifest = std::fs::read_to_string(root().join("publish.toml")).expect("publish.toml");
         project.write("publish.toml", &edit(manifest));
-        let templates = ["card.md.hbs", "inference.py.hbs", "handler.py.hbs", "requirements.txt"];
+        let templates = [
+            "card.md.hbs",
+            "inference.py.hbs",
+            "handler.py.hbs",
+            "requirements.txt",
+            "space/README.md.hbs",
+            "space/app.py.hbs",
+        ];
         for file in templates.map(|name| format!("templates/{name}")) {
             project.copy(&root().join(&file), &file);
         }
