@@ -126,7 +126,8 @@ pub fn decide(graph: &Graph, id: NodeId, settled: &[Option<Settled>], history: &
     let unknown = node.deps.iter().filter(|d| settled[d.index()].is_none());
     let pending: Vec<_> = unknown.map(|d| graph.node(*d).name.clone()).collect();
     if !pending.is_empty() {
-        return Decision::bare(Verdict::Pending { on: pending });
+        let ahead = ahead_of(graph, id, settled, world);
+        return ahead.unwrap_or_else(|| Decision::bare(Verdict::Pending { on: pending }));
     }
     match &node.work {
         Work::Stage(declaration) => decide_stage(graph, id, declaration, settled, history, world),
@@ -362,6 +363,21 @@ fn decide_publish(graph: &Graph, id: NodeId, upload: &Upload, settled: &[Option<
         None => Verdict::Pending { on: vec![] },
     };
     Decision { upload: Some(made), asked, allowed, ..Decision::bare(shown) }
+}
+
+/// What is known of a publish that waits for other publishes alone: order is all that they give, so its tree is known, and
+/// whether it differs. It stays pending where something is to be sent, for they may yet fail.
+fn ahead_of(graph: &Graph, id: NodeId, settled: &[Option<Settled>], world: &World) -> Option<Decision> {
+    let upload = graph.upload(id)?;
+    let open = |d: &&NodeId| settled[d.index()].is_none();
+    let on: Vec<NodeId> = graph.node(id).deps.iter().filter(open).copied().collect();
+    on.iter().all(|d| graph.upload(*d).is_some()).then_some(())?;
+    let known = decide_publish(graph, id, upload, settled, world);
+    let verdict = match known.verdict {
+        Verdict::Run { .. } => Verdict::Pending { on: on.iter().map(|d| graph.node(*d).name.clone()).collect() },
+        verdict => verdict,
+    };
+    Some(Decision { verdict, ..known })
 }
 
 /// Asks the gates over `published` that an upload waits for.

@@ -29,6 +29,7 @@ mod replay;
 mod resources;
 mod rows;
 mod settings;
+mod space;
 mod store;
 mod story;
 mod targets;

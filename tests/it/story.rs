@@ -14,22 +14,22 @@ fn first_publish_then_nothing_to_do_then_retrain_then_revert() {
     let plan = project.run(&["plan"]).code(0);
     assert!(plan.stdout.contains("Run checkpoint: it never ran"), "{}", plan.stdout);
     assert!(plan.stdout.contains("Pending samples (13 shards): waits for generator"), "{}", plan.stdout);
-    assert_eq!(plan.summary(), "hfbuild: would run 4 stages, 22 pending, then publish");
+    assert_eq!(plan.summary(), "hfbuild: would run 5 stages, 23 pending, then publish");
     project.run(&["plan", "--check"]).code(3);
     assert!(!project.path("cache").exists(), "a plan writes nothing");
 
     let run = project.run(&[]).code(0).says("Running checkpoint: it never ran").says("look at it: hfbuild hub serve");
-    assert!(run.summary().starts_with("hfbuild: ran 26 stages, published "), "{}", run.summary());
+    assert!(run.summary().starts_with("hfbuild: ran 28 stages, published "), "{}", run.summary());
     assert_eq!(project.commits(REPO), 1);
     let published = project.tree("dist");
     assert_eq!(published.len(), 11 + 13 * 3, "{:?}", published.keys());
 
     // again: nothing runs, nothing is committed
-    project.run(&["plan"]).code(0).says("hfbuild: nothing to do, 26 up to date, remote unchanged at ");
+    project.run(&["plan"]).code(0).says("hfbuild: nothing to do, 28 up to date, remote unchanged at ");
     project.run(&["plan", "--check"]).code(0);
     let again = project.run(&[]).code(0);
     assert!(
-        again.summary().starts_with("hfbuild: ran 0 stages, 26 up to date, remote unchanged at "),
+        again.summary().starts_with("hfbuild: ran 0 stages, 28 up to date, remote unchanged at "),
         "{}",
         again.summary()
     );
@@ -40,8 +40,12 @@ fn first_publish_then_nothing_to_do_then_retrain_then_revert() {
     let plan = project.run(&["plan"]).code(0).prints("Run checkpoint: input `checkpoints/tinydit_final.pt` changed");
     assert!(!plan.stdout.contains("license"), "{}", plan.stdout);
     assert!(plan.stdout.contains("? model.safetensors  ~3.6 MB"), "{}", plan.stdout);
-    let run = project.run(&[]).code(0).says("Cutoff metadata: inputs unchanged").says(", requirements, license\n");
-    assert!(run.summary().starts_with("hfbuild: ran 18 stages, 8 up to date, published "), "{}", run.summary());
+    let run = project
+        .run(&[])
+        .code(0)
+        .says("Cutoff metadata: inputs unchanged")
+        .says(", requirements, license, space_readme\n");
+    assert!(run.summary().starts_with("hfbuild: ran 19 stages, 9 up to date, published "), "{}", run.summary());
     assert_eq!(project.commits(REPO), 2);
     let second = project.tree("dist");
     assert_ne!(second["model.safetensors"], published["model.safetensors"]);
@@ -54,10 +58,10 @@ fn first_publish_then_nothing_to_do_then_retrain_then_revert() {
         .run(&["plan"])
         .code(0)
         .prints("Restore weights: 1 file from the cache")
-        .says("hfbuild: would restore 18, 8 up to date, then publish");
+        .says("hfbuild: would restore 19, 9 up to date, then publish");
     let run = project.run(&[]).code(0).never_says("Running");
     assert!(
-        run.summary().starts_with("hfbuild: ran 0 stages, 8 up to date, 18 restored, published "),
+        run.summary().starts_with("hfbuild: ran 0 stages, 9 up to date, 19 restored, published "),
         "{}",
         run.summary()
     );

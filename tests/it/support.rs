@@ -83,7 +83,14 @@ impl Project {
         let project = Project::empty();
         let manifest = std::fs::read_to_string(root().join("publish.toml")).expect("publish.toml");
         project.write("publish.toml", &edit(manifest));
-        let templates = ["card.md.hbs", "inference.py.hbs", "handler.py.hbs", "requirements.txt"];
+        let templates = [
+            "card.md.hbs",
+            "inference.py.hbs",
+            "handler.py.hbs",
+            "requirements.txt",
+            "space/README.md.hbs",
+            "space/app.py.hbs",
+        ];
         for file in templates.map(|name| format!("templates/{name}")) {
             project.copy(&root().join(&file), &file);
         }
@@ -198,28 +205,28 @@ pub fn native(name: &str) -> PathBuf {
 /// folder until the list changes.
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let list = root().join("tests/python/requirements.txt");
-        let wanted = std::fs::read_to_string(&list).expect("the list of packages");
-        let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("venv");
-        let (python, stamp) = (venv.join("bin/python"), venv.join("installed.txt"));
-        if std::fs::read_to_string(&stamp).ok().as_deref() == Some(&wanted) {
-            return python;
-        }
-        let _ = std::fs::remove_dir_all(&venv);
-        let done = |command: &mut Command| {
-            let run = run(command);
-            assert_eq!(run.code, 0, "the Python environment cannot be made:\n{}\n{}", run.stdout, run.stderr);
-        };
-        done(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-        done(
-            Command::new(&python)
-                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
-                .arg(&list),
-        );
-        std::fs::write(&stamp, wanted).expect("the stamp");
-        python
-    })
+    PYTHON.get_or_init(|| venv("venv", &root().join("tests/python/requirements.txt")))
+}
+
+/// The Python of an environment of this name with the packages of a list.
+pub fn venv(name: &str, list: &Path) -> PathBuf {
+    let wanted = std::fs::read_to_string(list).expect("the list of packages");
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let (python, stamp) = (venv.join("bin/python"), venv.join("installed.txt"));
+    if std::fs::read_to_string(&stamp).ok().as_deref() == Some(&wanted) {
+        return python;
+    }
+    let _ = std::fs::remove_dir_all(&venv);
+    let done = |command: &mut Command| {
+        let run = run(command);
+        assert_eq!(run.code, 0, "the Python environment cannot be made:\n{}\n{}", run.stdout, run.stderr);
+    };
+    done(Command::new("python3").args(["-m", "venv"]).arg(&venv));
+    done(
+        Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(list),
+    );
+    std::fs::write(&stamp, wanted).expect("the stamp");
+    python
 }
 
 /// A running `hfbuild hub serve`, ended when dropped.

@@ -204,6 +204,20 @@ fn an_upload_that_is_refused_stops_only_what_waits_for_it() {
 }
 
 #[test]
+fn what_waits_for_a_publish_alone_is_known_before_that() {
+    let project = three("", "after = [\"data\"]");
+    project.run(&[]).code(0);
+    project.write("pictures.bin", "p2");
+    project.run(&["build", "pictures"]).code(0);
+    let plan = project.run(&["plan"]).code(0).prints("Send datasets/me/pictures: 2 of 3 files changed");
+    assert!(!plan.stdout.contains("spaces/me/cats"), "it is up to date: {}", plan.stdout);
+    project.write("app.py", "print('more cats')\n");
+    project.run(&["build", "app"]).code(0);
+    project.run(&["plan"]).code(0).prints("Send spaces/me/cats: 2 of 3 files changed").prints("~ app.py  18 B");
+    project.run(&[]).code(0).says("Published spaces/me/cats");
+}
+
+#[test]
 fn nothing_is_run_for_an_upload_that_cannot_be() {
     let project = three("", "");
     let slow =
