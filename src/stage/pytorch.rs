@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_token_among_the_trainers_arguments_is_refused_and_never_shown() {
-        let hub = format!("hf_{}", "aB3".repeat(12));
+        let hub = format!("hf_{}", "aQbRcSdTeUfVgWhXiYjZkAlBmCnDoEpFqG");
         for (name, value) in [
             ("hub_token", hub.clone()),
             ("args.push_to", hub.clone()),
