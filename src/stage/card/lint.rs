@@ -128,7 +128,7 @@ fn sentence<'a>(text: &'a str, figure: &Figure) -> Around<'a> {
         let signs = text.char_indices().filter(|(_, c)| ".!?;".contains(*c)).map(|(at, _)| at);
         signs.filter(move |at| text[at + 1..].starts_with(' ')).filter(move |at| ends(text, *at))
     };
-    let start = breaks(before).last().map_or(0, |at| at + 2);
+    let start = breaks(before).next_back().map_or(0, |at| at + 2);
     // what numbers an item (`1. install`) is told by what follows
     let end = breaks(after).find(|at| *at > 0 || !figure.is(1.0)).unwrap_or(after.len());
     Around { before: &before[start..], after: &after[..end] }
