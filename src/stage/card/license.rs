@@ -75,14 +75,20 @@ const WORDS: &[(&str, &str)] = &[
 /// statement: `released under the MIT license`, `License: Apache-2.0`. A line that names the licence of others (a list
 /// item with a link to them) is none.
 pub fn claims(text: &str) -> Vec<(std::ops::Range<usize>, &'static str)> {
-    let all: Vec<String> = WORDS.iter().map(|(_, word)| format!("({word})")).collect();
-    let pattern = format!(
-        r"(?i)\b(?:(?:licen[sc]ed|released|published|distributed|available)\s+under\s+(?:the\s+)?(?:terms\s+of\s+(?:the\s+)?)?|licen[sc]e\**\s*[:|]\s*\**\s*)(?:{})(?:\b|\s|$)",
-        all.join("|")
+    let words: Vec<String> = WORDS.iter().map(|(_, word)| format!("({word})")).collect();
+    let words = words.join("|");
+    let markup = r"[\s*_`\[]*";
+    let before = format!(
+        r"(?:(?:licen[sc]ed|released|published|distributed|available)\s+(?:as|under)\s+(?:the\s+)?(?:terms\s+of\s+(?:the\s+)?)?|licen[sc]e(?:\**\s*[:|=]\s*|\**\s+is\s+(?:the\s+)?)){markup}"
     );
-    let Ok(regex) = Regex::new(&pattern) else { return vec![] };
+    let subject = r"(?:this|it|model|weights?|checkpoint|repository|repo|project|card|everything|all)\b[^.;|\n]{0,40}?\b(?:is|are)\s+(?:all\s+)?";
+    let patterns = [
+        format!(r"(?i)\b{before}(?:{words})(?:\b|\s|$)"),
+        format!(r"(?i)\b{subject}{markup}(?:{words}){}[- ]?licen[sc]ed\b", r"[*_`\]]*"),
+    ];
+    let regexes: Vec<Regex> = patterns.iter().filter_map(|pattern| Regex::new(pattern).ok()).collect();
     let mut found = Vec::new();
-    for captures in regex.captures_iter(text) {
+    for captures in regexes.iter().flat_map(|regex| regex.captures_iter(text)) {
         let Some(group) = (1..captures.len()).find_map(|i| Some((i, captures.get(i)?))) else { continue };
         let line = text[..group.1.start()].rfind('\n').map_or(0, |at| at + 1);
         let item = text[line..].trim_start().starts_with(['-', '*']) && text[line..group.1.start()].contains("](");
@@ -122,6 +128,8 @@ mod tests {
         assert_eq!(ids("**License:** Apache 2.0\n"), ["apache-2.0"]);
         assert_eq!(ids("| License | Apache-2.0 |"), ["apache-2.0"]);
         assert_eq!(ids("- [Noto](https://a.b), Google: Apache-2.0, published under the MIT license"), [""; 0]);
+        assert_eq!(ids("This is MIT licensed. Its License: [Apache-2.0](LICENSE)"), ["apache-2.0", "mit"]);
+        assert_eq!(ids("The emoji of others are MIT licensed"), [""; 0]);
         assert_eq!(ids("Parts come from MIT, and are mitigated by the Apache web server"), [""; 0]);
     }
 }

@@ -40,7 +40,7 @@ impl Kind for Card {
     }
 
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
