@@ -245,7 +245,8 @@ fn a_damaged_snapshot_or_what_it_rests_on_costs_work_or_is_named_and_never_makes
     let made = |text: &str| {
         let project = unpublished();
         project.write("text.txt", text);
-        project.run(&[]).code(0);
+        // a source that was written within a clock tick of being read is not remembered by the first build
+        (0..2).for_each(|_| drop(project.run(&[]).code(0)));
         assert!(project.path("cache/memo/fresh").exists(), "a build remembers that nothing has changed since");
         project
     };

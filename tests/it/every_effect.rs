@@ -285,7 +285,8 @@ fn a_retrained_publish_that_is_killed_at_any_effect_is_finished_by_the_next_run(
 /// A project that was built, with its snapshot or without; never a copy, for the snapshot holds inodes.
 fn built(snapshot: bool) -> Project {
     let project = unpublished();
-    project.run(&["-q"]).code(0);
+    // a source that was written within a clock tick of being read is not remembered by the first build
+    (0..2).for_each(|_| drop(project.run(&["-q"]).code(0)));
     let path = project.path("cache/memo/fresh");
     assert!(path.exists(), "a build remembers that the next one has nothing to do");
     if !snapshot {
