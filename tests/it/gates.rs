@@ -60,6 +60,20 @@ fn a_regression_is_refused_and_an_allowed_one_is_recorded_and_published_once() {
 }
 
 #[test]
+fn an_allowed_regression_does_not_allow_less_than_the_absolute_bound() {
+    let clause = "evaluation.score > 0.5 && (published == null || evaluation.score >= published.evaluation.score)";
+    let project = scored(&format!("[\"{clause}\"]"));
+    project.run(&[]).code(0);
+    score(&project, 0.4);
+    project.run(&["--allow-regression"]).code(1).says("Refused gates[").says("`evaluation.score` is 0.4");
+    assert_eq!(project.commits(REPO), 1);
+    score(&project, 0.6);
+    project.run(&[]).code(1).says("Refused gates[");
+    project.run(&["--allow-regression"]).code(0).says("Published");
+    assert_eq!(project.commits(REPO), 2);
+}
+
+#[test]
 fn the_version_is_read_from_the_repo_where_this_machine_has_not_kept_it() {
     let project = scored(BETTER);
     project.run(&[]).code(0);
