@@ -127,3 +127,15 @@ pub fn bounds_that_can_never_refuse_and_conditions_without_a_fact_are_mistakes()
     says("samples.mean.neighbour_correlation >= -1", "always holds");
     says("params.steps < samples.saturated", "the comparison with 12 never holds");
 }
+
+#[test]
+fn a_shard_with_the_name_of_a_fold_or_of_a_fact_is_a_mistake_of_the_manifest() {
+    let of = |keys: &str| {
+        let more =
+            format!("each = {keys}\nfacts_file = \"fam/{{each}}.json\"\nfacts_schema = {{ score = \"number\" }}");
+        project(&shell("fam", "echo {each} > {out}", r#"["fam/{each}.json"]"#, &more))
+    };
+    of(r#"["mean", "c"]"#).run(&["plan"]).code(2).says("the shard `mean` of `fam` has the name of what gates");
+    of(r#"["score", "c"]"#).run(&["plan"]).code(2).says("the shard `score` of `fam` has the name of a fact");
+    of(r#"["all", "c"]"#).run(&["plan"]).code(0);
+}
