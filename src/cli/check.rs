@@ -138,7 +138,8 @@ fn judged(graph: &Graph, plan: &Plan, world: &World, clause: &Clause, outcome: &
     let mut text = words::outcome(outcome);
     let bounds = clause.names.iter().filter(|n| n.len() == 2 && n[0] == "params");
     for (name, value) in bounds.filter_map(|n| Some((n.join("."), world.params.get(&n[1])?))) {
-        text.push_str(&format!(", `{name}` is {}", words::brief(value)));
+        let comma = if text.is_empty() || text.ends_with(": ") { "" } else { ", " };
+        text.push_str(&format!("{comma}`{name}` is {}", words::brief(value)));
     }
     let shard = match outcome {
         Outcome::Refused { shard, .. } | Outcome::Unmeasured { shard, .. } => shard.as_deref(),

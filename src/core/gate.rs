@@ -10,12 +10,14 @@
 //! `published.samples.x` is the same shard's fact in that version.
 
 use crate::core::comparison::{self, Comparison};
+use crate::core::evidence;
 use crate::core::facts::{FactSet, is_family_word};
 use crate::core::name::ArtifactName;
 use crate::core::replaced::{PUBLISHED, Replaced};
+use crate::core::strict::{self, strict};
 use crate::core::value::Value;
-use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
-use cel::{Context, Program};
+use cel::Program;
+use cel::common::ast::{Expr, IdedExpr, SelectExpr, operators};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,6 +40,22 @@ pub struct Clause {
 pub const SETTINGS: [&str; 3] = ["params", "declared", PUBLISHED];
 
 impl Clause {
+    fn new(text: &str, expr: IdedExpr) -> Clause {
+        let (mut names, mut tested) = (BTreeSet::new(), BTreeSet::new());
+        walk(&expr, &mut vec![], &mut |path| {
+            names.insert(path.iter().map(ToString::to_string).collect::<Vec<_>>());
+        });
+        tests(&expr, &mut tested);
+        let roots = names.iter().map(|path| path[0].clone()).collect();
+        Clause { text: text.to_string(), roots, names, tested, expr }
+    }
+    /// The parts of its outermost `&&` that do not name `published`, each a clause: they hold whatever was published before.
+    pub fn absolute(&self) -> Vec<Clause> {
+        let mut parts = Vec::new();
+        strict::flatten(self.expr.clone(), operators::LOGICAL_AND, &mut parts);
+        let parts = parts.into_iter().map(|part| Clause::new(&self.text, part));
+        parts.filter(|part| !part.is_about_published()).collect()
+    }
     /// Whether it compares with the version that would be replaced: then it is asked when something is sent.
     pub fn is_about_published(&self) -> bool {
         self.roots.contains(PUBLISHED)
@@ -45,6 +63,10 @@ impl Clause {
     /// The artifacts that it mentions.
     pub fn artifacts(&self) -> impl Iterator<Item = &String> {
         self.roots.iter().filter(|root| !SETTINGS.contains(&root.as_str()))
+    }
+    /// What it reads: segments of names, a shard's key and a family's views among them.
+    pub fn reads(&self) -> Vec<Vec<String>> {
+        evidence::paths(&self.expr)
     }
     /// Its comparisons of a dotted name with a number or with another name; of two names both ways round.
     pub fn comparisons(&self) -> Vec<Comparison> {
@@ -58,8 +80,11 @@ impl Clause {
 pub enum Outcome {
     /// It holds.
     Passed {
-        /// The facts it mentions, with their values (of a bare family: those of the worst-known shard, the last one).
+        /// The facts it mentions, with their values; of all shards of a family the least and the greatest value.
         values: Vec<(String, Value)>,
+        /// Those of them that change from run to run, by name.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        volatile: Vec<String>,
     },
     /// It does not hold.
     Refused {
@@ -85,7 +110,7 @@ impl Outcome {
     /// The facts that it was decided by, with their values; none where it could not be.
     pub fn values(&self) -> &[(String, Value)] {
         match self {
-            Outcome::Passed { values } | Outcome::Refused { values, .. } => values,
+            Outcome::Passed { values, .. } | Outcome::Refused { values, .. } => values,
             Outcome::Unmeasured { .. } => &[],
         }
     }
@@ -105,13 +130,7 @@ pub fn parse(text: &str) -> Result<Clause, String> {
             |(msg, at)| format!("{} (column {})", msg.to_lowercase(), at + 1),
         )
     })?;
-    let (mut names, mut tested) = (BTreeSet::new(), BTreeSet::new());
-    walk(program.expression(), &mut vec![], &mut |path| {
-        names.insert(path.iter().map(ToString::to_string).collect::<Vec<_>>());
-    });
-    tests(program.expression(), &mut tested);
-    let roots = names.iter().map(|path| path[0].clone()).collect();
-    Ok(Clause { text: text.to_string(), roots, names, tested, expr: program.expression().clone() })
+    Ok(Clause::new(text, program.expression().clone()))
 }
 
 /// Evaluates a clause over the facts of artifacts. Facts of an artifact that the clause mentions and `facts` lacks make
@@ -141,21 +160,25 @@ pub fn evaluate(
     roots.insert("declared".into(), Value::Map(declared.clone()));
     roots.insert(PUBLISHED.into(), replaced.value(None));
     let Some((family, FactSet::Family(shards))) = bare_family(&expr, &families) else {
-        return judge(&expr, &roots, None, &clause.tested);
+        return judge(&expr, &roots, None, &clause.tested, facts);
     };
     if shards.is_empty() {
         return Outcome::Unmeasured { shard: None, why: format!("`{family}` has no shard") };
     }
-    let mut last = None;
+    let mut refused = None;
     for (key, _) in shards {
         roots.insert(family.to_string(), families[family].view(Some(key)));
         roots.insert(PUBLISHED.into(), replaced.value(Some((family, key))));
-        match judge(&expr, &roots, Some(key), &clause.tested) {
-            passed @ Outcome::Passed { .. } => last = Some(passed),
-            other => return other,
+        match judge(&expr, &roots, Some(key), &clause.tested, facts) {
+            Outcome::Passed { .. } => {}
+            first @ Outcome::Refused { .. } => refused = refused.or(Some(first)),
+            // a refusal may be allowed, what cannot be evaluated never: it is said first
+            unmeasured => return unmeasured,
         }
     }
-    last.unwrap_or(Outcome::Unmeasured { shard: None, why: "nothing was evaluated".into() })
+    roots.insert(PUBLISHED.into(), replaced.value(None));
+    let (values, volatile) = evidence::values(&expr, facts, &roots, None);
+    refused.unwrap_or(Outcome::Passed { values, volatile })
 }
 
 /// Judges one expression. A fact that it names and that is missing or was not measured makes it unmeasured, also where
@@ -165,15 +188,16 @@ fn judge(
     roots: &BTreeMap<String, Value>,
     shard: Option<&String>,
     tested: &BTreeSet<String>,
+    facts: &BTreeMap<ArtifactName, FactSet>,
 ) -> Outcome {
-    let mut context = Context::default();
+    let mut context = strict::context();
     for (name, value) in roots {
         context.add_variable_from_value(name.clone(), to_cel(value));
     }
+    let (values, volatile) = evidence::values(expr, facts, roots, shard.map(String::as_str));
     let shard = shard.cloned();
-    let values = mentioned(expr, roots);
     let missing = |(name, value): &&(String, Value)| *value == Value::Null && !tested.contains(name);
-    if let Some((name, _)) = values.iter().find(missing) {
+    if let Some((name, _)) = mentioned(expr, roots).iter().find(missing) {
         let why = match name.strip_prefix("published.") {
             Some(fact) => format!("the version that would be replaced has no `{fact}` (ask with `has({name})`)"),
             None => format!("`{name}` was not measured"),
@@ -181,10 +205,10 @@ fn judge(
         return Outcome::Unmeasured { shard, why };
     }
     match cel::Value::resolve(expr, &context) {
-        Ok(cel::Value::Bool(true)) => Outcome::Passed { values },
+        Ok(cel::Value::Bool(true)) => Outcome::Passed { values, volatile },
         Ok(cel::Value::Bool(false)) => Outcome::Refused { shard, values },
         Ok(_) => Outcome::Unmeasured { shard, why: "the clause is no condition: it must be true or false".into() },
-        Err(e) => Outcome::Unmeasured { shard, why: e.to_string().to_lowercase() },
+        Err(e) => Outcome::Unmeasured { shard, why: strict::said(e) },
     }
 }
 
@@ -267,7 +291,7 @@ fn walk<'e>(expr: &'e IdedExpr, bound: &mut Vec<&'e str>, visit: &mut dyn FnMut(
 }
 
 /// Collects the names under `has(..)`.
-fn tests(expr: &IdedExpr, out: &mut BTreeSet<String>) {
+pub(super) fn tests(expr: &IdedExpr, out: &mut BTreeSet<String>) {
     match &expr.expr {
         Expr::Select(select) if select.test => out.extend(spelled(&expr.expr).map(|path| path.join("."))),
         Expr::Select(select) => tests(&select.operand, out),
@@ -321,33 +345,6 @@ fn rewrite(expr: &mut IdedExpr, families: &BTreeMap<&str, &FactSet>) {
         c.iter_range.expr = Expr::Select(SelectExpr { operand, field: "shards".into(), test: false });
     }
     each_child(expr, &mut |child| rewrite(child, families));
-}
-
-/// The same expression with `||` and `&&` that do not swallow errors. CEL lets `true || error` pass, and so would let a gate
-/// pass over a fact that is missing; here both sides must be known, but where one asks with `has(..)`:
-/// `a || b` becomes `(a ? 1 : 0) + (b ? 1 : 0) > 0`.
-fn strict(mut expr: IdedExpr) -> IdedExpr {
-    each_child(&mut expr, &mut |child| *child = strict(std::mem::take(child)));
-    let bound = match &expr.expr {
-        Expr::Call(call) if call.args.len() == 2 && call.func_name == operators::LOGICAL_OR => 0,
-        Expr::Call(call) if call.args.len() == 2 && call.func_name == operators::LOGICAL_AND => 1,
-        _ => return expr,
-    };
-    let mut asked = BTreeSet::new();
-    tests(&expr, &mut asked);
-    let Expr::Call(call) = &mut expr.expr else { return expr };
-    if !asked.is_empty() {
-        return expr;
-    }
-    let id = expr.id;
-    let at = |expr: Expr| IdedExpr { id, expr };
-    let number = |n: i64| at(Expr::Literal(LiteralValue::Int(n.into())));
-    let make =
-        |name: &str, args: Vec<IdedExpr>| at(Expr::Call(CallExpr { func_name: name.into(), target: None, args }));
-    let sides = std::mem::take(&mut call.args);
-    let counted =
-        sides.into_iter().map(|side| make(operators::CONDITIONAL, vec![side, number(1), number(0)])).collect();
-    make(operators::GREATER, vec![make(operators::ADD, counted), number(bound)])
 }
 
 /// Calls `visit` for every direct part of an expression.

@@ -343,8 +343,13 @@ fn decide_publish(graph: &Graph, id: NodeId, upload: &Upload, settled: &[Option<
     if let (Some(UploadVerdict::Send { .. }), Some(observed)) = (&made.2, observed) {
         asked = ask(graph, id, settled, world, observed);
         let refused = asked.iter().filter(|(_, outcome)| !outcome.passed());
-        let regression = |outcome: &Outcome| world.allow_regression && matches!(outcome, Outcome::Refused { .. });
-        let (may, stop): (Vec<_>, Vec<_>) = refused.partition(|(_, outcome)| regression(outcome));
+        // what a clause asks beside `published` is no regression
+        let holds = |clause: &Clause| evaluate(graph, clause, settled, world, &Replaced::First).passed();
+        let regression = |gate: &NodeId, outcome: &Outcome| {
+            let absolute = graph.clause(*gate).map(Clause::absolute).unwrap_or_default();
+            world.allow_regression && matches!(outcome, Outcome::Refused { .. }) && absolute.iter().all(holds)
+        };
+        let (may, stop): (Vec<_>, Vec<_>) = refused.partition(|(gate, outcome)| regression(gate, outcome));
         if !stop.is_empty() {
             let by = stop.iter().map(|(gate, _)| graph.node(*gate).name.clone()).collect();
             return Decision { asked, ..Decision::bare(Verdict::Blocked { by }) };

@@ -6,7 +6,8 @@
 
 use crate::core::action::ActionInput;
 use crate::core::digest::HubDigests;
-use crate::core::facts::{Fact, FactSet, Facts};
+use crate::core::facts::{Fact, FactSet, Facts, is_family_word};
+use crate::core::gate::{Clause, Outcome};
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::name::{ArtifactName, NodeName};
 use crate::core::past::{Files, Recorded};
@@ -47,7 +48,9 @@ pub fn render(
                 artifacts.insert(node.name.to_string(), artifact(receipt));
             }
             (Work::Gate(clause), Some(Settled::Judged(outcome))) => {
-                gates.insert(clause.text.clone(), json!({"require": clause.text, "outcome": outcome}));
+                let outcome = recorded(outcome);
+                let of = subjects(graph, clause, settled);
+                gates.insert(clause.text.clone(), json!({"require": clause.text, "outcome": outcome, "of": of}));
             }
             // its outcome depends on what was there before: the same tree would have another record the next time
             (Work::Gate(clause), Some(Settled::AtUpload)) => {
@@ -89,6 +92,40 @@ pub fn render(
     let mut text = serde_json::to_vec_pretty(&record).unwrap_or_default();
     text.push(b'\n');
     text
+}
+
+/// An outcome without the values that change from run to run: of those it says that there were some.
+fn recorded(outcome: &Outcome) -> Json {
+    let mut json = json!(outcome);
+    if let Outcome::Passed { values, volatile } = outcome
+        && !volatile.is_empty()
+    {
+        let kept: Vec<_> = values.iter().filter(|(name, _)| !volatile.contains(name)).collect();
+        json["values"] = json!(kept);
+        json["volatile"] = json!("its value is not recorded: it changes from run to run");
+    }
+    json
+}
+
+/// What the facts of a clause were measured on: of a family, of the shard that it names or of all.
+fn subjects(graph: &Graph, clause: &Clause, settled: &[Option<Settled>]) -> Vec<Json> {
+    let mut found = std::collections::BTreeSet::new();
+    for read in clause.reads() {
+        let Ok(artifact) = read[0].parse::<ArtifactName>() else { continue };
+        let nodes = graph.of(&artifact);
+        let key = |id: &NodeId| graph.node(*id).name.key.as_ref();
+        let one = read.get(1).filter(|word| nodes.iter().any(|id| key(id) == Some(word)));
+        for id in nodes.iter().filter(|id| one.is_none() || key(id) == one) {
+            let Some(Settled::Made(receipt)) = &settled[id.index()] else { continue };
+            let is_view = key(id).is_some() && read.get(1).is_some_and(|word| is_family_word(word));
+            let fact = &read[read.len().min(if one.is_some() || is_view { 2 } else { 1 })..];
+            let fact = receipt.facts.values.get(&fact.join("."));
+            if let Some(subject) = fact.and_then(|fact| receipt.facts.subjects.get(fact.of)) {
+                found.insert((subject.what.clone(), subject.digest.hex()));
+            }
+        }
+    }
+    found.into_iter().map(|(what, digest)| json!({"what": what, "blake3": digest})).collect()
 }
 
 fn artifact(receipt: &Receipt) -> Json {

@@ -5,6 +5,7 @@
 use super::{CHECK, Declare, Shard, UPLOAD, bounds, check_fact, kind, pages};
 use crate::core::action::Shape;
 use crate::core::error::{Error, Result};
+use crate::core::facts::is_family_word;
 use crate::core::gate;
 use crate::core::graph::{Body, Part, Upload};
 use crate::core::manifest::dom::{Data, join};
@@ -77,6 +78,19 @@ fn stages(manifest: &Manifest, spec: &Spec, texts: &Texts) -> Result<Body> {
     Ok(Body::Family(shards))
 }
 
+/// What else a family knows by the key of a shard, so that a condition over the one would read the other.
+fn taken(spec: &Spec, key: &str) -> Option<&'static str> {
+    let group = |name: &str| name == key || name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+    let schema = spec.node("facts_schema").map(|_| spec.map("facts_schema")).unwrap_or_default();
+    let info = super::infos().into_iter().find(|info| info.name == spec.kind);
+    match key {
+        key if is_family_word(key) => Some("what gates and templates ask of all shards"),
+        _ if info.as_ref().is_some_and(|info| info.facts.iter().any(|fact| group(fact))) => Some("a fact"),
+        _ if schema.iter().any(|(name, ..)| group(name)) => Some("a fact"),
+        _ => None,
+    }
+}
+
 /// A graph of more shards is a mistake of a product.
 const MOST_SHARDS: usize = 1_000_000;
 
@@ -94,6 +108,10 @@ fn shards(manifest: &Manifest, spec: &Spec) -> Result<Vec<Shard>> {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     for (index, shard) in shards.iter_mut().enumerate() {
         shard.index = index;
+        if let Some(why) = taken(spec, &shard.key) {
+            return Err(error(format!("the shard `{}` of `{}` has the name of {why}", shard.key, spec.name))
+                .hint(format!("`{}.{}` would mean both: call the shard something else", spec.name, shard.key)));
+        }
         if let Some(other) = seen.insert(slug(&shard.key).to_lowercase(), shard.key.clone()) {
             return Err(error(format!("`{other}` and `{}` would be one shard", shard.key)).hint(
                 "shards become folders: their names must differ in letters and digits, not only in case or signs",

@@ -14,6 +14,8 @@ use crate::core::manifest::{KindInfo, Manifest};
 use crate::core::name::{RelPath, nearest};
 use crate::core::value::Value;
 use crate::stage::workspace::InputFile;
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
 use sha2::Digest as _;
 use std::collections::BTreeMap;
@@ -112,13 +114,72 @@ pub fn lacks(manifest: &Manifest, artifact: &str, fact: &str) -> Option<Option<S
 /// # Errors
 /// No JSON, no object, a name that comes twice.
 pub fn figures(path: &str, bytes: &[u8]) -> Result<BTreeMap<String, Value>> {
-    let json: Json = serde_json::from_slice(bytes).map_err(|e| {
-        Error::stage(format!("`{path}` is no JSON")).cause(e.to_string()).hint("NaN and Infinity are no JSON")
+    let Unique(json) = serde_json::from_slice(bytes).map_err(|e| match e.to_string().contains(TWICE) {
+        true => Error::stage(format!("`{path}` says two things of one key"))
+            .cause(e.to_string())
+            .hint("which of the two holds cannot be known: leave one"),
+        false => Error::stage(format!("`{path}` is no JSON")).cause(e.to_string()).hint("NaN and Infinity are no JSON"),
     })?;
     let object = json.as_object().ok_or_else(|| Error::stage(format!("`{path}` is no JSON object")))?;
     let mut out = BTreeMap::new();
     flatten("", object, &mut out).map_err(|name| Error::stage(format!("`{path}` gives the fact `{name}` twice")))?;
     Ok(out)
+}
+
+/// JSON in which no object has a key twice: `serde_json` alone keeps the last of them.
+struct Unique(Json);
+
+const TWICE: &str = "comes twice in one object";
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyJson).map(Unique)
+    }
+}
+
+struct AnyJson;
+
+impl<'de> Visitor<'de> for AnyJson {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_unit<E>(self) -> std::result::Result<Json, E> {
+        Ok(Json::Null)
+    }
+    fn visit_bool<E>(self, b: bool) -> std::result::Result<Json, E> {
+        Ok(b.into())
+    }
+    fn visit_i64<E>(self, i: i64) -> std::result::Result<Json, E> {
+        Ok(i.into())
+    }
+    fn visit_u64<E>(self, u: u64) -> std::result::Result<Json, E> {
+        Ok(u.into())
+    }
+    fn visit_f64<E>(self, x: f64) -> std::result::Result<Json, E> {
+        Ok(x.into())
+    }
+    fn visit_str<E>(self, text: &str) -> std::result::Result<Json, E> {
+        Ok(text.into())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<Json, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Unique(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(list.into())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Json, A::Error> {
+        let mut map = serde_json::Map::new();
+        while let Some((key, Unique(value))) = entries.next_entry::<String, Unique>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key `{}` {TWICE}", key.escape_debug())));
+            }
+            map.insert(key, value);
+        }
+        Ok(map.into())
+    }
 }
 
 /// Groups become dotted names; a name that comes twice is the error.
@@ -252,4 +313,26 @@ pub fn facts(figures: BTreeMap<String, Value>, what: &str, digest: Digest) -> Fa
     let of = facts.subject(what, digest);
     figures.into_iter().for_each(|(name, value)| facts.set(&name, value, of));
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_comes_twice_at_any_depth_is_refused_and_named() {
+        for text in [
+            r#"{"fid": 30.0, "fid": 3.0}"#,
+            r#"{"model": {"sha256": "a", "fid": 1, "fid": 2}}"#,
+            r#"{"list": [1, {"fid": 1, "fid": 1}]}"#,
+            r#"{"fid": 1, "\u0066id": 2}"#,
+        ] {
+            let error = format!("{:?}", figures("fid.json", text.as_bytes()).unwrap_err());
+            assert!(error.contains("the key `fid` comes twice") && error.contains("fid.json"), "{text}: {error}");
+        }
+        let figures = figures("r", br#"{"a": {"x": 1.5, "n": -3}, "b": {"x": [true, null, "t"]}}"#).unwrap();
+        assert_eq!(figures["a.x"], Value::Float(1.5));
+        assert_eq!(figures["a.n"], Value::Int(-3));
+        assert_eq!(figures["b.x"], Value::List(vec![true.into(), Value::Null, "t".into()]));
+    }
 }

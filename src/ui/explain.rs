@@ -111,7 +111,7 @@ pub fn outcome(outcome: &Outcome) -> String {
         shown.join(", ")
     };
     match outcome {
-        Outcome::Passed { values } => list(values),
+        Outcome::Passed { values, .. } => list(values),
         Outcome::Refused { shard: s, values } => format!("{}{}", shard(s), list(values)),
         Outcome::Unmeasured { shard: s, why } => format!("{}cannot be evaluated: {why}", shard(s)),
     }

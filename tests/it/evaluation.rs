@@ -227,6 +227,11 @@ pub fn a_report_is_typed_and_bound_to_the_file_that_it_names() {
     refused(&good.replace(&sha256(b"weights"), SHA256), &["about another file", SHA256, &sha256(b"weights")]);
     refused(&good.replace("sha256", "md5"), &["`model.sha256` is missing"]);
     refused("{\"fid\": NaN}", &["is no JSON"]);
+    refused(&good.replace("12.5", "50.5, \"fid\": 12.5"), &["the key `fid` comes twice"]);
+    refused(
+        &good.replace("\"sha256\"", &format!("\"sha256\": \"{SHA256}\", \"sha256\"")),
+        &["the key `sha256` comes twice"],
+    );
     let blake3 = hfbuild::core::digest::Digest::of(b"weights").hex();
     project.write("report.txt", &good.replace(&sha256(b"weights"), &format!("blake3:{blake3}")));
     project.run(&[]).code(0);

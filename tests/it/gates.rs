@@ -60,6 +60,20 @@ fn a_regression_is_refused_and_an_allowed_one_is_recorded_and_published_once() {
 }
 
 #[test]
+fn an_allowed_regression_does_not_allow_less_than_the_absolute_bound() {
+    let clause = "evaluation.score > 0.5 && (published == null || evaluation.score >= published.evaluation.score)";
+    let project = scored(&format!("[\"{clause}\"]"));
+    project.run(&[]).code(0);
+    score(&project, 0.4);
+    project.run(&["--allow-regression"]).code(1).says("Refused gates[").says("`evaluation.score` is 0.4");
+    assert_eq!(project.commits(REPO), 1);
+    score(&project, 0.6);
+    project.run(&[]).code(1).says("Refused gates[");
+    project.run(&["--allow-regression"]).code(0).says("Published");
+    assert_eq!(project.commits(REPO), 2);
+}
+
+#[test]
 fn the_version_is_read_from_the_repo_where_this_machine_has_not_kept_it() {
     let project = scored(BETTER);
     project.run(&[]).code(0);
@@ -112,4 +126,16 @@ pub fn bounds_that_can_never_refuse_and_conditions_without_a_fact_are_mistakes()
     says("samples.saturated <= 1.5", "the comparison with 1.5 always holds");
     says("samples.mean.neighbour_correlation >= -1", "always holds");
     says("params.steps < samples.saturated", "the comparison with 12 never holds");
+}
+
+#[test]
+fn a_shard_with_the_name_of_a_fold_or_of_a_fact_is_a_mistake_of_the_manifest() {
+    let of = |keys: &str| {
+        let more =
+            format!("each = {keys}\nfacts_file = \"fam/{{each}}.json\"\nfacts_schema = {{ score = \"number\" }}");
+        project(&shell("fam", "echo {each} > {out}", r#"["fam/{each}.json"]"#, &more))
+    };
+    of(r#"["mean", "c"]"#).run(&["plan"]).code(2).says("the shard `mean` of `fam` has the name of what gates");
+    of(r#"["score", "c"]"#).run(&["plan"]).code(2).says("the shard `score` of `fam` has the name of a fact");
+    of(r#"["all", "c"]"#).run(&["plan"]).code(0);
 }

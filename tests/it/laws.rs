@@ -1159,7 +1159,7 @@ fn force_is_ignored(g: &Graph, id: NodeId, s: &[Option<Settled>], h: &History, w
 fn gates_are_open(g: &Graph, id: NodeId, s: &[Option<Settled>], h: &History, w: &World) -> Decision {
     let mut decision = plan::decide(g, id, s, h, w);
     if let Some(outcome) = &mut decision.outcome {
-        *outcome = gate::Outcome::Passed { values: vec![] };
+        *outcome = gate::Outcome::Passed { values: vec![], volatile: vec![] };
         decision.verdict = Verdict::UpToDate;
     }
     decision
