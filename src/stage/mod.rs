@@ -34,7 +34,7 @@ mod statistics;
 mod template;
 pub mod workspace;
 
-pub use card::check_links;
+pub use card::{check_license_text, check_links, is_license};
 pub use declare::{Texts, parts, texts_wanted};
 pub use outgoing::check_outgoing;
 pub use workspace::Workspace;

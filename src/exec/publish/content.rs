@@ -22,6 +22,7 @@ impl Publisher<'_, '_> {
     /// All that can be refused before anything on the Hub is touched; what the Hub is to be asked of each file.
     pub(super) async fn check_tree(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Preupload>> {
         self.check_trained()?;
+        super::results::check(&self.driver.project.graph, &self.driver.settled, tree)?;
         let asked = self.check_content(tree, changes)?;
         self.check_card(tree).await?;
         Ok(asked)
@@ -40,10 +41,11 @@ impl Publisher<'_, '_> {
                 && self.driver.project.graph.node(id).published
         });
         if is_card {
-            stage::check_links(&text, &|path| {
-                tree.contains_key(path)
-                    || tree.keys().any(|k| k.starts_with(&format!("{}/", path.trim_end_matches('/'))))
-            })?;
+            let web = self.remote.repo.web_path();
+            let repos = [crate::exec::remote::PUBLIC, &self.remote.target.endpoint, ""].map(|at| format!("{at}/{web}"));
+            let paths: Vec<&str> = tree.keys().map(String::as_str).collect();
+            stage::check_links(&text, &repos, &paths)?;
+            self.check_licenses(tree)?;
         }
         let kind = RepoKind::from_word(&self.remote.target.kind).unwrap_or(RepoKind::Model);
         let Some(report) = self.remote.client.validate_yaml(&text, kind).await? else { return Ok(()) };
@@ -54,6 +56,16 @@ impl Publisher<'_, '_> {
             true => Ok(()),
             false => Err(Error::hub("the Hub refuses the card's front matter").cause(report.errors.join("; "))),
         }
+    }
+
+    /// The files of the tree with a licence's name, whoever made them, against the manifest's licence.
+    fn check_licenses(&self, tree: &Tree) -> Result<()> {
+        for (path, file) in tree.iter().filter(|(path, file)| stage::is_license(path) && file.size < 1 << 20) {
+            let bytes = self.driver.store.blobs().read(&file.digest)?.unwrap_or_default();
+            let says = &self.driver.project.manifest.project.license;
+            stage::check_license_text(path, &String::from_utf8_lossy(&bytes), says)?;
+        }
+        Ok(())
     }
 
     fn check_file(&mut self, path: &str, file: &TreeFile, tree: &Tree) -> Result<()> {

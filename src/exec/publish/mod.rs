@@ -9,6 +9,7 @@ mod dist;
 mod drift;
 mod intents;
 mod proof;
+mod results;
 
 pub use drift::drift_error;
 pub use intents::settle_intents;
