@@ -74,8 +74,8 @@ fn every_problem_of_a_front_matter_has_its_line_its_column_and_a_suggestion() {
     one("model_index: []\n", "3:1", "is spelled otherwise", "did you mean `model-index`?");
     one("tags: [a]\ntags: [b]\n", "4:1", "the key `tags` is there twice", "");
     one("tags: *x\n", "3:7", "no YAML", "");
-    one("tags: !!python/object/apply:os.system [ls]\n", "3:7", "tags (`!name`, `!!type`) are not read here", "");
-    one("x: !!str a\n", "3:4", "tags (`!name`", "");
+    one("tags: !!python/object/apply:os.system [ls]\n", "3:39", "tags (`!name`, `!!type`) are not read here", "");
+    one("x: !!str a\n", "3:10", "tags (`!name`", "");
     one("...\ny: 1\n", "4:1", "a second document follows", "");
 }
 
