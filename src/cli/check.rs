@@ -160,8 +160,7 @@ fn subjects(graph: &Graph, plan: &Plan, clause: &Clause, shard: Option<&str>) ->
         let about = graph.of(&artifact).iter().filter(|id| graph.node(**id).name.key.as_deref() == shard);
         for receipt in about.filter_map(|id| plan.settled[id.index()].as_ref()) {
             let Settled::Made(receipt) = receipt else { continue };
-            let fact = receipt.facts.values.get(&name[1..].join("."));
-            let subject = fact.and_then(|f| receipt.facts.subjects.get(f.of));
+            let subject = receipt.facts.subject_of(&name[1..].join("."));
             found.extend(subject.map(|s| format!("{}, {}", s.what, s.digest.short())));
         }
     }

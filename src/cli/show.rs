@@ -117,13 +117,15 @@ fn last_lines(history: &History, name: &NodeName) -> String {
                 output.digest.short()
             ));
         }
+        let of = |name: &str| {
+            let subject = last.facts.subject_of(name);
+            subject.map_or(String::new(), |s| format!(" (of {}, {})", s.what, s.digest.short()))
+        };
         for (name, fact) in &last.facts.values {
-            let of = last
-                .facts
-                .subjects
-                .get(fact.of)
-                .map_or(String::new(), |s| format!(" (of {}, {})", s.what, s.digest.short()));
-            out.push_str(&format!("    fact {name} = {}{of}\n", words::brief(&fact.value)));
+            out.push_str(&format!("    fact {name} = {}{}\n", words::brief(&fact.value), of(name)));
+        }
+        for (name, value) in &last.facts.volatile {
+            out.push_str(&format!("    fact {name} = {}{}, differs by run\n", words::brief(value), of(name)));
         }
     }
     out

@@ -56,6 +56,8 @@ pub struct Input {
 pub enum FactRead {
     /// All that are not volatile.
     All,
+    /// All that are not volatile, and what each was measured on.
+    AllOf,
     /// Those whose name is one of these, or lies in one of these groups.
     Names(BTreeSet<String>),
 }
@@ -64,7 +66,7 @@ impl FactRead {
     /// Whether the fact `name` is read.
     pub fn covers(&self, name: &str) -> bool {
         match self {
-            FactRead::All => true,
+            FactRead::All | FactRead::AllOf => true,
             FactRead::Names(names) => names.iter().any(|n| {
                 n == name
                     || (name.starts_with(n.as_str()) && name.as_bytes().get(n.len()) == Some(&b'.'))
@@ -86,10 +88,14 @@ impl FactRead {
     }
     /// The digests of what facts were measured on, where they are read.
     fn subjects(&self, facts: &Facts) -> Vec<(String, Value)> {
-        let FactRead::Names(names) = self else { return vec![] };
+        let names = match self {
+            FactRead::Names(names) => names.clone(),
+            FactRead::AllOf => facts.values.keys().map(|name| format!("{name}{SUBJECT}")).collect(),
+            FactRead::All => return vec![],
+        };
         let subject = |name: &String| {
-            let fact = facts.values.get(name.strip_suffix(SUBJECT)?)?;
-            Some((name.clone(), facts.subjects.get(fact.of)?.digest.hex().into()))
+            let fact = name.strip_suffix(SUBJECT)?;
+            Some((name.clone(), facts.subject_of(fact)?.digest.hex().into()))
         };
         names.iter().filter_map(subject).collect()
     }

@@ -33,7 +33,8 @@ pub struct Facts {
     pub subjects: Vec<Subject>,
     /// The facts by name; a dot in a name opens a group (`config.depth`).
     pub values: BTreeMap<String, Fact>,
-    /// Facts that change from run to run (seconds, host): never in a key unless named, never in the published record.
+    /// Facts that change from run to run (seconds, host): never in a key unless named, never in the published record. They
+    /// are of the first subject.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volatile: BTreeMap<String, Value>,
 }
@@ -48,13 +49,20 @@ impl Facts {
     pub fn set(&mut self, name: &str, value: impl Into<Value>, of: usize) {
         self.values.insert(name.into(), Fact { value: value.into(), of });
     }
-    /// Records a fact that changes from run to run.
+    /// Records a fact that changes from run to run, of the first subject.
     pub fn set_volatile(&mut self, name: &str, value: impl Into<Value>) {
         self.volatile.insert(name.into(), value.into());
     }
     /// A fact's value, a volatile one too.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.values.get(name).map(|f| &f.value).or_else(|| self.volatile.get(name))
+    }
+    /// What a fact was measured on; of a volatile one, the first subject.
+    pub fn subject_of(&self, name: &str) -> Option<&Subject> {
+        match self.values.get(name) {
+            Some(fact) => self.subjects.get(fact.of),
+            None => self.subjects.first().filter(|_| self.volatile.contains_key(name)),
+        }
     }
     /// The facts as a tree: `config.depth` becomes `{config: {depth: ..}}`. Where a name is both a value and a group,
     /// the group wins.

@@ -287,7 +287,7 @@ fn content_of_files(files: &BTreeMap<String, Digest>) -> Digest {
 }
 
 /// The content of an artifact: of one node its own, of a family the digest over its shards.
-fn family_content(graph: &Graph, artifact: &ArtifactName, settled: &[Option<Settled>]) -> Option<Digest> {
+pub fn family_content(graph: &Graph, artifact: &ArtifactName, settled: &[Option<Settled>]) -> Option<Digest> {
     let contents: Option<Vec<_>> = graph
         .of(artifact)
         .iter()

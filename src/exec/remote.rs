@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The public Hub.
-const PUBLIC: &str = "https://huggingface.co";
+pub const PUBLIC: &str = "https://huggingface.co";
 /// The word for the hub under cache/.
 pub const EMBEDDED: &str = "embedded";
 /// The variable with the token of `hub serve`: a word of its own, so that nobody's token for the live Hub is asked for.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `{{sha256 "model.safetensors"}}` | the digest of the file that is published under that path |
 //! | `{{subject generator.max_abs_diff}}` | what the fact was measured on, and the start of its BLAKE3 |
-//! | `{{measured_on latency.ms "onnx/model.onnx"}}` | the path, after a proof that the fact was measured on that very file |
+//! | `{{measured_on latency.picture_seconds "onnx/model.onnx"}}` | the path, after a proof that the fact was measured on that very file |
 //! | `{{recorded checkpoint.training_commit "training_commit"}}` | the fact and what records it; else the declared value and its source; else `not recorded` |
 //! | `{{gallery samples.shards "samples/" 2}}` | items of `widget` in the front matter: the first pictures of each label |
 //! | `{{literal "22M" "why"}}` | the first text, passed over by the card's lint |
@@ -108,13 +108,16 @@ impl Proofs {
     fn subject(&self, name: &str) -> Option<&Subject> {
         let (artifact, fact) = name.split_once('.')?;
         match self.facts.get(artifact)? {
-            FactSet::One(facts) => facts.subjects.get(facts.values.get(fact)?.of),
+            FactSet::One(facts) => facts.subject_of(fact),
             FactSet::Family(shards) => {
+                if let Some((index, fact)) = fact.strip_prefix("shards.").and_then(|rest| rest.split_once('.')) {
+                    return shards.get(index.parse::<usize>().ok()?)?.1.subject_of(fact);
+                }
                 let fact = fact
                     .split_once('.')
                     .filter(|(w, _)| crate::core::facts::is_family_word(w))
                     .map_or(fact, |(_, f)| f);
-                let all = shards.iter().map(|(_, facts)| facts.subjects.get(facts.values.get(fact)?.of));
+                let all = shards.iter().map(|(_, facts)| facts.subject_of(fact));
                 let all: Option<Vec<&Subject>> = all.collect();
                 let (first, rest) = all.as_deref()?.split_first()?;
                 rest.iter().all(|s| s == first).then_some(*first)
@@ -227,9 +230,13 @@ fn text<'a>(h: &'a Helper<'_>, at: usize) -> Option<&'a str> {
     h.param(at)?.value().as_str()
 }
 
-/// The dotted name of the first parameter.
+/// The dotted name of the first parameter; of an item of a block, from where the block took it (`ev.shards.0.fid`).
 fn fact(h: &Helper<'_>) -> Option<String> {
-    let path = h.param(0)?.relative_path()?;
+    let param = h.param(0)?;
+    if let Some(path) = param.context_path().filter(|path| !path.is_empty()) {
+        return Some(path.iter().map(|part| part.trim_matches(['[', ']'])).collect::<Vec<_>>().join("."));
+    }
+    let path = param.relative_path()?;
     Some(path.strip_prefix("@root.").unwrap_or(path).replace('/', "."))
 }
 

@@ -34,8 +34,8 @@ mod statistics;
 mod template;
 pub mod workspace;
 
-pub use card::check_links;
 pub use card::space::{check as check_space, sdk as space_sdk};
+pub use card::{check_license_text, check_links, is_license};
 pub use declare::{Texts, parts, texts_wanted};
 pub use outgoing::check_outgoing;
 pub use workspace::Workspace;

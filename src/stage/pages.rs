@@ -47,7 +47,7 @@ pub fn declare_reads(cx: &Declare<'_>, mut declaration: Declaration) -> Result<D
                 let error = at_word(path.as_str(), text, word, message);
                 return Err(match near {
                     Some(near) => error.hint(format!("did you mean `{near}`?")),
-                    None => error.hint("a figure that nothing measured cannot be on a card: measure it, declare it with its source, or take it out"),
+                    None => error.hint(NO_FIGURE),
                 });
             }
             note_read(reads.entry(root.into()).or_insert_with(|| Some(BTreeSet::new())), rest);
@@ -114,10 +114,18 @@ fn declare_proofs(
     text: &str,
 ) -> Result<Declaration> {
     for name in subjects {
-        let Some(fact) = fact_name(cx.manifest, &name[0], &name[1..]) else { continue };
-        if let Some((_, FactRead::Names(names), _)) = declaration.facts.iter_mut().find(|(a, ..)| a.as_str() == name[0])
-        {
-            names.insert(helpers::subject_name(&fact));
+        match fact_name(cx.manifest, &name[0], &name[1..]) {
+            Some(fact) => {
+                let mut facts = declaration.facts.iter_mut();
+                if let Some((_, FactRead::Names(names), _)) = facts.find(|(a, ..)| a.as_str() == name[0]) {
+                    names.insert(helpers::subject_name(&fact));
+                }
+            }
+            // the item of a block, or one of `shards`: of what is read as a whole, every subject is read
+            None => {
+                let whole = declaration.facts.iter_mut().filter(|(_, read, _)| *read == FactRead::All);
+                whole.for_each(|(_, read, _)| *read = FactRead::AllOf);
+            }
         }
     }
     helpers::declare_paths(cx, declaration, paths).map_err(|path| {
@@ -217,27 +225,57 @@ fn project(cx: &Declare<'_>) -> BTreeMap<String, Value> {
 
 /// Renders the template file under the role `template` of an action.
 pub fn render(action: &Action, text: &str, workspace: &Workspace) -> Result<String> {
-    let file = action.inputs.get("template").map_or("the template", |i| i.name.as_str());
-    let mut registry = Handlebars::new();
-    registry.set_strict_mode(true);
-    registry.register_escape_fn(handlebars::no_escape);
-    register_helpers(&mut registry);
-    helpers::register(&mut registry, helpers::Proofs::of(action, workspace)?);
-    let context = context(action, &workspace.facts);
-    registry.render_template(text, &context).map_err(|e| {
-        let (line, column) = (e.line_no.unwrap_or(1), e.column_no.unwrap_or(1));
-        let start = offset(text, line, column);
-        let place = |end| Place { file: file.into(), source: text.into(), start, end };
-        match e.reason() {
-            RenderErrorReason::MissingVariable(Some(name)) => Error::new(ErrorKind::Stage, format!("the template names `{name}`, which no fact, parameter or declared value gives"))
-                .at(place(start + 1))
-                .hint("a figure that nothing measured cannot be on a card: measure it, declare it with its source, or take it out"),
-            RenderErrorReason::TemplateError(e) => syntax_error(file, text, e),
-            RenderErrorReason::Other(why) => Error::new(ErrorKind::Stage, why.as_str()).at(place(start + 1)),
-            reason => Error::new(ErrorKind::Stage, format!("the template cannot be rendered: {reason}")).at(place(start + 1)),
-        }
-    })
+    Renderer::new(action, workspace)?.render(text)
 }
+
+/// Renders templates from what an action and its workspace hold.
+pub struct Renderer<'a> {
+    registry: Handlebars<'static>,
+    context: Json,
+    file: &'a str,
+}
+
+impl<'a> Renderer<'a> {
+    /// Reads the files that helpers name.
+    pub fn new(action: &'a Action, workspace: &Workspace) -> Result<Self> {
+        let file = action.inputs.get("template").map_or("the template", |i| i.name.as_str());
+        let mut registry = Handlebars::new();
+        registry.set_strict_mode(true);
+        registry.register_escape_fn(handlebars::no_escape);
+        register_helpers(&mut registry);
+        helpers::register(&mut registry, helpers::Proofs::of(action, workspace)?);
+        Ok(Renderer { registry, context: context(action, &workspace.facts), file })
+    }
+
+    /// Renders one more time, every value that is put in replaced by what `fill` makes of it.
+    pub fn render_as(&mut self, text: &str, fill: impl Fn(&str) -> String + Send + Sync + 'static) -> Result<String> {
+        self.registry.register_escape_fn(fill);
+        let rendered = self.render(text);
+        self.registry.register_escape_fn(handlebars::no_escape);
+        rendered
+    }
+
+    /// Renders.
+    pub fn render(&self, text: &str) -> Result<String> {
+        self.registry.render_template(text, &self.context).map_err(|e| {
+            let start = offset(text, e.line_no.unwrap_or(1), e.column_no.unwrap_or(1));
+            let place = Place { file: self.file.into(), source: text.into(), start, end: start + 1 };
+            match e.reason() {
+                RenderErrorReason::MissingVariable(Some(name)) => Error::stage(format!(
+                    "the template names `{name}`, which no fact, parameter or declared value gives"
+                ))
+                .at(place)
+                .hint(NO_FIGURE),
+                RenderErrorReason::TemplateError(e) => syntax_error(self.file, text, e),
+                RenderErrorReason::Other(why) => Error::stage(why.as_str()).at(place),
+                reason => Error::stage(format!("the template cannot be rendered: {reason}")).at(place),
+            }
+        })
+    }
+}
+
+const NO_FIGURE: &str =
+    "a figure that nothing measured cannot be on a card: measure it, declare it with its source, or take it out";
 
 fn context(action: &Action, facts: &BTreeMap<ArtifactName, FactSet>) -> Json {
     let mut root = Map::new();

@@ -26,7 +26,7 @@ fn project(card: &str, keys: &str) -> Project {
 }
 
 const RESULT: &str = "results = [{ task = \"image-classification\", dataset = { type = \"acme/set\", name = \"Set\" }, \
-    metric = \"accuracy\", value = \"evaluation.accuracy\" }]";
+    metric = \"accuracy\", value = \"evaluation.accuracy\", on = \"data.txt\" }]";
 
 /// A row of `rows`.
 pub fn a_figure_typed_next_to_a_fact_that_says_otherwise_is_refused_with_line_and_column() {
@@ -84,7 +84,7 @@ fn results_come_from_facts_and_stand_in_the_cards_model_index_and_in_eval_result
     assert!(card.contains("    metrics:\n    - type: \"accuracy\"\n      value: 0.93\n---\na\n"), "{card}");
 
     let eval = "[artifact.acme]\nkind = \"eval_results\"\nresults = [{ dataset = { id = \"acme/set\", task_id = \"all\" }, \
-        value = \"evaluation.accuracy\", date = \"declared.day\" }]\n";
+        value = \"evaluation.accuracy\", on = \"data.txt\", date = \"declared.day\" }]\n";
     let manifest = project.read("publish.toml").replace("[artifact.publish]", &format!("{eval}[artifact.publish]"));
     let manifest =
         manifest.replace("\"data.txt\" = \"data\"", "\"data.txt\" = \"data\", \".eval_results/acme.yaml\" = \"acme\"");
@@ -93,9 +93,117 @@ fn results_come_from_facts_and_stand_in_the_cards_model_index_and_in_eval_result
     let file = project.read("dist/.eval_results/acme.yaml");
     assert_eq!(file, "- dataset:\n    id: \"acme/set\"\n    task_id: \"all\"\n  value: 0.93\n  date: \"2025-09-30\"\n");
 
-    let typed = manifest.replace("value = \"evaluation.accuracy\" }]", "value = \"0.99\" }]");
+    let typed = manifest.replace("value = \"evaluation.accuracy\", on = \"data.txt\" }]", "value = \"0.99\" }]");
     project.write("publish.toml", &typed);
     project.run(&["plan"]).code(2).says("a typed figure");
+}
+
+#[test]
+fn a_result_is_of_a_published_file_and_of_one_value() {
+    let project = project("a", RESULT);
+    let manifest = project.read("publish.toml");
+    // what the command was given is not told apart, and nobody says which of it was measured
+    project.write("publish.toml", &manifest.replace(", on = \"data.txt\"", ""));
+    project.run(&[]).code(1).says("`evaluation.accuracy` was measured on").says("not in the published tree");
+    project.write("publish.toml", &manifest.replace("on = \"data.txt\"", "on = \"nope.txt\""));
+    project.run(&["plan"]).code(2).says("`nope.txt`, which no upload publishes");
+    let again = RESULT.replace("results = [", "").replace("}]", "}");
+    project.write("publish.toml", &manifest.replace("results = [", &format!("results = [{again}, ")));
+    project.run(&["plan"]).code(2).says("two results are of one task, dataset and metric");
+    project.write("publish.toml", &manifest);
+    project.run(&[]).code(0);
+
+    // a report binds its figures to one file, whose digest is published or not; a frozen one stays of the file before
+    let report = "[artifact.evaluation]\nkind = \"report\"\npath = \"r.json\"\nfrozen = true\n\
+        schema = { accuracy = \"number\" }\nsubject = { of = \"OF\", key = \"sha256\" }\n[artifact.data]";
+    let (before, _) = manifest.split_once("[artifact.evaluation]").expect("a table");
+    let (_, after) = manifest.split_once("[artifact.data]").expect("a table");
+    let with = |of: &str| {
+        let text = format!("{before}{}{after}", report.replace("OF", of)).replace(", on = \"data.txt\"", "");
+        project.write("publish.toml", &text);
+        let sha256 = hfbuild::core::record::hub_digests(project.read(of).as_bytes()).sha256;
+        project.write("r.json", &format!("{{\"accuracy\": 0.5, \"sha256\": \"{sha256}\"}}"));
+    };
+    project.write("other.txt", "2\n");
+    with("data.txt");
+    project.run(&["--force", "evaluation"]).code(0);
+    project.run(&[]).code(0);
+    assert!(project.read("dist/README.md").contains("value: 0.5"));
+    project.write("data.txt", "3\n");
+    project.run(&[]).code(1).says("`evaluation.accuracy` was measured on `data.txt`").says("not in the published tree");
+    with("other.txt");
+    project.run(&["--force", "evaluation"]).code(1).says("`evaluation.accuracy` was measured on `other.txt`");
+}
+
+#[test]
+fn each_shard_of_a_block_has_its_own_subject() {
+    let tables = "[params]\nitems = [\"a\", \"b\"]\n[artifact.ev]\nkind = \"command\"\neach = \"params.items\"\n\
+        run = [\"sh\", \"-c\", \"echo '{\\\"fid\\\": 2}' > {out}\"]\noutputs = [\"{each}.json\"]\nfacts_file = \"{each}.json\"\n\
+        inputs = { model = \"m/{each}.txt\" }\n[artifact.card]\nkind = \"card\"\ntemplate = \"card.md.hbs\"\nfacts = [\"ev\"]\n\
+        [artifact.publish]\nkind = \"upload\"\nfiles = { \"README.md\" = \"card\" }\n";
+    let project = Project::with(&format!("{HEAD}{tables}"));
+    project.write("m/a.txt", "1\n");
+    project.write("m/b.txt", "2\n");
+    let card = "{{#each ev.shards as |s|}}\n{{s.key}} {{s.fid}} {{subject s.fid}}\n{{/each}}\n";
+    project.write("card.md.hbs", &format!("---\nlicense: mit\n---\n{card}"));
+    project.run(&[]).code(0);
+    let said = |key: &str| {
+        let card = project.read("dist/README.md");
+        let line =
+            card.lines().find(|line| line.starts_with(&format!("{key} 2 m/{key}.txt, BLAKE3 "))).map(String::from);
+        line.unwrap_or_else(|| panic!("{card}"))
+    };
+    let (a, b) = (said("a"), said("b"));
+    assert_ne!(a[2..], b[2..]);
+    // the subject is in the key: the fact stays as it is
+    project.write("m/b.txt", "3\n");
+    project.run(&[]).code(0);
+    assert!(said("a") == a && said("b") != b);
+}
+
+#[test]
+fn a_template_with_line_ends_of_windows_makes_the_same_card() {
+    let project = project("a", "");
+    project.run(&[]).code(0);
+    let (card, template) = (project.read("dist/README.md"), project.read("card.md.hbs"));
+    project.write("card.md.hbs", &template.replace('\n', "\r\n"));
+    project.run(&[]).code(0);
+    assert_eq!(project.read("dist/README.md"), card);
+}
+
+#[test]
+fn a_text_that_is_filled_into_the_front_matter_is_one_scalar() {
+    let project = project("a", "");
+    let with = |line: &str, note: &str| {
+        project.write("note.json", &serde_json::json!({ "note": note }).to_string());
+        project.write("eval.sh", "cat note.json > evaluation.json\n");
+        project.write("card.md.hbs", &format!("---\nlicense: mit\n{line}\n---\na\n"));
+    };
+    let manifest =
+        project.read("publish.toml").replace("data = \"data.txt\"", "data = \"data.txt\", note = \"note.json\"");
+    project.write("publish.toml", &manifest);
+    with("x: {{evaluation.note}}", "a\nbase_model: me/q");
+    project.run(&[]).code(1).says("is more than one line").says("{{yaml NAME}}");
+    with("x: { y: {{evaluation.note}} }", "a, z: b");
+    project.run(&[]).code(1).says("adds keys or items").says("{{yaml NAME}}");
+    with("x: {{yaml evaluation.note}}", "a\nbase_model: me/q");
+    project.run(&[]).code(0);
+    assert!(project.read("dist/README.md").contains("x: \"a\\nbase_model: me/q\"\n"));
+    with("x: {{evaluation.note}}", "a, z, c");
+    project.run(&[]).code(0);
+}
+
+#[test]
+fn a_licence_text_is_known_by_any_of_its_names_and_whoever_made_it() {
+    let tables = "[artifact.terms]\nkind = \"command\"\nrun = [\"cp\", \"{in.text}\", \"{out}\"]\n\
+        inputs = { text = \"terms.txt\" }\noutputs = [\"out.txt\"]\n[artifact.card]\nkind = \"card\"\ntemplate = \"card.md.hbs\"\n\
+        [artifact.publish]\nkind = \"upload\"\nfiles = { \"README.md\" = \"card\", \"NAME\" = \"terms\" }\n";
+    for name in ["license", "LICENSE.txt", "COPYING"] {
+        let project = Project::with(&format!("{HEAD}{tables}").replace("NAME", name));
+        project.copy(&root().join("LICENSE"), "terms.txt");
+        project.write("card.md.hbs", "---\nlicense: mit\n---\na\n");
+        project.run(&[]).code(1).says("license `mit`").says(&format!("`{name}` is the text of `apache-2.0`"));
+    }
 }
 
 #[test]

@@ -177,12 +177,14 @@ fn latency_is_measured_once_and_stands_on_a_card_that_names_it() {
     project.write(
         "card.hbs",
         "---\nlicense: mit\n---\n{{sci speed.picture_seconds}} s a picture (batch {{speed.batch}}, {{speed.threads}} thread, \
-         {{speed.forwards}} forwards of {{speed.rows}} rows, {{sci speed.forward_seconds}} s each, {{speed.runtime}})\n",
+         {{speed.forwards}} forwards of {{speed.rows}} rows, {{sci speed.forward_seconds}} s each, {{speed.runtime}})\n\
+         {{measured_on speed.picture_seconds \"model.onnx\"}} {{subject speed.picture_seconds}}\n",
     );
     project.run(&[]).code(0);
     let card = project.read("dist/README.md");
     assert!(card.contains("(batch 2, 1 thread, 12 forwards of 4 rows, ") && card.contains("rten 0."), "{card}");
     assert!(!project.read("dist/provenance.json").contains("forward_seconds\": {"));
+    project.run(&["explain", "speed"]).code(0).prints("fact picture_seconds = ").prints("(of noise.onnx, ");
     project.run(&[]).code(0).says("ran 0 stages").says("remote unchanged");
     assert_eq!((project.commits("me/speed"), project.read("dist/README.md")), (1, card));
 }

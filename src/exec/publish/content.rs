@@ -22,6 +22,7 @@ impl Publisher<'_, '_> {
     /// All that can be refused before anything on the Hub is touched; what the Hub is to be asked of each file.
     pub(super) async fn check_tree(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Preupload>> {
         self.check_trained()?;
+        super::results::check(&self.driver.project.graph, &self.driver.settled, tree)?;
         let asked = self.check_content(tree, changes)?;
         self.check_card(tree).await?;
         Ok(asked)
@@ -42,7 +43,11 @@ impl Publisher<'_, '_> {
         if self.remote.target.kind == RepoKind::Space.word() {
             stage::check_space(&text, &self.driver.project.manifest.project.license, &exists)?;
         } else if self.is_card() {
-            stage::check_links(&text, &exists)?;
+            let web = self.remote.repo.web_path();
+            let repos = [crate::exec::remote::PUBLIC, &self.remote.target.endpoint, ""].map(|at| format!("{at}/{web}"));
+            let paths: Vec<&str> = tree.keys().map(String::as_str).collect();
+            stage::check_links(&text, &repos, &paths)?;
+            self.check_licenses(tree)?;
         }
         let kind = RepoKind::from_word(&self.remote.target.kind).unwrap_or(RepoKind::Model);
         let Some(report) = self.remote.client.validate_yaml(&text, kind).await? else { return Ok(()) };
@@ -62,6 +67,16 @@ impl Publisher<'_, '_> {
         let readme = files.iter().filter(|(path, ..)| path == "README.md");
         let makers = readme.flat_map(|(_, _, artifact, _)| graph.of(artifact));
         makers.filter_map(|id| graph.stage(*id)).any(|stage| stage.kind == "card")
+    }
+
+    /// The files of the tree with a licence's name, whoever made them, against the manifest's licence.
+    fn check_licenses(&self, tree: &Tree) -> Result<()> {
+        for (path, file) in tree.iter().filter(|(path, file)| stage::is_license(path) && file.size < 1 << 20) {
+            let bytes = self.driver.store.blobs().read(&file.digest)?.unwrap_or_default();
+            let says = &self.driver.project.manifest.project.license;
+            stage::check_license_text(path, &String::from_utf8_lossy(&bytes), says)?;
+        }
+        Ok(())
     }
 
     fn check_file(&mut self, path: &str, file: &TreeFile, tree: &Tree) -> Result<()> {

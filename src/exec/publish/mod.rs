@@ -10,6 +10,7 @@ mod drift;
 mod intents;
 mod proof;
 mod propose;
+mod results;
 pub mod rollback;
 mod tag;
 

@@ -10,7 +10,9 @@ use super::yaml::{self, Data, Node};
 use crate::core::error::{Error, ErrorKind, Place, Result};
 use crate::core::manifest::dom::join;
 use crate::core::name::nearest;
-use std::sync::Arc;
+use crate::stage::pages::Renderer;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// The Hub's pipeline tags.
 const PIPELINE_TAGS: &str = include_str!("../pipeline_tags.txt");
@@ -51,11 +53,53 @@ pub struct Front {
     pub end: usize,
 }
 
+/// The fence of a front matter: a line of its own, before and after.
+const FENCE: &str = "---";
+
+/// Where the YAML of the front matter ends, at its closing `---`; it begins at byte 4. The error is told of the text as
+/// `README.md`.
+fn bounds(text: &str) -> Result<usize> {
+    let hint = "a card starts with `---`, YAML, and `---`, each `---` a line of its own";
+    let wrong = |message: &str, start: usize, end: usize| {
+        Err(Error::stage(message).at(place(&text.into(), start, end)).hint(hint))
+    };
+    let first = text.lines().next().unwrap_or_default();
+    let blank = text.len() - text.trim_start().len();
+    if let Some(rest) = text.strip_prefix('\u{feff}').filter(|rest| rest.starts_with(FENCE)) {
+        return wrong("a byte order mark stands before the card's front matter", 0, text.len() - rest.len());
+    }
+    if first != FENCE && first.trim_end() == FENCE {
+        return wrong("a space stands behind the `---` that opens the card's front matter", 3, first.len());
+    }
+    if first != FENCE && text.trim_start().starts_with(FENCE) {
+        return wrong("an empty line, or a space, stands before the card's front matter", 0, blank.max(1));
+    }
+    if first != FENCE {
+        return Err(Error::stage("the card has no front matter").hint(hint));
+    }
+    let mut at = 4;
+    for line in text.get(4..).unwrap_or_default().split_inclusive('\n') {
+        let bare = line.strip_suffix('\n').unwrap_or(line);
+        if bare == FENCE {
+            return Ok(at);
+        }
+        if bare.trim_end() == FENCE {
+            return wrong(
+                "a space stands behind the `---` that closes the card's front matter",
+                at + 3,
+                at + bare.len(),
+            );
+        }
+        at += line.len();
+    }
+    wrong("the card's front matter is never closed: there is no second `---`", 0, 3)
+}
+
 /// Reads the front matter between the two `---` lines at the top of a card.
 pub fn read(text: &str) -> Result<Front> {
-    let missing = || Error::stage("the card has no front matter").hint("a card starts with `---`, YAML, and `---`");
-    let rest = text.strip_prefix("---\n").ok_or_else(missing)?;
-    let end = if rest.starts_with("---") { 0 } else { 1 + rest.find("\n---").ok_or_else(missing)? };
+    let end = bounds(text)?;
+    let rest = &text[4..];
+    let end = end - 4;
     let root = yaml::parse(&rest[..end], 4).map_err(|wrong| {
         let message = format!("the card's front matter is no YAML: {}", wrong.message);
         Error::stage(message).at(place(&text.into(), wrong.at, wrong.at + 1))
@@ -92,6 +136,9 @@ pub fn check_static(file: &str, template: &str, license: &str) -> Result<()> {
     let source: Arc<str> = template.into();
     let mut at = 4;
     let mut problems = Vec::new();
+    // a first line that is filled in may open it
+    let opening = bounds(template).err().filter(|e| e.place().is_some() && !template.contains("{{#"));
+    problems.extend(opening);
     for line in template.strip_prefix("---\n").into_iter().flat_map(str::lines).take_while(|line| *line != "---") {
         let is_static = |key: &&str| line.strip_prefix(*key).is_some_and(|rest| rest.starts_with(':'));
         if STATIC.iter().any(is_static) && !line.contains("{{") {
@@ -113,6 +160,38 @@ pub fn check_static(file: &str, template: &str, license: &str) -> Result<()> {
         None => error,
     };
     if problems.is_empty() { Ok(()) } else { Err(join(problems.into_iter().map(in_template).collect())) }
+}
+
+/// Checks that what is filled into a template's front matter leaves its lists and mappings as the template has them: that
+/// every value is one YAML scalar.
+///
+/// # Errors
+/// A value of several lines, or one that adds a key or an item.
+pub fn check_filled(template: &str, renderer: &mut Renderer<'_>) -> Result<()> {
+    let Ok(end) = bounds(template) else { return Ok(()) };
+    let yaml = &template[4..end];
+    if handlebars::Template::compile(yaml).is_err() {
+        return Ok(()); // a block that ends below the front matter: its parts cannot be rendered alone
+    }
+    let hint = "write `{{yaml NAME}}`: then it is quoted";
+    let lines = Arc::new(Mutex::new(None));
+    let (count, found) = (AtomicUsize::new(0), lines.clone());
+    let plain = renderer.render_as(yaml, move |value| {
+        if let (true, Ok(mut found)) = (value.contains(['\n', '\r']), found.lock()) {
+            *found = Some(value.to_string());
+        }
+        format!("x{}", count.fetch_add(1, Ordering::Relaxed))
+    })?;
+    if let Some(value) = lines.lock().ok().and_then(|found| found.clone()) {
+        let message = format!("`{}` is filled into the front matter, and is more than one line", value.escape_debug());
+        return Err(Error::stage(message).hint(hint));
+    }
+    let filled = renderer.render(yaml)?;
+    let (Ok(plain), Ok(filled)) = (yaml::parse(&plain, 0), yaml::parse(&filled, 0)) else { return Ok(()) };
+    if plain.is_shaped_as(&filled) {
+        return Ok(());
+    }
+    Err(Error::stage("what is filled into the front matter adds keys or items to it").hint(hint))
 }
 
 struct Check<'a> {
@@ -268,7 +347,7 @@ impl Check<'_> {
     /// A URL, or a path that will be in the published tree.
     fn link(&mut self, key: &str, node: &Node) {
         let Some(text) = self.text(key, node) else { return };
-        match super::links::local(text) {
+        match super::links::local(text, &[]) {
             Some(path) if !(self.known)(&path) => {
                 let message = format!("{key} is `{path}`, which is not in the published tree");
                 self.problem(node, message, "publish it under that path, or write a URL");

@@ -4,6 +4,7 @@
 //! clock. Formats: <https://github.com/huggingface/hub-docs/blob/main/modelcard.md> (`model-index`) and the Hub's
 //! documentation of evaluation results (`.eval_results/*.yaml`).
 
+use super::yaml;
 use crate::core::action::{Action, Declaration, FactRead, Shape};
 use crate::core::error::{Error, Result};
 use crate::core::facts::{FactSet, Facts, is_family_word};
@@ -12,7 +13,7 @@ use crate::core::manifest::dom::Node;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::{ArtifactName, nearest};
 use crate::core::value::Value;
-use crate::stage::{Declare, Kind, Workspace, check_fact, pages, param, text_param};
+use crate::stage::{Declare, Kind, Workspace, check_fact, helpers, pages, param, text_param};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SOURCE: FieldType = FieldType::Table(&[
@@ -35,6 +36,7 @@ const RESULT: FieldType = FieldType::Table(&[
     Field::required("metric", FieldType::Text, "the metric's type, e.g. `accuracy`"),
     Field::required("value", FieldType::Text, "the fact that is the value, e.g. `evaluation.accuracy`"),
     Field::optional("name", FieldType::Text, "the metric's name for people"),
+    Field::optional("on", FieldType::Text, "the published file that was measured, where the stage was given several"),
     Field::optional("source", SOURCE, "where the evaluation can be looked up"),
 ]);
 const EVALUATION: FieldType = FieldType::Table(&[
@@ -48,6 +50,7 @@ const EVALUATION: FieldType = FieldType::Table(&[
         "the benchmark",
     ),
     Field::required("value", FieldType::Text, "the fact that is the value, e.g. `evaluation.accuracy`"),
+    Field::optional("on", FieldType::Text, "the published file that was measured, where the stage was given several"),
     Field::optional(
         "date",
         FieldType::Text,
@@ -121,8 +124,15 @@ pub fn declare(cx: &Declare<'_>, mut declaration: Declaration) -> Result<Declara
     if items.is_empty() {
         return Err(cx.error("results", "`results` is empty"));
     }
-    for item in items {
+    for (at, item) in items.iter().enumerate() {
         let table = item.as_table();
+        check_on(cx, table.and_then(|t| t.get("on")))?;
+        let what = asked(item);
+        if items[..at].iter().any(|other| asked(other) == what) {
+            let message = "two results are of one task, dataset and metric: which one is it?";
+            let hint = "keep one; where both are true, tell them apart by `name`, or the dataset's `config` or `split`";
+            return Err(cx.manifest.source.error(item.span.clone(), message).hint(hint));
+        }
         for key in ["value", "date"] {
             if let Some(node) = table.and_then(|t| t.get(key)) {
                 declare_name(cx, node, key, &mut declaration)?;
@@ -131,6 +141,26 @@ pub fn declare(cx: &Declare<'_>, mut declaration: Declaration) -> Result<Declara
     }
     let value = node.to_value().unwrap_or(Value::Null);
     Ok(declaration.param("results", value))
+}
+
+/// What a result answers: everything but its value, where it comes from, and what was measured.
+fn asked(item: &Node) -> Value {
+    let mut value = item.to_value().unwrap_or(Value::Null);
+    if let Value::Map(map) = &mut value {
+        map.retain(|key, _| ["task", "dataset", "metric", "name"].contains(&key.as_str()));
+    }
+    value
+}
+
+/// `on` names a path that is published.
+fn check_on(cx: &Declare<'_>, node: Option<&Node>) -> Result<()> {
+    let Some((path, node)) = node.and_then(|node| Some((node.as_text()?, node))) else { return Ok(()) };
+    if helpers::published(cx.manifest, path).is_some() {
+        return Ok(());
+    }
+    let message = format!("`on` names the path `{}`, which no upload publishes", path.escape_debug());
+    let hint = "paths here are those of the repository: the keys of `files` of the upload";
+    Err(cx.manifest.source.error(node.span.clone(), message).hint(hint))
 }
 
 /// `artifact.fact`, and for a date also `declared.NAME`.
@@ -182,7 +212,7 @@ pub fn add_read(
     let names: BTreeSet<String> = names.into_iter().collect();
     match declaration.facts.iter_mut().find(|(a, ..)| a == artifact) {
         Some((_, FactRead::Names(known), _)) => known.extend(names),
-        Some((_, FactRead::All, _)) => {}
+        Some((_, FactRead::All | FactRead::AllOf, _)) => {}
         None => declaration.facts.push((artifact.clone(), FactRead::Names(names), span)),
     }
 }
@@ -265,7 +295,7 @@ fn find(set: &FactSet, fact: &str) -> Option<Value> {
 
 fn number(value: &Value, result: &BTreeMap<String, Value>) -> Result<String> {
     match value {
-        Value::Int(_) | Value::Float(_) => Ok(value.to_json().to_string()),
+        Value::Int(_) | Value::Float(_) => Ok(yaml::number(&value.to_json().to_string())),
         other => Err(Error::stage(format!(
             "`{}` is {}, and a result's value is a number",
             result.get("value").and_then(Value::as_text).unwrap_or_default(),

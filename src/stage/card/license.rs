@@ -5,7 +5,14 @@
 
 use regex::Regex;
 
-/// Names under which a licence's text is looked for, in the published tree and in the project's root.
+/// Whether a path at the top of the published tree has a licence's name, in any case and with any ending.
+pub fn is_file(path: &str) -> bool {
+    let lower = path.to_lowercase();
+    let stem = lower.split('.').next().unwrap_or_default();
+    !path.contains('/') && ["license", "licence", "copying", "unlicense"].contains(&stem)
+}
+
+/// Names under which a licence's text is looked for in the project's root, where none is published.
 pub const FILES: [&str; 8] =
     ["LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "LICENCE.md", "LICENCE.txt", "COPYING", "UNLICENSE"];
 
@@ -117,6 +124,8 @@ mod tests {
         let lgpl = "GNU LESSER GENERAL PUBLIC LICENSE\n Version 3, 29 June 2007 ... the GNU General Public License";
         assert_eq!(of_text(lgpl), Some("lgpl-3.0"));
         assert_eq!(of_text("All rights reserved."), None);
+        let names = ["LICENSE", "license", "Licence.md", "LICENSE.txt", "COPYING", "COPYING.txt"];
+        assert!(names.iter().all(|name| is_file(name)) && !is_file("licenses.csv") && !is_file("third_party/LICENSE"));
         assert!(agree("bsd", "bsd-2-clause") && agree("other", "mit") && agree("Apache-2.0", "apache-2.0"));
         assert!(!agree("apache-2.0", "mit"));
     }

@@ -15,7 +15,7 @@ mod yaml;
 
 pub use index::EvalResults;
 
-use super::{Declare, Kind, Workspace, check_fact, helpers, param, template, text_param};
+use super::{Declare, Kind, Workspace, check_fact, helpers, pages, param, template, text_param};
 use crate::core::action::{Action, Declaration};
 use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
@@ -48,7 +48,7 @@ impl Kind for Card {
         let declaration = template::declare(cx, "card", self.version(), Some("README.md"))?;
         let path = cx.path("template")?;
         if let Some(Some(text)) = cx.texts.get(path.as_str()) {
-            front::check_static(path.as_str(), text, &cx.manifest.project.license)?;
+            front::check_static(path.as_str(), &unix(text), &cx.manifest.project.license)?;
         }
         let published = cx.manifest.artifacts.iter().filter(|s| s.kind == super::UPLOAD.name);
         let mut tree: Vec<String> = published
@@ -74,15 +74,19 @@ impl Kind for Card {
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
         let license = text_param(action, "license")?;
         let file = workspace.file("template")?.path.clone();
-        lint::check(&file, &template::source(workspace)?, &action.facts, license)?;
-        let text = with_results(template::rendered(action, workspace)?, &index::model_index(action, workspace)?)?;
+        let template = unix(&template::source(workspace)?);
+        lint::check(&file, &template, &action.facts, license)?;
+        let mut renderer = pages::Renderer::new(action, workspace)?;
+        let text = unix(&renderer.render(&template)?);
+        front::check_filled(&template, &mut renderer)?;
+        let text = with_results(text, &index::model_index(action, workspace)?)?;
         let tree: Vec<&str> =
             param(action, "tree")?.as_list().unwrap_or_default().iter().filter_map(Value::as_text).collect();
-        let known = |path: &str| tree.iter().any(|t| *t == path || (t.ends_with('/') && path.starts_with(t)));
+        let known = |path: &str| links::is_in(tree.iter().copied(), path);
         let source: Arc<str> = text.as_str().into();
         let front = front::read(&text)?;
         front::check(&source, &front, license, &known)?;
-        let links = links::all(&text, &front);
+        let links = links::all(&text, &front, &[]);
         if let Some(bad) = links.iter().find(|link| !known(&link.path)) {
             return Err(links::dangling(&source, bad));
         }
@@ -110,10 +114,16 @@ fn with_results(text: String, results: &str) -> Result<String> {
     Ok(format!("{before}{results}{after}"))
 }
 
-/// Checks the links of a card against the very tree that would be published.
-pub fn check_links(text: &str, exists: &dyn Fn(&str) -> bool) -> Result<()> {
+/// A text whose lines end as on Unix.
+fn unix(text: &str) -> String {
+    text.replace("\r\n", "\n")
+}
+
+/// Checks the links of a card against the paths of the very tree that would be published. `repos`: URLs of the repo, without
+/// a slash at the end, below which links are its own.
+pub fn check_links(text: &str, repos: &[String], tree: &[&str]) -> Result<()> {
     let front = front::read(text)?;
-    match links::all(text, &front).iter().find(|link| !exists(&link.path)) {
+    match links::all(text, &front, repos).iter().find(|link| !links::is_in(tree.iter().copied(), &link.path)) {
         Some(bad) => Err(links::dangling(&text.into(), bad)),
         None => Ok(()),
     }
@@ -131,11 +141,29 @@ pub fn license_files(manifest: &Manifest) -> Vec<RelPath> {
         let paths = spec.texts("paths");
         paths.iter().find_map(|(path, _)| path.parse().ok().filter(|_| paths.len() == 1))
     };
-    let published: Vec<RelPath> = license::FILES.iter().filter_map(|name| source(name)).collect();
+    let paths = manifest.artifacts.iter().filter(|s| s.kind == super::UPLOAD.name).flat_map(|s| s.map("files"));
+    let paths = paths.map(|(path, ..)| path).filter(|path| license::is_file(path));
+    let published: Vec<RelPath> = paths.filter_map(|path| source(&path)).collect();
     match published.is_empty() {
         true => license::FILES.iter().filter_map(|name| name.parse().ok()).collect(),
         false => published,
     }
+}
+
+/// Refuses a file that is about to be published under a licence's name and is the text of another than the manifest's.
+pub fn check_license_text(path: &str, text: &str, says: &str) -> Result<()> {
+    match license::of_text(text).filter(|found| license::is_file(path) && !license::agree(says, found)) {
+        Some(found) => {
+            Err(Error::stage(format!("the manifest says license `{says}`, and `{path}` is the text of `{found}`"))
+                .hint(format!("write `license = \"{found}\"` in [project], or publish the text of `{says}`")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether a path of the tree has a name under which people look for a licence.
+pub fn is_license(path: &str) -> bool {
+    license::is_file(path)
 }
 
 /// The manifest's licence against the licence's text.

@@ -33,13 +33,13 @@ fn one(yaml: &str, place: &str, message: &str, hint: &str) {
 #[test]
 fn links_of_text_html_and_gallery_are_found_and_urls_are_not() {
     let front = front::read(CARD).unwrap();
-    let links = links::all(CARD, &front);
+    let links = links::all(CARD, &front, &[]);
     let paths: Vec<_> = links.iter().map(|l| l.path.as_str()).collect();
     assert_eq!(paths, ["config.json", "grid.png", "samples/a/0.png"]);
-    let error = check_links(CARD, &|path| path != "grid.png").unwrap_err();
+    let error = check_links(CARD, &[], &["config.json", "samples/a/0.png"]).unwrap_err();
     assert!(error.message().contains("`grid.png`"), "{error}");
     let place = error.place().unwrap();
-    assert_eq!(&CARD[place.start..place.end], "<img src=\"grid.png\">");
+    assert_eq!(&CARD[place.start..place.end], "grid.png");
 }
 
 #[test]
@@ -74,6 +74,9 @@ fn every_problem_of_a_front_matter_has_its_line_its_column_and_a_suggestion() {
     one("model_index: []\n", "3:1", "is spelled otherwise", "did you mean `model-index`?");
     one("tags: [a]\ntags: [b]\n", "4:1", "the key `tags` is there twice", "");
     one("tags: *x\n", "3:7", "no YAML", "");
+    one("tags: !!python/object/apply:os.system [ls]\n", "3:39", "tags (`!name`, `!!type`) are not read here", "");
+    one("x: !!str a\n", "3:10", "tags (`!name`", "");
+    one("...\ny: 1\n", "4:1", "a second document follows", "");
 }
 
 #[test]
@@ -86,6 +89,7 @@ fn a_model_index_of_the_wrong_shape_is_refused_where_it_is_wrong() {
     one(&index("high", "{type: d, name: D}"), "8:32", "takes a number, not a text", "");
     one(&index("'0.5'", "{type: d, name: D}"), "8:32", "takes a number, not a text", "");
     one(&index("0.5", "{type: d}"), "7:14", "lacks `name`", "");
+    one(&index("1e-9", "{type: d, name: D}"), "8:32", "takes a number, not a text", "");
     one("model-index:\n- name: m\n", "4:3", "lacks `results`", "");
 }
 
@@ -112,4 +116,71 @@ fn results_are_added_to_the_front_matter_and_not_twice() {
     assert!(text.contains("url: samples/a/0.png\nmodel-index:\n- name: \"m\"\n---\n# A\n"), "{text}");
     assert!(with_results(text, results).unwrap_err().message().contains("`model-index`"));
     assert_eq!(with_results(CARD.into(), "").unwrap(), CARD);
+}
+
+#[test]
+fn a_number_of_results_is_one_to_yaml_1_1_too() {
+    let written = ["1e-9", "1.5e300", "1e+20", "0.93", "7"].map(yaml::number);
+    assert_eq!(written, ["1.0e-9", "1.5e+300", "1.0e+20", "0.93", "7"]);
+}
+
+/// The paths that a card's body links to, of the repo `https://hub/me/p`.
+fn links_of(body: &str) -> Vec<String> {
+    let text = format!("---\nlicense: mit\n---\n{body}\n");
+    let repos = ["https://hub/me/p".to_string(), "/me/p".into()];
+    links::all(&text, &front::read(&text).unwrap(), &repos).into_iter().map(|link| link.path).collect()
+}
+
+#[test]
+fn html_links_are_found_however_they_are_written() {
+    for html in [
+        "<img src='n.png'>",
+        "<img src=n.png>",
+        "<IMG SRC=\"n.png\">",
+        "<img src = \"n.png\">",
+        "a <img src='n.png'> b",
+        "<p>\n<img\n  width=3\n  src='n.png'>\n</p>",
+        "<source srcset=\"n.png 2x\">",
+        "<video poster=n.png></video>",
+    ] {
+        assert_eq!(links_of(html), ["n.png"], "{html}");
+    }
+    assert_eq!(links_of("<img srcset='a.png 1x, b.png 2x'>"), ["a.png", "b.png"]);
+    assert_eq!(links_of("[a](/nope.txt) ![a](/s/nope.png)"), ["/nope.txt", "/s/nope.png"]);
+    let text = "---\nlicense: mit\nwidget:\n- src: s/x.png\n---\n";
+    assert_eq!(links::all(text, &front::read(text).unwrap(), &[])[0].path, "s/x.png");
+}
+
+#[test]
+fn a_full_url_into_the_very_repo_is_a_link_into_the_tree() {
+    let body = "[a](https://hub/me/p/resolve/main/n.txt) ![b](https://hub/me/p/blob/main/a%20b.png?raw=true) \
+                [c](//hub/me/p/raw/main/c) [d](/me/p/blob/main/d)";
+    assert_eq!(links_of(body), ["n.txt", "a b.png", "c", "d"]);
+    assert_eq!(links_of("[a](https://hub/me/p) [b](https://hub/me/pq/blob/main/x) [c](/me/other)"), [""; 0]);
+}
+
+#[test]
+fn what_leads_elsewhere_is_no_link_into_the_tree_and_paths_are_read_as_a_browser_reads_them() {
+    let elsewhere = "<a@b.co> [t](tel:1) [j](javascript:void) <!-- <img src=\"n.png\"> --> [r](.) [g](.gitattributes) \
+                     <div data-src='n.png'></div> x[^1]\n\n[^1]: see\n\n<!--\n[a](n.txt)\n-->";
+    assert_eq!(links_of(elsewhere), [""; 0]);
+    assert_eq!(links_of("[a](s/../ev.json) [b](./d%2Etxt) [c](s/a/) [d](../x)"), ["ev.json", "d.txt", "s/a", "../x"]);
+    assert!(links::is_in(["s/a/b.txt"].into_iter(), "s/a") && links::is_in(["s/"].into_iter(), "s/a/b.txt"));
+    assert!(!links::is_in(["s/a/b.txt"].into_iter(), "s/b") && !links::is_in(["a"].into_iter(), ""));
+}
+
+#[test]
+fn a_front_matter_that_does_not_open_or_close_is_told_with_its_place() {
+    for (text, at, message) in [
+        ("\u{feff}---\nlicense: mit\n---\n", 0, "a byte order mark"),
+        ("\n---\nlicense: mit\n---\n", 0, "an empty line"),
+        ("--- \nlicense: mit\n---\n", 3, "behind the `---` that opens"),
+        ("---\nlicense: mit\n--- \n", 20, "behind the `---` that closes"),
+        ("---\nlicense: mit\n# a\n", 0, "never closed"),
+    ] {
+        for error in [front::read(text).err().unwrap(), front::check_static("c.hbs", text, "mit").unwrap_err()] {
+            assert!(error.message().contains(message), "{error}");
+            assert_eq!(error.place().unwrap().start, at, "{text:?}");
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! The front matter's YAML as a tree with a place on every key and value, from the events of `yaml-rust2`'s parser.
 //!
 //! Knows YAML; does not know what any key means. Refuses what a card has no use for: aliases (which can grow without
-//! bound), keys that are no text, a key that comes twice.
+//! bound), keys that are no text, a key that comes twice, tags (which a Python
+//! reader may run), and a second document.
 
 use yaml_rust2::parser::{Event, Parser};
 use yaml_rust2::scanner::{Marker, ScanError, TScalarStyle};
@@ -51,6 +52,17 @@ impl Node {
     /// The value under a key.
     pub fn get(&self, key: &str) -> Option<&Node> {
         self.entries().iter().find(|(k, ..)| k == key).map(|(.., value)| value)
+    }
+    /// Whether lists and mappings are as many and as long.
+    pub fn is_shaped_as(&self, other: &Node) -> bool {
+        match (&self.data, &other.data) {
+            (Data::List(a), Data::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_shaped_as(b)),
+            (Data::Map(a), Data::Map(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|((.., a), (.., b))| a.is_shaped_as(b))
+            }
+            (Data::List(_) | Data::Map(_), _) | (_, Data::List(_) | Data::Map(_)) => false,
+            _ => true,
+        }
     }
     /// The word for its type in messages.
     pub fn type_name(&self) -> &'static str {
@@ -103,14 +115,23 @@ pub fn parse(text: &str, offset: usize) -> Result<Node, Wrong> {
     let wrong = |e: &ScanError| Wrong { message: e.info().to_string(), at: byte(e.marker()) };
     let mut parser = Parser::new_from_str(text);
     let mut open: Vec<Open> = Vec::new();
+    let mut root = None;
     loop {
         let (event, mark) = parser.next_token().map_err(|e| wrong(&e))?;
         let start = byte(&mark);
         let begin = |data| Open { start, data, key: None };
         let done = match event {
-            Event::StreamEnd => return Ok(Node { start: offset, end: offset, data: Data::Null }),
+            Event::StreamEnd => {
+                return Ok(root.unwrap_or(Node { start: offset, end: offset, data: Data::Null }));
+            }
             Event::Alias(_) => {
                 return Err(Wrong { message: "aliases (`*name`) are not read here".into(), at: start });
+            }
+            Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
+                return Err(Wrong { message: "tags (`!name`, `!!type`) are not read here".into(), at: start });
+            }
+            Event::DocumentStart if root.is_some() => {
+                return Err(Wrong { message: "a second document follows the first".into(), at: start });
             }
             Event::SequenceStart(..) | Event::MappingStart(..) if open.len() >= DEPTH => {
                 return Err(Wrong { message: format!("it is nested more than {DEPTH} deep"), at: start });
@@ -134,7 +155,7 @@ pub fn parse(text: &str, offset: usize) -> Result<Node, Wrong> {
             _ => continue,
         };
         match open.last_mut() {
-            None => return Ok(done),
+            None => root = Some(done),
             Some(parent) => put(parent, done)?,
         }
     }
@@ -185,9 +206,19 @@ fn scalar(value: String, style: TScalarStyle) -> Data {
         Yaml::Null => Data::Null,
         Yaml::Boolean(b) => Data::Bool(b),
         Yaml::Integer(i) => Data::Number(i as f64),
+        // YAML 1.2 reads these as numbers, YAML 1.1 does not
+        Yaml::Real(text) if number(&text) != text.replace('E', "e") => Data::Text(value),
         Yaml::Real(text) => Data::Number(text.trim_start_matches('+').parse().unwrap_or(f64::NAN)),
         _ => Data::Text(value),
     }
+}
+
+/// A JSON number as YAML 1.1 reads it, which the Hub's Python tools do: there `1e-9` is a text, and `1.0e-9` a number.
+pub fn number(json: &str) -> String {
+    let Some((mantissa, exponent)) = json.split_once(['e', 'E']) else { return json.into() };
+    let point = if mantissa.contains('.') { "" } else { ".0" };
+    let sign = if exponent.starts_with(['-', '+']) { "" } else { "+" };
+    format!("{mantissa}{point}e{sign}{exponent}")
 }
 
 /// How many bytes of the text a scalar takes, for the mark below it: to its closing quote, or as long as it is.
