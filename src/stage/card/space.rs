@@ -81,7 +81,7 @@ pub fn check(text: &str, license: &str, known: &dyn Fn(&str) -> bool) -> Result<
     let mut check = Check { text: &source, root: &front.root, license, known, problems: vec![] };
     check.keys();
     check.needed();
-    let dangling = links::all(text, &front).into_iter().filter(|link| !known(&link.path));
+    let dangling = links::all(text, &front, &[]).into_iter().filter(|link| !known(&link.path));
     check.problems.extend(dangling.map(|link| links::dangling(&source, &link)));
     if check.problems.is_empty() { Ok(()) } else { Err(join(check.problems)) }
 }
