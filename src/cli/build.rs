@@ -45,7 +45,7 @@ pub fn asked(project: &Project, words: &[String]) -> Result<Asked> {
     Ok(Asked { wanted: graph.closure(&list), targets })
 }
 
-fn verbosity(global: &Global) -> Verbosity {
+pub fn verbosity(global: &Global) -> Verbosity {
     match (global.quiet, global.verbose) {
         (true, _) => Verbosity::Quiet,
         (_, true) => Verbosity::Verbose,
@@ -129,8 +129,7 @@ pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), 
     let tell = |text: String| progress.show(&Event::Note { text });
     let lock = lock::acquire(&store.lock_path(), !args.no_wait, &tell)?;
     store.clear_tmp()?;
-    let run_dir = store.new_run(&run_id())?;
-    let sink = sink(&progress, &run_dir);
+    let (sink, run_dir) = run_dir_sink(&progress, &store)?;
     let cancel = Cancel::guarded(guarding(&store, &lock));
     let (project, store) = (&project, &store);
     let summary = runtime()?.block_on(async move {
@@ -278,6 +277,12 @@ fn look_at(project: &Project, global: &Global, summary: &crate::core::event::Sum
 
 fn run_id() -> String {
     format!("{}-{}", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3f"), std::process::id())
+}
+
+/// A folder for this run, and where its events go.
+pub fn run_dir_sink(progress: &Arc<Progress>, store: &Store) -> Result<(Sink, std::path::PathBuf)> {
+    let run_dir = store.new_run(&run_id())?;
+    Ok((sink(progress, &run_dir), run_dir))
 }
 
 /// Shows events and keeps them as JSON lines in the run's folder.

@@ -5,8 +5,13 @@
 mod build;
 mod card;
 mod check;
+mod diff;
+mod history;
+mod past;
+mod rollback;
 mod show;
 mod store;
+mod verify;
 
 use crate::core::error::{Error, ErrorKind};
 use crate::core::manifest::overlay::Settings;
@@ -129,6 +134,32 @@ pub enum Command {
     },
     /// Say what was built and published last, and whether it still holds
     Status,
+    /// Show what a publish would change, file by file
+    Diff {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prove by digest that the remote is what was published
+    Verify {
+        /// Download every file and hash it
+        #[arg(long)]
+        full: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what was published, newest first
+    History {
+        /// So many of them
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+        most: usize,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Publish an earlier version again, in one commit
+    Rollback(rollback::RollbackArgs),
     /// Print the graph as a mermaid flowchart
     Graph,
     /// Print the facts of a .pt, .safetensors, .onnx or .png file
@@ -231,6 +262,10 @@ fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
         Some(Command::Check { determinism }) => check::determinism(global, &determinism),
         Some(Command::Card { preview }) => card::card(global, preview),
         Some(Command::Status) => show::status(global),
+        Some(Command::Diff { json }) => diff::diff(global, json),
+        Some(Command::Verify { full, json }) => verify::verify(global, full, json),
+        Some(Command::History { most, json }) => history::history(global, most, json),
+        Some(Command::Rollback(args)) => rollback::rollback(global, &args),
         Some(Command::Graph) => show::graph(global),
         Some(Command::Inspect { file, json }) => show::inspect(&file, json),
         Some(Command::Schema) => show::schema(),

@@ -1,6 +1,6 @@
 //! Commands that only look: `explain`, `status`, `graph`, `inspect`, `schema`, `hub serve`.
 
-use super::{Failure, Global, build};
+use super::{Failure, Global, build, past};
 use crate::core::action::{Component, InputFrom};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::{Graph, NodeId, Work};
@@ -9,6 +9,7 @@ use crate::core::plan::{Plan, Settled, World, action_of};
 use crate::core::receipt::History;
 use crate::core::value::human_bytes;
 use crate::core::verdict::{Reason, Verdict, difference};
+use crate::exec::baseline;
 use crate::exec::drive::Sink;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
@@ -175,7 +176,7 @@ pub fn status(global: &Global) -> Result<(), Failure> {
         if let Some(remote) = build::open_remote(global, &project, &store, &asked.wanted, Access::Read).await? {
             crate::exec::publish::settle_intents(&remote, &mut loaded, None).await?;
             build::observe_remote(&project, &remote, &loaded, &asked.wanted, &mut world).await?;
-            remote_line = remote_status(&remote, &loaded, &world);
+            remote_line = remote_status(global, &remote, &loaded, &store).await?;
             remote.close().await;
         }
         Ok::<_, Error>(())
@@ -220,7 +221,12 @@ fn state(graph: &Graph, plan: &crate::core::plan::Plan, ids: &[NodeId]) -> Strin
     words.collect::<Vec<_>>().join(", ")
 }
 
-fn remote_status(remote: &remote::Remote, loaded: &records::Loaded, world: &crate::core::plan::World) -> String {
+async fn remote_status(
+    global: &Global,
+    remote: &remote::Remote,
+    loaded: &records::Loaded,
+    store: &Store,
+) -> Result<String> {
     let mut out = String::new();
     let target = &remote.target;
     match loaded.publishes.last(target) {
@@ -233,13 +239,25 @@ fn remote_status(remote: &remote::Remote, loaded: &records::Loaded, world: &crat
         )),
         None => out.push_str(&format!("\nlast publish  none to {} from here\n", target.repo)),
     }
-    let Some(observed) = world.remotes.values().next() else { return out };
-    out.push_str(&match (&observed.head, &observed.last_commit) {
-        (None, _) => "remote        there is no such repo or branch yet\n".to_string(),
-        (head, last) if head == last => "remote        as the last publish left it\n".to_string(),
-        (Some(head), _) => format!("remote        at {}, moved since\n", ui::short(head)),
+    let seen = baseline::look(remote, &loaded.publishes, &store.blobs()).await?;
+    let Some(head) = &seen.head else {
+        out.push_str("remote        there is no such repo or branch yet\n");
+        return Ok(out);
+    };
+    let published = seen.baseline.as_ref().and_then(|b| b.commit.as_ref());
+    let elsewhere = published.filter(|commit| loaded.publishes.last(target).is_none_or(|last| last.commit != **commit));
+    if let Some(commit) = elsewhere {
+        out.push_str(&format!("              published from elsewhere at {}\n", ui::short(commit)));
+    }
+    out.push_str(&match published == Some(&head.sha) {
+        true => "remote        as the last publish left it\n".to_string(),
+        false => format!("remote        at {}, moved since\n", ui::short(&head.sha)),
     });
-    out
+    out.push_str(&past::since_lines(global, remote, &seen).await?);
+    let bytes = head.used_storage.map(|bytes| format!("{} with its history", human_bytes(bytes)));
+    let listed = || human_bytes(seen.there.values().map(|file| file.size).sum());
+    out.push_str(&format!("stored        {}\n", bytes.unwrap_or_else(listed)));
+    Ok(out)
 }
 
 /// `hfbuild graph`

@@ -5,7 +5,8 @@
 use crate::core::graph::{Graph, Node, NodeId, Upload, Work, placed_path, repo_place};
 use crate::core::name::slug;
 use crate::core::plan::{Plan, RECORD, Settled};
-use crate::core::publish::{Observed, Published, Tree, UploadVerdict, early_drift};
+use crate::core::publish::{Observed, Published, Tree, TreeFile, UploadVerdict, early_drift};
+use crate::core::receipt::Output;
 use crate::core::verdict::Verdict;
 
 /// What a publish would send: known files, and files that are not made yet.
@@ -56,7 +57,10 @@ pub fn estimate(
             match &plan.settled[dep.index()] {
                 Some(Settled::Made(receipt)) => {
                     let placed = receipt.outputs.iter().map(|o| (placed_path(&place, &o.path), o));
-                    let differs = placed.filter(|(to, o)| last.get(to).is_none_or(|f| f.digest != o.digest));
+                    let same = |f: &TreeFile, o: &Output| {
+                        f.digest == o.digest || o.hub.as_ref().is_some_and(|h| h.sha256 == f.hub.sha256)
+                    };
+                    let differs = placed.filter(|(to, o)| last.get(to).is_none_or(|f| !same(f, o)));
                     out.certain.extend(differs.map(|(to, o)| (to, o.size)));
                 }
                 _ => out.maybe.extend(published_before(graph.node(*dep), &place, last)),

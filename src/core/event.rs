@@ -89,6 +89,15 @@ pub enum Event {
         /// What the commit brings.
         changes: Changes,
     },
+    /// An earlier publish is restored.
+    RollingBack {
+        /// The repo.
+        repo: String,
+        /// Its commit and version.
+        to: String,
+        /// What the commit changes.
+        changes: Changes,
+    },
     /// Bytes went to the Hub.
     Sent {
         /// The repo.

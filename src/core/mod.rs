@@ -13,6 +13,7 @@ pub mod gate;
 pub mod graph;
 pub mod manifest;
 pub mod name;
+pub mod past;
 pub mod plan;
 pub mod publish;
 pub mod receipt;

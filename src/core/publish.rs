@@ -23,9 +23,14 @@ pub type Tree = BTreeMap<String, TreeFile>;
 
 /// The digest of a tree: paths, sizes and SHA-256, sorted.
 pub fn tree_digest(tree: &Tree) -> Digest {
+    files_digest(&crate::core::past::files_of(tree))
+}
+
+/// The same of a tree's files.
+pub fn files_digest(files: &crate::core::past::Files) -> Digest {
     let mut out = Canonical::new("hfbuild published tree 1");
-    out.number(tree.len() as u64);
-    for (path, file) in tree {
+    out.number(files.len() as u64);
+    for (path, file) in files {
         out.text(path).number(file.size).text(&file.hub.sha256);
     }
     out.finish()
@@ -58,6 +63,9 @@ pub struct Published {
     /// Clauses over `published` that refused and were allowed to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<String>,
+    /// Of a rollback: the commit whose tree it restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restores: Option<String>,
 }
 
 /// Where a publish goes.
@@ -89,6 +97,9 @@ pub struct Intent {
     /// Clauses over `published` that refused and were allowed to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<String>,
+    /// Of a rollback: the commit whose tree it restores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restores: Option<String>,
 }
 
 /// What was seen of the remote.
@@ -166,6 +177,16 @@ pub enum Drifted {
         /// Path in the repo.
         path: String,
     },
+}
+
+impl Drifted {
+    /// The path in the repo; `None`: all of it is gone.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Drifted::Changed { path } | Drifted::Deleted { path } | Drifted::Foreign { path } => Some(path),
+            Drifted::Gone => None,
+        }
+    }
 }
 
 /// The verdict on a publish.

@@ -9,11 +9,13 @@ use crate::core::digest::HubDigests;
 use crate::core::facts::{Fact, FactSet, Facts};
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::name::{ArtifactName, NodeName};
+use crate::core::past::{Files, Recorded};
 use crate::core::plan::{RECORD, Settled, World};
 use crate::core::publish::{Tree, TreeFile};
 use crate::core::receipt::Receipt;
 use crate::core::replaced::Replaced;
 use crate::core::value::Value;
+use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 use sha1::Digest as _;
 use std::collections::BTreeMap;
@@ -143,6 +145,42 @@ pub fn managed(bytes: &[u8]) -> Option<BTreeMap<String, HubDigests>> {
     Some(out)
 }
 
+/// The files of a record found on the Hub with their sizes, the record itself included. `None`: it is no record of ours.
+pub fn files(bytes: &[u8]) -> Option<Files> {
+    let ours = own_part(bytes)?;
+    let digests = managed(bytes)?;
+    let size = |path: &str| match path {
+        RECORD => Some(bytes.len() as u64),
+        _ => ours.get("managed")?.get(path)?.get("size")?.as_u64(),
+    };
+    digests.into_iter().map(|(path, hub)| Some((path.clone(), Recorded { size: size(&path)?, hub }))).collect()
+}
+
+/// What a record says of its publish in short.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// `version` of `[project]`.
+    pub version: Option<String>,
+    /// Gates that passed, those that were asked at the upload included.
+    pub passed: usize,
+    /// Clauses that refused and were allowed to.
+    pub allowed: Vec<String>,
+}
+
+/// Reads it. `None`: it is no record of ours.
+pub fn account(bytes: &[u8]) -> Option<Account> {
+    let ours = own_part(bytes)?;
+    let json: Json = serde_json::from_slice(bytes).ok()?;
+    let version = json.pointer("/predicate/buildDefinition/externalParameters/project/version");
+    let (_, allowed) = version_of(&ours);
+    let gates = ours.get("gates").and_then(Json::as_array).map_or(0, Vec::len);
+    Some(Account {
+        version: version.and_then(Json::as_str).map(String::from),
+        passed: gates.saturating_sub(allowed.len()),
+        allowed,
+    })
+}
+
 /// What is hfbuild's own in a record. `None`: it is no record of ours.
 fn own_part(bytes: &[u8]) -> Option<Json> {
     let mut json: Json = serde_json::from_slice(bytes).ok()?;
@@ -154,10 +192,13 @@ fn own_part(bytes: &[u8]) -> Option<Json> {
 /// Reads what a record says of its version: the facts, for gates, and the regressions that were allowed. A file that is no
 /// record of ours says nothing that could be known.
 pub fn version(bytes: &[u8]) -> (Replaced, Vec<String>) {
-    let Some(ours) = own_part(bytes) else { return (Replaced::Unknown, vec![]) };
+    own_part(bytes).map_or((Replaced::Unknown, vec![]), |ours| version_of(&ours))
+}
+
+fn version_of(ours: &Json) -> (Replaced, Vec<String>) {
     let texts = ours.get("allowed_regressions").and_then(Json::as_array);
     let allowed = texts.into_iter().flatten().filter_map(|t| Some(t.as_str()?.to_string())).collect();
-    (facts(&ours).map_or(Replaced::Unknown, Replaced::Version), allowed)
+    (facts(ours).map_or(Replaced::Unknown, Replaced::Version), allowed)
 }
 
 /// The facts of every artifact in a record; shards of a family together.

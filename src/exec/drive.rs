@@ -502,7 +502,7 @@ impl<'a> Driver<'a> {
         let Some(remote) = self.remote.take() else { return Err(Error::bug("a publish without a hub")) };
         let cancel = self.cancel.clone();
         // a publish may be dropped at any await: what it had begun is found again by its intent
-        let mut publisher = Publisher { driver: self, remote: &remote, upload: id };
+        let mut publisher = Publisher { driver: self, remote: &remote, upload: id, restores: None };
         let result = tokio::select! {
             result = publisher.publish(decision) => result,
             interrupted = stopped(&cancel) => Err(interrupted),

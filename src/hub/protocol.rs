@@ -321,6 +321,9 @@ pub struct RevisionInfo {
     /// Whether only its owners see it.
     #[serde(default)]
     pub private: Option<bool>,
+    /// Bytes that the repository takes, its history included.
+    #[serde(default)]
+    pub used_storage: Option<u64>,
 }
 
 /// The part of whoami that the client needs.

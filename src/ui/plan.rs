@@ -4,7 +4,7 @@ use crate::core::estimate::SendEstimate;
 use crate::core::event::verdict_word;
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::plan::Plan;
-use crate::core::publish::{Drifted, Sized, UploadVerdict};
+use crate::core::publish::{Changes, Drifted, Sized, UploadVerdict};
 use crate::core::value::human_bytes;
 use crate::core::verdict::Verdict;
 use crate::ui::{count, explain, short};
@@ -146,13 +146,8 @@ fn send_lines(this: &SendEstimate, repo: &str, all: bool) -> String {
             }
             return out;
         }
-        Some(UploadVerdict::Send { changes, .. }) => {
-            out.push_str(&format!("{:>9} {repo}: {}\n", "Send", crate::ui::changes_line(changes)));
-            let sized = |f: &Sized| (f.path.clone(), Some(f.size));
-            out.push_str(&file_lines("+", "", changes.add.iter().map(sized).collect(), all));
-            out.push_str(&file_lines("~", "", changes.change.iter().map(sized).collect(), all));
-            changes.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
-            return out;
+        Some(UploadVerdict::Send { changes: sent, .. }) => {
+            return changes(&format!("{:>9} {repo}", "Send"), sent, all);
         }
         None => {}
     }
@@ -172,6 +167,16 @@ fn send_lines(this: &SendEstimate, repo: &str, all: bool) -> String {
     out.push_str(&file_lines("+", "", certain, all));
     out.push_str(&file_lines("?", "~", this.maybe.clone(), all));
     this.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
+    out
+}
+
+/// What a commit changes, file by file, below a head.
+pub fn changes(head: &str, changes: &Changes, all: bool) -> String {
+    let sized = |f: &Sized| (f.path.clone(), Some(f.size));
+    let mut out = format!("{head}: {}\n", crate::ui::changes_line(changes));
+    out.push_str(&file_lines("+", "", changes.add.iter().map(sized).collect(), all));
+    out.push_str(&file_lines("~", "", changes.change.iter().map(sized).collect(), all));
+    changes.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
     out
 }
 

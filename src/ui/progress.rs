@@ -191,6 +191,9 @@ impl Progress {
                 let passed = if gates > 0 { format!("; {} passed", count(gates, "gate")) } else { String::new() };
                 (BUSY, "Upload", format!("{repo}: {}{passed}", changes_line(changes)), false)
             }
+            Event::RollingBack { repo, to, changes } => {
+                (BUSY, "Rollback", format!("{repo} to {to}: {}", changes_line(changes)), false)
+            }
             Event::Published { repo, commit, found } => {
                 let how = if *found { " (it had landed already)" } else { "" };
                 (GOOD, "Published", format!("{repo} at {}{how}", short(commit)), false)

@@ -15,6 +15,7 @@ mod gates;
 mod graphs;
 mod laws;
 mod onnx;
+mod past;
 mod publish;
 mod python;
 mod readme;

@@ -5,8 +5,8 @@ use hfbuild::hub::embedded::{EmbeddedHub, Fault, Faults, Options, Running};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-const REPO: &str = "d-oit/tinydit-cats";
-const TOKEN: &str = "hf_aTokenThatMustNeverBeSeenAnywhere99";
+pub const REPO: &str = "d-oit/tinydit-cats";
+pub const TOKEN: &str = "hf_aTokenThatMustNeverBeSeenAnywhere99";
 
 /// Counts requests, and makes the next ones at some points go wrong.
 #[derive(Default)]
@@ -24,46 +24,51 @@ impl Faults for Script {
     }
 }
 
-struct Hub {
+pub struct Hub {
     script: Arc<Script>,
     running: Option<Running>,
-    runtime: tokio::runtime::Runtime,
-    dir: tempfile::TempDir,
+    pub runtime: tokio::runtime::Runtime,
+    pub dir: tempfile::TempDir,
 }
 
 impl Hub {
-    fn start() -> Hub {
+    pub fn start() -> Hub {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (script, dir) = (Arc::new(Script::default()), tempfile::tempdir().unwrap());
         let options = Options { token: Some(TOKEN.into()), faults: Some(script.clone()), ..Options::default() };
         let running = runtime.block_on(EmbeddedHub::start(dir.path(), options)).unwrap();
         Hub { script, running: Some(running), runtime, dir }
     }
-    fn url(&self) -> &str {
+    pub fn url(&self) -> &str {
         self.running.as_ref().unwrap().url()
     }
-    fn will(&self, point: &str, faults: &[Fault]) {
+    pub fn will(&self, point: &str, faults: &[Fault]) {
         self.script.next.lock().unwrap().insert(point.into(), faults.to_vec());
     }
-    fn asked(&self) -> Vec<String> {
+    pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.script.asked.lock().unwrap())
     }
-    fn publish(&self, project: &Project, args: &[&str]) -> Run {
+    pub fn publish(&self, project: &Project, args: &[&str]) -> Run {
         run(project.command(args).args(["--endpoint", self.url()]).env("HF_TOKEN", TOKEN))
     }
     /// Commits beside the hub's own first one.
-    fn commits(&self) -> usize {
+    pub fn commits(&self) -> usize {
         history(self.dir.path(), REPO)
     }
     /// A colleague's commit, by the client library.
-    fn colleague(&self, path: &str, content: &[u8]) {
-        use hfbuild::hub::client::{CommitOutcome, CommitRequest, Operation};
+    pub fn colleague(&self, path: &str, content: &[u8]) {
+        use hfbuild::hub::client::Operation;
+        self.colleague_does(Operation::AddRegular { path: path.into(), bytes: content.to_vec() });
+    }
+    /// Any commit of a colleague's.
+    pub fn colleague_does(&self, operation: hfbuild::hub::client::Operation) {
+        use hfbuild::hub::client::{CommitOutcome, CommitRequest};
         use hfbuild::hub::{HubClient, RepoId, RepoKind, Token};
         let client = HubClient::new(self.url(), Token::new(TOKEN)).unwrap();
         let repo = RepoId::new(RepoKind::Model, REPO).unwrap();
         self.runtime.block_on(async {
             let parent = client.head(&repo, "main").await.unwrap().unwrap().sha;
-            let operations = vec![Operation::AddRegular { path: path.into(), bytes: content.to_vec() }];
+            let operations = vec![operation];
             let request =
                 CommitRequest { summary: "from the web".into(), description: String::new(), parent, operations };
             let outcome = client.commit(&repo, "main", &request).await.unwrap();
@@ -81,7 +86,7 @@ impl Drop for Hub {
 }
 
 /// A project that publishes quickly: a card and two files.
-fn light() -> Project {
+pub fn light() -> Project {
     let project = Project::with(
         r##"
 [project]

@@ -86,9 +86,9 @@ fn its_gates_are_conditions_and_its_commands_are_hfbuilds() {
         hfbuild::core::gate::parse(clause.as_str().unwrap()).unwrap_or_else(|e| panic!("{clause}: {e}"));
     }
     let help = run(Project::empty().command(&[]).arg("--help")).stdout;
-    for command in
-        ["build", "plan", "explain", "check", "status", "graph", "inspect", "schema", "gc", "store", "clean", "hub"]
-    {
+    let first =
+        ["build", "plan", "explain", "check", "status", "graph", "inspect", "schema", "gc", "store", "clean", "hub"];
+    for command in first.into_iter().chain(["diff", "verify", "history", "rollback"]) {
         assert!(
             help.contains(&format!("  {command} ")) && readme().contains(&format!("`hfbuild {command}")),
             "{command}"

@@ -112,6 +112,8 @@ pub enum OnTag {
     Skip,
     /// Refuse.
     Fail,
+    /// Set it on the new commit.
+    Move,
 }
 
 /// `on_drift`
@@ -189,7 +191,11 @@ const HUB: &[Field] = &[
     Field::optional("endpoint", FieldType::Text, "a URL, or `embedded` for the local hub under cache/"),
     Field::optional("revision", FieldType::Text, "the branch to publish to, `main` by default"),
     Field::optional("tag", FieldType::Text, "a tag for each new version, e.g. `v{project.version}`"),
-    Field::optional("on_tag", FieldType::Choice(&["skip", "fail"]), "what to do where the tag is there already"),
+    Field::optional(
+        "on_tag",
+        FieldType::Choice(&["skip", "fail", "move"]),
+        "what to do where the tag is there already",
+    ),
     Field::optional("on_drift", FieldType::Choice(&["fail", "overwrite"]), "what to do where the remote drifted"),
 ];
 /// `[hub]` in a profile: any of its keys.
@@ -302,7 +308,11 @@ fn hub(table: &Table) -> Hub {
         endpoint: text("endpoint"),
         revision: text("revision").unwrap_or_else(|| "main".into()),
         tag: text("tag"),
-        on_tag: if text("on_tag").as_deref() == Some("fail") { OnTag::Fail } else { OnTag::Skip },
+        on_tag: match text("on_tag").as_deref() {
+            Some("fail") => OnTag::Fail,
+            Some("move") => OnTag::Move,
+            _ => OnTag::Skip,
+        },
         on_drift: if text("on_drift").as_deref() == Some("overwrite") { OnDrift::Overwrite } else { OnDrift::Fail },
     }
 }

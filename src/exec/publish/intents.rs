@@ -36,6 +36,7 @@ pub async fn settle_intents(
                 tree: intent.tree.clone(),
                 at_ms: now_ms(),
                 allowed: intent.allowed.clone(),
+                restores: intent.restores.clone(),
             };
             if let Some(recorder) = recorder {
                 recorder.published(&published)?;

@@ -8,20 +8,23 @@ mod content;
 mod dist;
 mod drift;
 mod intents;
+pub mod rollback;
+mod tag;
 
 pub use drift::drift_error;
 pub use intents::settle_intents;
+pub use tag::check_tag;
 
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::Event;
 use crate::core::gate::Outcome;
 use crate::core::graph::NodeId;
-use crate::core::manifest::{Hub, OnTag};
+use crate::core::manifest::Hub;
 use crate::core::plan::{Decision, RECORD, Settled, decide};
 use crate::core::publish::{self, Changes, Intent, Published, Tree, UploadVerdict, is_same};
 use crate::exec::drive::{Driver, now_ms};
 use crate::exec::remote::Remote;
-use crate::hub::client::{CommitOutcome, CommitRequest};
+use crate::hub::client::{CommitOutcome, CommitRequest, Operation};
 use std::time::Duration;
 
 /// How often a publish is planned anew after somebody moved the branch.
@@ -35,6 +38,8 @@ pub struct Publisher<'d, 'a> {
     pub remote: &'d Remote,
     /// The node.
     pub upload: NodeId,
+    /// Of a rollback: what it restores.
+    pub restores: Option<rollback::Restores>,
 }
 
 /// What came of one try.
@@ -130,14 +135,18 @@ impl Publisher<'_, '_> {
         if adopt {
             let target = self.remote.target.clone();
             let allowed = allowed.to_vec();
-            let published = Published { target, commit: commit.clone(), parent: None, tree, at_ms: now_ms(), allowed };
+            let (commit, at_ms) = (commit.clone(), now_ms());
+            let published = Published { target, commit, parent: None, tree, at_ms, allowed, restores: None };
             self.driver.recorder.published(&published)?;
             self.driver.loaded.publishes.landed.push(published);
         }
         let repo = self.remote.target.repo.clone();
         if self.driver.recovered.as_ref() == Some(&commit) {
             // the run before was cut off between its commit and its record: finish what it began
-            self.tag(&commit).await?;
+            let last = self.driver.loaded.publishes.last(&self.remote.target);
+            if last.is_some_and(|published| published.restores.is_none()) {
+                self.tag(&commit).await?;
+            }
             self.driver.emit(Event::Published { repo, commit: commit.clone(), found: true });
             self.driver.summary.commits.push(commit);
             return Ok(());
@@ -163,6 +172,19 @@ impl Publisher<'_, '_> {
         let parent = parent.unwrap_or_default();
         self.driver.emit(Event::Uploading { repo: target.repo.clone(), changes: changes.clone() });
         let operations = self.upload_content(tree, &changes).await?;
+        self.commit(tree, &changes, allowed, parent, operations).await
+    }
+
+    /// Intent and commit. What it names is on the remote already.
+    async fn commit(
+        &mut self,
+        tree: &Tree,
+        changes: &Changes,
+        allowed: &[String],
+        parent: String,
+        operations: Vec<Operation>,
+    ) -> Result<Sent> {
+        let (remote, target) = (self.remote, self.remote.target.clone());
         let nonce = format!("hfbuild-{}", intents::nonce());
         let digest = publish::tree_digest(tree);
         let intent = Intent {
@@ -172,14 +194,16 @@ impl Publisher<'_, '_> {
             nonce: nonce.clone(),
             at_ms: now_ms(),
             allowed: allowed.to_vec(),
+            restores: self.restores.as_ref().map(|r| r.commit.clone()),
         };
         self.driver.cancel.check()?;
         self.driver.recorder.intent(&intent)?;
         let request = CommitRequest {
-            summary: self.summary(&changes),
+            summary: self.summary(changes),
             description: format!(
-                "{}\n\n{}tree: {digest}\nrecord: {}\nnonce: {nonce}",
-                describe(&changes),
+                "{}\n\n{}{}tree: {digest}\nrecord: {}\nnonce: {nonce}",
+                describe(changes),
+                intent.restores.iter().map(|commit| format!("restores: {commit}\n")).collect::<String>(),
                 allowed.iter().map(|clause| format!("allowed regression: {clause}\n")).collect::<String>(),
                 tree[RECORD].hub.sha256
             ),
@@ -229,7 +253,9 @@ impl Publisher<'_, '_> {
         allowed: &[String],
     ) -> Result<()> {
         self.verify(&tree, &commit).await?;
-        self.tag(&commit).await?;
+        if self.restores.is_none() {
+            self.tag(&commit).await?; // a rollback is no new version
+        }
         let published = Published {
             target: self.remote.target.clone(),
             commit: commit.clone(),
@@ -237,6 +263,7 @@ impl Publisher<'_, '_> {
             tree,
             at_ms: now_ms(),
             allowed: allowed.to_vec(),
+            restores: self.restores.as_ref().map(|r| r.commit.clone()),
         };
         self.driver.recorder.published(&published)?;
         self.driver.loaded.publishes.landed.push(published);
@@ -264,29 +291,18 @@ impl Publisher<'_, '_> {
         Ok(())
     }
 
-    async fn tag(&mut self, commit: &str) -> Result<()> {
-        let Some(name) = self.hub()?.tag.clone() else { return Ok(()) };
-        let tags = self.remote.client.tags(&self.remote.repo).await?;
-        match tags.get(&name) {
-            Some(at) if at == commit => Ok(()),
-            Some(_) => {
-                let text =
-                    format!("tag `{name}` is there already and stays where it is (raise `version` for a new one)");
-                self.driver.emit(Event::Note { text });
-                Ok(())
-            }
-            None => self.remote.client.create_tag(&self.remote.repo, &name, commit).await,
-        }
-    }
-
     fn hub(&self) -> Result<&Hub> {
         self.driver.project.manifest.hub.as_ref().ok_or_else(|| Error::bug("a publish without [hub]"))
     }
 
     fn summary(&self, changes: &Changes) -> String {
         let project = &self.driver.project.manifest.project;
-        let files = changes.sent().count() + changes.delete.len();
-        format!("{} {}: {files} {}", project.name, project.version, if files == 1 { "file" } else { "files" })
+        let n = changes.sent().count() + changes.delete.len();
+        let files = if n == 1 { "1 file".to_string() } else { format!("{n} files") };
+        match &self.restores {
+            Some(restores) => format!("{}: back to {}: {files}", project.name, restores.label()),
+            None => format!("{} {}: {files}", project.name, project.version),
+        }
     }
 }
 
@@ -301,14 +317,4 @@ fn describe(changes: &Changes) -> String {
         lines.push(format!("and {more} more"));
     }
     lines.join("\n")
-}
-
-/// Refuses, before any stage runs, a publish whose tag is there already where the manifest says `on_tag = "fail"`.
-pub async fn check_tag(remote: &Remote, hub: &Hub) -> Result<()> {
-    let Some(name) = hub.tag.as_ref().filter(|_| hub.on_tag == OnTag::Fail) else { return Ok(()) };
-    match remote.client.tags(&remote.repo).await?.contains_key(name) {
-        false => Ok(()),
-        true => Err(Error::hub(format!("tag `{name}` is there already, and `on_tag` is \"fail\""))
-            .hint("raise `version` in [project]")),
-    }
 }

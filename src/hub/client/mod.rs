@@ -17,6 +17,7 @@
 mod admin;
 mod http;
 mod lfs;
+mod proof;
 mod read;
 mod token;
 mod write;
@@ -28,6 +29,7 @@ use crate::core::error::Result;
 pub use admin::{CommitInfo, Refs};
 pub use http::Retry;
 pub use lfs::{LfsObject, Progress, Uploaded};
+pub use proof::{Hashed, Page, Safetensors};
 pub use read::{Head, RemoteFile, Who};
 pub use token::{Token, resolve_token};
 pub use write::{CommitOutcome, CommitRequest, Operation, Preupload, Verdict, YamlReport};

@@ -35,6 +35,8 @@ pub struct Head {
     pub last_modified: Option<String>,
     /// Whether only its owners see it.
     pub private: Option<bool>,
+    /// Bytes that the repository takes, where the hub says so.
+    pub used_storage: Option<u64>,
 }
 
 /// A file as the hub holds it. Equal content has an equal `sha256` when there is one, else an equal `git_sha1`.
@@ -69,8 +71,9 @@ impl HubClient {
             Err(failure) => return Err(self.http().explain(&call, failure)),
         };
         // An empty repository of some hubs has no commit yet.
-        let head = |sha| Head { id: info.id, sha, last_modified: info.last_modified, private: info.private };
-        Ok(info.sha.map(head))
+        let RevisionInfo { id, sha, last_modified, private, used_storage } = info;
+        let head = |sha| Head { id, sha, last_modified, private, used_storage };
+        Ok(sha.map(head))
     }
 
     /// All files of `revision` by path.

@@ -1,0 +1,217 @@
+//! `diff`: what a publish would change, file by file.
+//!
+//! Plans as `plan` does, and prints what the engine found; decides nothing.
+
+use super::past;
+use super::{Failure, Global, build};
+use crate::core::graph::Work;
+use crate::core::manifest::OnDrift;
+use crate::core::publish::Target;
+use crate::core::value::{Value, human_bytes};
+use crate::exec::difference::{Change, Difference, FactChange, FileChange, Side, Sides};
+use crate::exec::drive::Sink;
+use crate::exec::observe;
+use crate::exec::planning::plan_whole;
+use crate::store::memo::Memo;
+use crate::ui::{count, explain};
+use anstyle::{AnsiColor, Style};
+use serde_json::{Value as Json, json};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+
+/// A directory of more files than this is one line.
+const FOLD: usize = 4;
+
+/// `hfbuild diff`
+pub fn diff(global: &Global, json: bool) -> Result<(), Failure> {
+    let mut opened = past::open(global)?;
+    let uploads = opened.uploads.clone();
+    let asked = build::asked(&opened.project, &[])?;
+    let mut memo = Memo::load(&opened.store.memo_log())?;
+    let mut told = Vec::new();
+    for (id, target) in &uploads {
+        let mut world = observe::observe(&opened.project, &asked.wanted, &opened.loaded.history, &mut memo)?;
+        let hub = opened.project.manifest.hub.as_ref();
+        world.overwrite = hub.is_some_and(|h| h.on_drift == OnDrift::Overwrite);
+        let found = past::block_on(async {
+            let remote = opened.reading(target).await?;
+            let blobs = opened.store.blobs();
+            let observed = remote.observe(&opened.loaded.publishes, Some(&blobs)).await?;
+            world.remotes.insert(*id, observed.clone());
+            let (project, store, loaded) = (&opened.project, &opened.store, &opened.loaded);
+            let sink: Sink = Arc::new(|_| {});
+            let plan = plan_whole(project, store, &asked.wanted, &asked.targets, loaded, &mut memo, &mut world, &sink)?;
+            let Work::Upload(upload) = &project.graph.node(*id).work else { return Ok(Difference::default()) };
+            let sides = Sides {
+                graph: &project.graph,
+                id: *id,
+                upload,
+                plan: &plan,
+                world: &world,
+                observed: &observed,
+                last: loaded.publishes.last(target),
+                remote: &remote,
+                blobs: &blobs,
+            };
+            let found = sides.compare().await?;
+            remote.close().await;
+            Ok(found)
+        })?;
+        if json {
+            told.push(as_json(target, &found));
+            continue;
+        }
+        show(&text(&found, global.verbose));
+        past::talk(global, &summary(target, &found));
+    }
+    if json {
+        past::print_json(&json!({"schema": 1, "repos": told}));
+    }
+    Ok(())
+}
+
+/// Prints; on a terminal lines of a diff in colour.
+fn show(text: &str) {
+    let mut out = anstream::stdout().lock();
+    for line in text.lines() {
+        let colour = match line.as_bytes().first() {
+            Some(b'+') => Style::new().fg_color(Some(AnsiColor::Green.into())),
+            Some(b'-') => Style::new().fg_color(Some(AnsiColor::Red.into())),
+            Some(b'@') => Style::new().fg_color(Some(AnsiColor::Cyan.into())),
+            _ => Style::new(),
+        };
+        let _ = writeln!(out, "{colour}{line}{colour:#}"); // a closed pipe ends the talk
+    }
+}
+
+/// Files, then facts, then texts, with an empty line between.
+fn text(found: &Difference, all: bool) -> String {
+    let texts = found.files.iter().filter_map(|f| f.diff.as_deref()).map(safe);
+    let facts: Vec<String> = found.facts.iter().map(|f| fact(f, all)).collect();
+    let most = if all { usize::MAX } else { past::TOLD };
+    let parts = [file_lines(&found.files, all), past::limited(&facts, most, "")].into_iter().chain(texts);
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+/// A text without what could steer the terminal.
+fn safe(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+fn sign(change: Change) -> char {
+    match change {
+        Change::Added => '+',
+        Change::Changed => '~',
+        Change::Deleted => '-',
+        Change::Pending => '?',
+    }
+}
+
+/// A line a file; of a directory in which many files meet the same end one line.
+fn file_lines(files: &[FileChange], all: bool) -> String {
+    let folder = |f: &FileChange| f.path.split_once('/').map(|(folder, _)| (sign(f.change), folder.to_string()));
+    let mut groups: BTreeMap<(char, String), Vec<&FileChange>> = BTreeMap::new();
+    for file in files {
+        if let Some(key) = folder(file) {
+            groups.entry(key).or_default().push(file);
+        }
+    }
+    let mut out = String::new();
+    for file in files {
+        let group = folder(file).and_then(|key| groups.get(&key)).filter(|group| !all && group.len() > FOLD);
+        match group {
+            None => out.push_str(&format!("{} {}  {}\n", sign(file.change), past::plain(&file.path), sizes(file))),
+            Some(group) if std::ptr::eq(group[0], file) => out.push_str(&folded(group)),
+            Some(_) => {}
+        }
+    }
+    out
+}
+
+fn folded(group: &[&FileChange]) -> String {
+    let sum =
+        |side: fn(&FileChange) -> Option<&Side>| -> u64 { group.iter().filter_map(|f| side(f)).map(|s| s.size).sum() };
+    let (before, after) = (sum(|f| f.before.as_ref()), sum(|f| f.after.as_ref()));
+    let sizes = match group[0].change {
+        Change::Added => human_bytes(after),
+        Change::Changed => format!("{} -> {}", human_bytes(before), human_bytes(after)),
+        Change::Deleted => human_bytes(before),
+        Change::Pending => "not made yet".to_string(),
+    };
+    let folder = group[0].path.split('/').next().unwrap_or_default();
+    format!("{} {}/  {}, {sizes}\n", sign(group[0].change), past::plain(folder), count(group.len(), "file"))
+}
+
+/// Sizes before and after; of what is told by no diff the digests too.
+fn sizes(file: &FileChange) -> String {
+    let size = |side: &Option<Side>| side.as_ref().map_or("nothing".to_string(), |s| human_bytes(s.size));
+    let digest = |side: &Option<Side>| {
+        let side = side.as_ref();
+        side.and_then(|s| s.sha256.as_ref().or(s.git_sha1.as_ref()))
+            .and_then(|d| d.get(..12))
+            .unwrap_or("?")
+            .to_string()
+    };
+    let (before, after) = (&file.before, &file.after);
+    match file.change {
+        Change::Added => size(after),
+        Change::Deleted => size(before),
+        Change::Pending if before.is_some() => format!("{} -> not made yet", size(before)),
+        Change::Pending => "not made yet".to_string(),
+        Change::Changed if file.diff.is_some() => format!("{} -> {}", size(before), size(after)),
+        Change::Changed => format!("{} -> {}  {} -> {}", size(before), size(after), digest(before), digest(after)),
+    }
+}
+
+fn fact(fact: &FactChange, all: bool) -> String {
+    let value = |v: &Option<Value>| match v {
+        None => "nothing".to_string(),
+        Some(v) if all => v.to_string(),
+        Some(v) => explain::brief(v),
+    };
+    format!("{}  {} -> {}", fact.name, value(&fact.was), value(&fact.now))
+}
+
+fn summary(target: &Target, found: &Difference) -> String {
+    let of = |change| found.files.iter().filter(|f| f.change == change).count();
+    let mut parts = Vec::new();
+    for (n, word) in [(of(Change::Added), "added"), (of(Change::Changed), "changed"), (of(Change::Deleted), "deleted")]
+    {
+        if n > 0 {
+            parts.push(format!("{n} {word}"));
+        }
+    }
+    if of(Change::Pending) > 0 {
+        let waits = explain_pending(&found.pending);
+        parts.push(format!("{} not made yet{waits}", of(Change::Pending)));
+    }
+    if parts.is_empty() {
+        parts.push("nothing differs".into());
+    }
+    let drift = match found.drift.len() {
+        0 => String::new(),
+        n => format!("; the remote was changed by others ({}): see `hfbuild status`", count(n, "file")),
+    };
+    format!("hfbuild: `{}`: {}, {} the same{drift}", target.repo, parts.join(", "), found.same)
+}
+
+/// ` (waits for generator, samples)`
+fn explain_pending(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(" ({})", crate::ui::progress::fold(names)) }
+}
+
+fn as_json(target: &Target, found: &Difference) -> Json {
+    let json_of = |v: &Option<Value>| v.as_ref().map(Value::to_json);
+    let facts: Vec<Json> =
+        found.facts.iter().map(|f| json!({"name": f.name, "was": json_of(&f.was), "now": json_of(&f.now)})).collect();
+    json!({
+        "repo": target.repo,
+        "endpoint": target.endpoint,
+        "files": found.files,
+        "same": found.same,
+        "facts": facts,
+        "pending": found.pending,
+        "drift": found.drift,
+    })
+}

@@ -1,0 +1,163 @@
+//! The baseline: what was published last to a remote, by this cache's receipt or by the record in the repo itself, and
+//! what happened there since.
+//!
+//! Which of the two is believed: the receipt where the head is its commit, or where nobody published after it; the repo's
+//! record where a later commit says, with its digest, that it published it, and where this cache has no receipt. A record
+//! that was changed by hand is believed by nobody: it is drift.
+
+use crate::core::error::Result;
+use crate::core::past::{self, Comparison, Files, compare, files_of, marks, touched_by};
+use crate::core::plan::RECORD;
+use crate::core::publish::{Drifted, Published, RemoteFile, files_digest};
+use crate::core::record;
+use crate::exec::remote::Remote;
+use crate::hub::client::{CommitInfo, Head};
+use crate::store::blobs::Blobs;
+use crate::store::records::Publishes;
+use sha2::Digest as _;
+use std::collections::BTreeMap;
+
+/// How many commits are looked through.
+pub const SEARCHED: usize = 200;
+/// So many commits are told apart by their trees, a request each.
+const TOLD_APART: usize = 20;
+
+/// Whose word it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// This cache's receipt of the publish.
+    Receipt,
+    /// The record in the repo, and the digest of it in a commit.
+    Record,
+    /// The record in the repo alone: no commit that was looked at names it.
+    RecordAlone,
+}
+
+/// What was published.
+#[derive(Debug, Clone)]
+pub struct Baseline {
+    /// The publish's commit, where it is known.
+    pub commit: Option<String>,
+    /// Its files.
+    pub files: Files,
+    /// The published record, where it is at hand.
+    pub record: Option<Vec<u8>>,
+    /// Who says so.
+    pub source: Source,
+}
+
+/// A remote, and what it was.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Where the branch stands; `None`: no repo, or no such branch.
+    pub head: Option<Head>,
+    /// The files at the head.
+    pub there: BTreeMap<String, RemoteFile>,
+    /// What was published last; `None`: nothing by hfbuild, as far as can be seen.
+    pub baseline: Option<Baseline>,
+    /// Commits after it, newest first.
+    pub since: Vec<CommitInfo>,
+    /// Whether the baseline's commit is in the branch's history, as far as it was looked through.
+    pub connected: bool,
+}
+
+/// The remote's files as the core names them.
+pub async fn files_at(remote: &Remote, revision: &str) -> Result<BTreeMap<String, RemoteFile>> {
+    let tree = remote.client.tree(&remote.repo, revision).await?;
+    let file = |f: crate::hub::client::RemoteFile| RemoteFile { size: f.size, git_sha1: f.git_sha1, sha256: f.sha256 };
+    Ok(tree.into_iter().map(|(path, f)| (path, file(f))).collect())
+}
+
+/// The published record of a receipt, from the store.
+pub fn kept_record(published: &Published, blobs: &Blobs) -> Result<Option<Vec<u8>>> {
+    published.tree.get(RECORD).map_or(Ok(None), |file| blobs.read(&file.digest))
+}
+
+/// Looks.
+pub async fn look(remote: &Remote, publishes: &Publishes, blobs: &Blobs) -> Result<Seen> {
+    let receipt = publishes.last(&remote.target);
+    let own = |record| {
+        receipt.map(|last| Baseline {
+            commit: Some(last.commit.clone()),
+            files: files_of(&last.tree),
+            record,
+            source: Source::Receipt,
+        })
+    };
+    let kept = receipt.map(|last| kept_record(last, blobs)).transpose()?.flatten();
+    let Some(head) = remote.client.head(&remote.repo, &remote.target.revision).await? else {
+        return Ok(Seen { baseline: own(kept), ..Seen::default() });
+    };
+    let there = files_at(remote, &head.sha).await?;
+    let mut seen = Seen { there, ..Seen::default() };
+    let last = receipt.map_or("", |last| last.commit.as_str());
+    if last != head.sha {
+        seen.since = remote.client.commits_since(&remote.repo, &head.sha, "", SEARCHED).await?;
+    }
+    let ours = receipt.and_then(|last| last.tree.get(RECORD)).map(past::Recorded::from);
+    let same_record = ours.is_some_and(|ours| seen.there.get(RECORD).is_some_and(|r| ours.is(r)));
+    let found = match same_record || last == head.sha {
+        true => None,
+        false => recorded(remote, &head.sha, &mut seen, receipt.is_some()).await?,
+    };
+    if found.is_none() {
+        let at = seen.since.iter().position(|commit| commit.id == last);
+        seen.connected = at.is_some() || last == head.sha;
+        seen.since.truncate(at.unwrap_or(0));
+    }
+    seen.baseline = found.or_else(|| own(kept));
+    seen.head = Some(head);
+    Ok(seen)
+}
+
+/// The record that is in the repo, where a commit says that it published it, or where there is no receipt that could say
+/// otherwise; then the commits after that one are kept.
+async fn recorded(remote: &Remote, head: &str, seen: &mut Seen, has_receipt: bool) -> Result<Option<Baseline>> {
+    if !seen.there.contains_key(RECORD) {
+        return Ok(None);
+    }
+    let Some(bytes) = remote.client.download_small(&remote.repo, head, RECORD).await? else { return Ok(None) };
+    let Some(files) = record::files(&bytes) else { return Ok(None) };
+    let (sha256, tree) = (hex::encode(sha2::Sha256::digest(&bytes)), files_digest(&files));
+    let publish = |c: &CommitInfo| marks(&c.message).is_some_and(|m| m.record == sha256 && m.tree == tree);
+    let at = seen.since.iter().position(publish);
+    let (commit, source) = match at {
+        Some(at) => (Some(seen.since[at].id.clone()), Source::Record),
+        None if has_receipt => return Ok(None),
+        None => (None, Source::RecordAlone),
+    };
+    seen.connected = at.is_some();
+    seen.since.truncate(at.unwrap_or(0));
+    Ok(Some(Baseline { commit, files, record: Some(bytes), source }))
+}
+
+impl Seen {
+    /// What the remote has of the baseline. `None`: nothing was published.
+    pub fn comparison(&self) -> Option<Comparison> {
+        let baseline = self.baseline.as_ref()?;
+        match &self.head {
+            None => Some(Comparison { drifted: vec![Drifted::Gone], ..Comparison::default() }),
+            Some(_) => Some(compare(&baseline.files, &self.there)),
+        }
+    }
+
+    /// Which commit did it, for each of these paths, as far as the newest commits tell.
+    pub async fn touched(&self, remote: &Remote, paths: &[&str]) -> Result<BTreeMap<String, &CommitInfo>> {
+        let (Some(baseline), false, true) = (&self.baseline, paths.is_empty(), self.connected) else {
+            return Ok(BTreeMap::new());
+        };
+        if let [only] = &self.since[..] {
+            return Ok(paths.iter().map(|path| (path.to_string(), only)).collect());
+        }
+        let told = &self.since[..self.since.len().min(TOLD_APART)];
+        let before = self.since.get(told.len()).map(|commit| &commit.id).or(baseline.commit.as_ref());
+        let Some(before) = before else { return Ok(BTreeMap::new()) };
+        let mut trees = vec![files_at(remote, before).await?];
+        for commit in told.iter().rev() {
+            trees.push(files_at(remote, &commit.id).await?);
+        }
+        let whose = |path: &&str| Some((path.to_string(), &told[told.len() - 1 - touched_by(path, &trees)?]));
+        Ok(paths.iter().filter_map(whose).collect())
+    }
+}

@@ -1,0 +1,196 @@
+//! The publishes to a target, newest first: from this cache's records, and from the remote's commits where it has none.
+//!
+//! A commit is a publish where its description says so ([`crate::core::past::marks`]). What it published is read from its
+//! own record (`provenance.json` at that commit). Decides nothing but which publish comes before the current one.
+
+use crate::core::error::Result;
+use crate::core::past::{Counts, Files, Marks, counts, files_of, marks};
+use crate::core::plan::RECORD;
+use crate::core::publish::{Published, Target, files_digest, tree_digest};
+use crate::core::record::{self, Account};
+use crate::exec::baseline::{SEARCHED, kept_record};
+use crate::exec::remote::Remote;
+use crate::hub::client::CommitInfo;
+use crate::store::blobs::Blobs;
+use crate::store::records::Publishes;
+use std::collections::BTreeMap;
+
+/// One publish.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its commit.
+    pub commit: String,
+    /// When, RFC 3339.
+    pub date: String,
+    /// The commit's title and author; `None`: the commit was not seen on the remote.
+    pub title: Option<String>,
+    /// Who made it, where the remote says so.
+    pub author: Option<String>,
+    /// Tags that point to it.
+    pub tags: Vec<String>,
+    /// The digest of its tree.
+    pub tree: String,
+    /// Of a rollback: the commit whose tree it restored.
+    pub restores: Option<String>,
+    /// This cache's receipt.
+    pub receipt: Option<Published>,
+    /// Whether the branch has it; `None`: nobody could look, or not that far.
+    pub there: Option<bool>,
+    /// Version and gates, where the record could be read.
+    pub account: Option<Account>,
+    /// What it brought against the publish before it, where both are known.
+    pub counts: Option<Counts>,
+    /// Its files, once they were read.
+    files: Option<Files>,
+}
+
+/// What is seen of a branch: its newest commits and its tags.
+#[derive(Debug, Clone, Default)]
+pub struct Branch {
+    commits: Vec<CommitInfo>,
+    tags: BTreeMap<String, String>,
+    /// Whether these are all of its commits.
+    whole: bool,
+}
+
+/// Looks at the branch. One that is not there has no commits.
+pub async fn branch(remote: &Remote) -> Result<Branch> {
+    let (client, repo, revision) = (&remote.client, &remote.repo, &remote.target.revision);
+    let Some(head) = client.head(repo, revision).await? else {
+        return Ok(Branch { whole: true, ..Branch::default() });
+    };
+    let commits = client.commits_since(repo, &head.sha, "", SEARCHED).await?;
+    Ok(Branch { whole: commits.len() < SEARCHED, commits, tags: client.tags(repo).await? })
+}
+
+/// The publishes, newest first. Without a branch (nobody answers) they are those of this cache.
+pub fn entries(publishes: &Publishes, target: &Target, branch: Option<&Branch>) -> Vec<Entry> {
+    let mut receipts: BTreeMap<&str, &Published> = BTreeMap::new();
+    let ours = publishes.landed.iter().filter(|p| p.target == *target);
+    receipts.extend(ours.map(|p| (p.commit.as_str(), p)));
+    let mut out = Vec::new();
+    let nothing = Branch::default();
+    let seen = branch.unwrap_or(&nothing);
+    for commit in &seen.commits {
+        let receipt = receipts.remove(commit.id.as_str());
+        let marks = marks(&commit.message);
+        if receipt.is_some() || marks.is_some() {
+            out.push(entry(commit, receipt, marks, &seen.tags));
+        }
+    }
+    let mut gone: Vec<&Published> = receipts.into_values().collect();
+    gone.sort_by_key(|p| std::cmp::Reverse(p.at_ms));
+    let there = branch.filter(|b| b.whole).map(|_| false);
+    for published in gone {
+        // those that the branch has stand in its order, the others between them by date
+        let entry = unseen(published, there);
+        let at = out.iter().position(|other: &Entry| other.date < entry.date).unwrap_or(out.len());
+        out.insert(at, entry);
+    }
+    out
+}
+
+fn entry(
+    commit: &CommitInfo,
+    receipt: Option<&Published>,
+    marks: Option<Marks>,
+    tags: &BTreeMap<String, String>,
+) -> Entry {
+    let tree = receipt.map(|p| tree_digest(&p.tree)).or(marks.as_ref().map(|m| m.tree));
+    let restores = receipt.and_then(|p| p.restores.clone()).or(marks.and_then(|m| m.restores));
+    let date = commit.date.clone().or_else(|| receipt.map(|p| date_of(p.at_ms)));
+    let here = tags.iter().filter(|(_, at)| **at == commit.id);
+    Entry {
+        commit: commit.id.clone(),
+        date: date.unwrap_or_default(),
+        title: Some(commit.title.clone()),
+        author: commit.author.clone(),
+        tags: here.map(|(name, _)| name.clone()).collect(),
+        tree: tree.map(|t| t.hex()).unwrap_or_default(),
+        restores,
+        receipt: receipt.cloned(),
+        there: Some(true),
+        account: None,
+        counts: None,
+        files: receipt.map(|p| files_of(&p.tree)),
+    }
+}
+
+/// A publish whose commit was not seen.
+fn unseen(published: &Published, there: Option<bool>) -> Entry {
+    Entry {
+        commit: published.commit.clone(),
+        date: date_of(published.at_ms),
+        title: None,
+        author: None,
+        tags: vec![],
+        tree: tree_digest(&published.tree).hex(),
+        restores: published.restores.clone(),
+        receipt: Some(published.clone()),
+        there,
+        account: None,
+        counts: None,
+        files: Some(files_of(&published.tree)),
+    }
+}
+
+fn date_of(ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
+    time.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string()
+}
+
+/// Reads the records of the first `most` publishes: version, gates, and what each brought against the one before it.
+/// Those that the cache does not have are asked of the remote, where one is given.
+pub async fn fill(entries: &mut [Entry], most: usize, remote: Option<&Remote>, blobs: &Blobs) -> Result<()> {
+    let told = entries.len().min(most);
+    for at in 0..entries.len().min(told + 1) {
+        let Some(bytes) = record_of(&entries[at], remote, blobs).await? else { continue };
+        let entry = &mut entries[at];
+        entry.account = record::account(&bytes);
+        if entry.files.is_none() {
+            let files = record::files(&bytes).filter(|files| files_digest(files).hex() == entry.tree);
+            entry.files = files;
+        }
+    }
+    for at in 0..told {
+        let nothing = Files::new();
+        let before = match entries.get(at + 1) {
+            Some(before) => before.files.as_ref(),
+            None => Some(&nothing),
+        };
+        entries[at].counts = entries[at].files.as_ref().zip(before).map(|(after, before)| counts(before, after));
+    }
+    Ok(())
+}
+
+/// The published record of an entry: from the cache, else from its commit.
+pub async fn record_of(entry: &Entry, remote: Option<&Remote>, blobs: &Blobs) -> Result<Option<Vec<u8>>> {
+    let kept = entry.receipt.as_ref().map(|p| kept_record(p, blobs)).transpose()?.flatten();
+    match (kept, remote.filter(|_| entry.there != Some(false))) {
+        (Some(kept), _) => Ok(Some(kept)),
+        (None, Some(remote)) => remote.client.download_small(&remote.repo, &entry.commit, RECORD).await,
+        (None, None) => Ok(None),
+    }
+}
+
+/// The publish that a word means: a tag, or the beginning of a commit's id.
+pub fn find<'e>(entries: &'e [Entry], branch: &Branch, word: &str) -> Vec<&'e Entry> {
+    let tagged = branch.tags.get(word);
+    let is_meant = |e: &&Entry| match tagged {
+        Some(commit) => e.commit == *commit,
+        None => word.len() >= 4 && e.commit.starts_with(&word.to_ascii_lowercase()),
+    };
+    entries.iter().filter(is_meant).collect()
+}
+
+/// The publish before the current one that left another tree: the newest two of those that are there.
+pub fn before_current(entries: &[Entry]) -> Option<&Entry> {
+    let mut there = entries.iter().filter(|e| e.there != Some(false));
+    let current = there.next()?;
+    there.find(|e| e.tree != current.tree)
+}
+
+/// The current publish.
+pub fn current(entries: &[Entry]) -> Option<&Entry> {
+    entries.iter().find(|e| e.there != Some(false))
+}
