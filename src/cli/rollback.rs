@@ -110,8 +110,15 @@ async fn restore(
         sink(Event::Note { text: "an earlier publish was cut off: looking for its commit".into() });
     }
     let recovered = settle_intents(&remote, &mut loaded, Some(&mut Recorder::open(store)?)).await?;
-    let version = match aim(&remote, &loaded, store, word, recovered).await? {
-        Aim::Nothing(line) => return Ok(line),
+    let version = match aim(&remote, &loaded, store, word, recovered.clone()).await? {
+        Aim::Nothing(line) => {
+            let last = loaded.publishes.last(&remote.target).filter(|p| Some(&p.commit) == recovered.as_ref());
+            if let Some(published) = last {
+                rollback::confirm(&remote, published).await?;
+            }
+            remote.close().await;
+            return Ok(line);
+        }
         Aim::Restore(version) => version,
     };
     remote.preflight(true).await?;

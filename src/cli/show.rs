@@ -9,7 +9,7 @@ use crate::core::plan::{Plan, Settled, World, action_of};
 use crate::core::receipt::History;
 use crate::core::value::human_bytes;
 use crate::core::verdict::{Reason, Verdict, difference};
-use crate::exec::baseline;
+use crate::exec::baseline::{self, Baseline};
 use crate::exec::drive::Sink;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
@@ -249,14 +249,19 @@ async fn remote_status(
     if let Some(commit) = elsewhere {
         out.push_str(&format!("              published from elsewhere at {}\n", ui::short(commit)));
     }
-    out.push_str(&match published == Some(&head.sha) {
-        true => "remote        as the last publish left it\n".to_string(),
-        false => format!("remote        at {}, moved since\n", ui::short(&head.sha)),
+    let at = ui::short(&head.sha);
+    out.push_str(&match (&seen.baseline, seen.comparison()) {
+        _ if published == Some(&head.sha) => "remote        as the last publish left it\n".to_string(),
+        (None, _) => format!("remote        at {at}, with nothing that hfbuild published\n"),
+        (Some(Baseline { commit: None, .. }), _) => format!("remote        at {at}; no commit names its record\n"),
+        (_, Some(found)) if found.drifted.is_empty() => {
+            format!("remote        at {at}, moved since; what was published is as it was\n")
+        }
+        _ => format!("remote        at {at}, moved since\n"),
     });
     out.push_str(&past::since_lines(global, remote, &seen).await?);
-    let bytes = head.used_storage.map(|bytes| format!("{} with its history", human_bytes(bytes)));
-    let listed = || human_bytes(seen.there.values().map(|file| file.size).sum());
-    out.push_str(&format!("stored        {}\n", bytes.unwrap_or_else(listed)));
+    let listed = || seen.there.values().map(|file| file.size).sum();
+    out.push_str(&format!("stored        {}\n", human_bytes(head.used_storage.unwrap_or_else(listed))));
     Ok(out)
 }
 

@@ -135,8 +135,8 @@ fn differs(claim: &Claim) -> String {
 fn whose(seen: &Seen) -> &'static str {
     match seen.baseline.as_ref().map(|b| b.source) {
         Some(Source::Receipt) => "this cache's receipt",
-        Some(Source::Record) => "the repo's record, as the commit that published it names it",
-        Some(Source::RecordAlone) => "the repo's record, which no commit that was looked at names",
+        Some(Source::Record) => "the repo's record at that commit",
+        Some(Source::RecordAlone) => "the repo's record, which no commit names",
         None => "nothing",
     }
 }

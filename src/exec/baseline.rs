@@ -1,12 +1,12 @@
 //! The baseline: what was published last to a remote, by this cache's receipt or by the record in the repo itself, and
 //! what happened there since.
 //!
-//! Which of the two is believed: the receipt where the head is its commit, or where nobody published after it; the repo's
-//! record where a later commit says, with its digest, that it published it, and where this cache has no receipt. A record
-//! that was changed by hand is believed by nobody: it is drift.
+//! Which of the two is believed: the record of the newest commit that says it is a publish, with the digests of record and
+//! tree, and the receipt where that commit is this cache's own. A record that was changed by hand is believed by nobody: it
+//! is drift. Only where no commit says anything (the history was squashed) and there is no receipt, the record stands alone.
 
 use crate::core::error::Result;
-use crate::core::past::{self, Comparison, Files, compare, files_of, marks, touched_by};
+use crate::core::past::{Comparison, Files, compare, files_of, marks, touched_by};
 use crate::core::plan::RECORD;
 use crate::core::publish::{Drifted, Published, RemoteFile, files_digest};
 use crate::core::record;
@@ -95,11 +95,9 @@ pub async fn look(remote: &Remote, publishes: &Publishes, blobs: &Blobs) -> Resu
     if last != head.sha {
         seen.since = remote.client.commits_since(&remote.repo, &head.sha, "", SEARCHED).await?;
     }
-    let ours = receipt.and_then(|last| last.tree.get(RECORD)).map(past::Recorded::from);
-    let same_record = ours.is_some_and(|ours| seen.there.get(RECORD).is_some_and(|r| ours.is(r)));
-    let found = match same_record || last == head.sha {
+    let found = match last == head.sha {
         true => None,
-        false => recorded(remote, &head.sha, &mut seen, receipt.is_some()).await?,
+        false => recorded(remote, &head.sha, &mut seen, last).await?,
     };
     if found.is_none() {
         let at = seen.since.iter().position(|commit| commit.id == last);
@@ -111,25 +109,26 @@ pub async fn look(remote: &Remote, publishes: &Publishes, blobs: &Blobs) -> Resu
     Ok(seen)
 }
 
-/// The record that is in the repo, where a commit says that it published it, or where there is no receipt that could say
-/// otherwise; then the commits after that one are kept.
-async fn recorded(remote: &Remote, head: &str, seen: &mut Seen, has_receipt: bool) -> Result<Option<Baseline>> {
-    if !seen.there.contains_key(RECORD) {
+/// The record of the newest commit that says it is a publish, where that is not `last` (this cache's own): of that very
+/// commit, and as the commit names it. Where no commit says so and this cache has no receipt, the record at the head.
+async fn recorded(remote: &Remote, head: &str, seen: &mut Seen, last: &str) -> Result<Option<Baseline>> {
+    for (at, commit) in seen.since.iter().enumerate().take_while(|(_, commit)| commit.id != last) {
+        let Some(marks) = marks(&commit.message) else { continue };
+        let bytes = remote.client.download_small(&remote.repo, &commit.id, RECORD).await?;
+        let Some(bytes) = bytes.filter(|b| hex::encode(sha2::Sha256::digest(b)) == marks.record) else { continue };
+        let Some(files) = record::files(&bytes).filter(|files| files_digest(files) == marks.tree) else { continue };
+        let baseline = Baseline { commit: Some(commit.id.clone()), files, record: Some(bytes), source: Source::Record };
+        seen.connected = true;
+        seen.since.truncate(at);
+        return Ok(Some(baseline));
+    }
+    if !last.is_empty() || !seen.there.contains_key(RECORD) {
         return Ok(None);
     }
     let Some(bytes) = remote.client.download_small(&remote.repo, head, RECORD).await? else { return Ok(None) };
-    let Some(files) = record::files(&bytes) else { return Ok(None) };
-    let (sha256, tree) = (hex::encode(sha2::Sha256::digest(&bytes)), files_digest(&files));
-    let publish = |c: &CommitInfo| marks(&c.message).is_some_and(|m| m.record == sha256 && m.tree == tree);
-    let at = seen.since.iter().position(publish);
-    let (commit, source) = match at {
-        Some(at) => (Some(seen.since[at].id.clone()), Source::Record),
-        None if has_receipt => return Ok(None),
-        None => (None, Source::RecordAlone),
-    };
-    seen.connected = at.is_some();
-    seen.since.truncate(at.unwrap_or(0));
-    Ok(Some(Baseline { commit, files, record: Some(bytes), source }))
+    let files = record::files(&bytes);
+    seen.since.clear();
+    Ok(files.map(|files| Baseline { commit: None, files, record: Some(bytes), source: Source::RecordAlone }))
 }
 
 impl Seen {

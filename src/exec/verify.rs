@@ -61,7 +61,7 @@ pub async fn download_all(
     let reads = files.iter().map(|(path, file)| {
         let tick = &tick;
         async move {
-            let found = remote.client.hash_file(&remote.repo, head, path, tick).await?;
+            let found = remote.client.hash_file(&remote.repo, head, path, file.size, tick).await?;
             let same = found.as_ref().is_some_and(|f| f.sha256 == file.hub.sha256 && f.size == file.size);
             Ok::<_, crate::core::error::Error>((*path, same, found))
         }

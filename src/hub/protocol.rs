@@ -321,7 +321,7 @@ pub struct RevisionInfo {
     /// Whether only its owners see it.
     #[serde(default)]
     pub private: Option<bool>,
-    /// Bytes that the repository takes, its history included.
+    /// Bytes that the repository takes, as the hub counts them.
     #[serde(default)]
     pub used_storage: Option<u64>,
 }

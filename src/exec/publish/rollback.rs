@@ -8,9 +8,11 @@
 use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::Event;
-use crate::core::past::Recorded;
+use crate::core::past::{Recorded, compare, files_of};
 use crate::core::plan::RECORD;
-use crate::core::publish::{Changes, Drifted, RemoteFile, Tree, TreeFile, UploadVerdict, decide_upload, tree_digest};
+use crate::core::publish::{
+    Changes, Drifted, Published, RemoteFile, Tree, TreeFile, UploadVerdict, decide_upload, tree_digest,
+};
 use crate::core::record;
 use crate::exec::baseline::files_at;
 use crate::exec::history::Entry;
@@ -205,6 +207,17 @@ impl Publisher<'_, '_> {
                 .cause(format!("expected SHA-256 {}, found {}", file.hub.sha256, found.sha256)));
         }
         blobs.put(&bytes)
+    }
+}
+
+/// Proves by digest that a rollback which was cut off, and whose commit was found, left what it should.
+pub async fn confirm(remote: &Remote, published: &Published) -> Result<()> {
+    let there = files_at(remote, &published.commit).await?;
+    match &compare(&files_of(&published.tree), &there).drifted[..] {
+        [] => Ok(()),
+        [first, ..] => Err(Error::hub(format!("commit {} landed, but not as it was sent", published.commit))
+            .cause(drift::drifted_path(first))
+            .hint("`hfbuild verify` says more")),
     }
 }
 

@@ -61,12 +61,14 @@ struct Under {
 
 impl HubClient {
     /// Downloads a file and hashes it; nothing of it is kept, and no more than a piece is in memory. A cut connection is
-    /// taken up where it broke. `None`: there is no such file. `progress` is called with the bytes of each piece.
+    /// taken up where it broke, for as long as bytes come. `None`: there is no such file. Of one that is longer than
+    /// `most` bytes no more than that is read. `progress` is called with the bytes of each piece.
     pub async fn hash_file(
         &self,
         repo: &RepoId,
         revision: &str,
         path: &str,
+        most: u64,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Option<Hashed>> {
         let call = Call::get(format!("{}/resolve/{}/{}", repo.web_path(), segment(revision), segments(path)));
@@ -82,19 +84,28 @@ impl HubClient {
             if under.size > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
                 *under = Under::default(); // this server starts over, and so does the hash
             }
-            while let Some(piece) = response.chunk().await.map_err(Failure::of_transport)? {
+            while under.size <= most
+                && let Some(piece) = response.chunk().await.map_err(Failure::of_transport)?
+            {
                 under.sha256.update(&piece);
                 under.size += piece.len() as u64;
                 progress(piece.len() as u64);
             }
             Ok(())
         };
-        match self.http().retrying(get).await {
-            Ok(()) => {}
-            Err(failure) if failure.status() == Some(404) => return Ok(None),
-            // cut off at its very end: there is nothing after what came
-            Err(failure) if failure.status() == Some(416) => {}
-            Err(failure) => return Err(self.http().explain(&call, failure)),
+        let mut before = 0;
+        loop {
+            let failure = match self.http().retrying(get).await {
+                Ok(()) => break,
+                Err(failure) => failure,
+            };
+            let came = under.lock().await.size;
+            match failure.status() {
+                Some(404) => return Ok(None),
+                Some(416) => break, // cut off at its very end: there is nothing after what came
+                _ if failure.passes() && came > before => before = came,
+                _ => return Err(self.http().explain(&call, failure)),
+            }
         }
         let under = under.into_inner();
         Ok(Some(Hashed { size: under.size, sha256: hex::encode(under.sha256.finalize()) }))
