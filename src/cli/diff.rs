@@ -8,7 +8,7 @@ use crate::core::graph::Work;
 use crate::core::manifest::OnDrift;
 use crate::core::publish::Target;
 use crate::core::value::{Value, human_bytes};
-use crate::exec::difference::{Change, Difference, FactChange, FileChange, Side, Sides};
+use crate::exec::difference::{Change, Difference, FactChange, FileChange, Side, Sides, Whose};
 use crate::exec::drive::Sink;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
@@ -88,9 +88,7 @@ fn show(text: &str) {
 /// Files, then facts, then texts, with an empty line between.
 fn text(found: &Difference, all: bool) -> String {
     let texts = found.files.iter().filter_map(|f| f.diff.as_deref()).map(safe);
-    let facts: Vec<String> = found.facts.iter().map(|f| fact(f, all)).collect();
-    let most = if all { usize::MAX } else { past::TOLD };
-    let parts = [file_lines(&found.files, all), past::limited(&facts, most, "")].into_iter().chain(texts);
+    let parts = [file_lines(&found.files, all), fact_lines(&found.facts, all)].into_iter().chain(texts);
     parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
@@ -164,13 +162,18 @@ fn sizes(file: &FileChange) -> String {
     }
 }
 
-fn fact(fact: &FactChange, all: bool) -> String {
+/// Names, aligned, with the values before and after; of a family the means, unless all are asked for.
+fn fact_lines(facts: &[FactChange], all: bool) -> String {
     let value = |v: &Option<Value>| match v {
         None => "nothing".to_string(),
         Some(v) if all => v.to_string(),
         Some(v) => explain::brief(v),
     };
-    format!("{}  {} -> {}", fact.name, value(&fact.was), value(&fact.now))
+    let told: Vec<_> = facts.iter().filter(|f| all || f.of != Whose::Shard).collect();
+    let width = told.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
+    let line = |f: &&FactChange| format!("{:<width$}  {} -> {}", f.name, value(&f.was), value(&f.now));
+    let lines: Vec<String> = told.iter().map(line).collect();
+    past::limited(&lines, if all { usize::MAX } else { past::TOLD }, "")
 }
 
 fn summary(target: &Target, found: &Difference) -> String {
@@ -203,8 +206,12 @@ fn explain_pending(names: &[String]) -> String {
 
 fn as_json(target: &Target, found: &Difference) -> Json {
     let json_of = |v: &Option<Value>| v.as_ref().map(Value::to_json);
-    let facts: Vec<Json> =
-        found.facts.iter().map(|f| json!({"name": f.name, "was": json_of(&f.was), "now": json_of(&f.now)})).collect();
+    let facts: Vec<Json> = found
+        .facts
+        .iter()
+        .filter(|f| f.of != Whose::Family)
+        .map(|f| json!({"name": f.name, "was": json_of(&f.was), "now": json_of(&f.now)}))
+        .collect();
     json!({
         "repo": target.repo,
         "endpoint": target.endpoint,

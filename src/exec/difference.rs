@@ -5,7 +5,7 @@
 
 use crate::core::digest::HubDigests;
 use crate::core::error::Result;
-use crate::core::facts::{FactSet, Facts};
+use crate::core::facts::{FOLDS, FactSet, Facts};
 use crate::core::graph::{Graph, NodeId, Upload, placed_path, repo_place};
 use crate::core::plan::{Plan, RECORD, Settled, World, fact_set};
 use crate::core::publish::{Drifted, Observed, Published, TreeFile, UploadVerdict, is_same};
@@ -68,12 +68,25 @@ pub struct FileChange {
 /// A fact that differs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FactChange {
-    /// `samples[Tiger].pictures`
+    /// `checkpoint.step`, `samples[Tiger].pictures`, `samples.mean.pictures`
     pub name: String,
+    /// Whose it is.
+    pub of: Whose,
     /// In what is published; `None`: it has no such fact.
     pub was: Option<Value>,
     /// Now.
     pub now: Option<Value>,
+}
+
+/// Whose a fact is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// An artifact of one node.
+    Artifact,
+    /// One shard of a family.
+    Shard,
+    /// A family: the mean over its shards.
+    Family,
 }
 
 /// All of it.
@@ -277,22 +290,35 @@ fn unified(path: &str, before: &str, after: &str) -> String {
 }
 
 fn changed_facts(artifact: &str, was: &FactSet, now: &FactSet, out: &mut Vec<FactChange>) {
-    let shards = |set: &FactSet| -> BTreeMap<String, Facts> {
+    let nodes = |set: &FactSet| -> BTreeMap<String, BTreeMap<String, Value>> {
+        let plain = |facts: &Facts| facts.values.iter().map(|(k, f)| (k.clone(), f.value.clone())).collect();
         match set {
-            FactSet::One(facts) => [(artifact.to_string(), facts.clone())].into(),
-            FactSet::Family(list) => {
-                list.iter().map(|(k, facts)| (format!("{artifact}[{k}]"), facts.clone())).collect()
-            }
+            FactSet::One(facts) => [(artifact.to_string(), plain(facts))].into(),
+            FactSet::Family(list) => list.iter().map(|(k, facts)| (format!("{artifact}[{k}]"), plain(facts))).collect(),
         }
     };
-    let (was, now) = (shards(was), shards(now));
-    let nothing = Facts::default();
+    let one = matches!(now, FactSet::One(_));
+    changed_values(&nodes(was), &nodes(now), if one { Whose::Artifact } else { Whose::Shard }, out);
+    let mean = FOLDS.iter().find(|(name, _)| *name == "mean").filter(|_| !one);
+    if let Some((name, fold)) = mean {
+        let of = |set: &FactSet| [(format!("{artifact}.{name}"), set.fold(*fold))].into();
+        changed_values(&of(was), &of(now), Whose::Family, out);
+    }
+}
+
+fn changed_values(
+    was: &BTreeMap<String, BTreeMap<String, Value>>,
+    now: &BTreeMap<String, BTreeMap<String, Value>>,
+    of: Whose,
+    out: &mut Vec<FactChange>,
+) {
+    let nothing = BTreeMap::new();
     for node in was.keys().chain(now.keys()).collect::<BTreeSet<_>>() {
         let (was, now) = (was.get(node).unwrap_or(&nothing), now.get(node).unwrap_or(&nothing));
-        for name in was.values.keys().chain(now.values.keys()).collect::<BTreeSet<_>>() {
-            let (was, now) = (was.values.get(name).map(|f| &f.value), now.values.get(name).map(|f| &f.value));
+        for name in was.keys().chain(now.keys()).collect::<BTreeSet<_>>() {
+            let (was, now) = (was.get(name).cloned(), now.get(name).cloned());
             if was != now {
-                out.push(FactChange { name: format!("{node}.{name}"), was: was.cloned(), now: now.cloned() });
+                out.push(FactChange { name: format!("{node}.{name}"), of, was, now });
             }
         }
     }
@@ -325,9 +351,15 @@ mod tests {
         let expected =
             [("checkpoint.gone", int(3), None), ("checkpoint.new", None, int(4)), ("checkpoint.step", int(1), int(2))];
         assert_eq!(told, expected);
-        let family = FactSet::Family(vec![("Tiger".into(), facts(&[("n", 1)]))]);
+        let family =
+            |n| FactSet::Family(vec![("Tiger".into(), facts(&[("n", n)])), ("Cat".into(), facts(&[("n", 1)]))]);
         let mut out = vec![];
-        changed_facts("samples", &family, &family, &mut out);
+        changed_facts("samples", &family(1), &family(3), &mut out);
+        let told: Vec<_> = out.iter().map(|f| (f.name.as_str(), f.of, f.now.clone())).collect();
+        let mean = ("samples.mean.n", Whose::Family, Some(Value::Float(2.0)));
+        assert_eq!(told, [("samples[Tiger].n", Whose::Shard, int(3)), mean]);
+        let mut out = vec![];
+        changed_facts("samples", &family(1), &family(1), &mut out);
         assert!(out.is_empty());
     }
 }

@@ -194,3 +194,69 @@ pub fn before_current(entries: &[Entry]) -> Option<&Entry> {
 pub fn current(entries: &[Entry]) -> Option<&Entry> {
     entries.iter().find(|e| e.there != Some(false))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::digest::Digest;
+    use crate::core::publish::Tree;
+
+    fn target() -> Target {
+        let text = |t: &str| t.to_string();
+        Target { endpoint: text("embedded"), kind: text("model"), repo: text("a/b"), revision: text("main") }
+    }
+
+    fn commit(id: &str, tree: Option<&str>, date: &str) -> CommitInfo {
+        let says = |tree: &str| format!("tree: {}\nrecord: 12\nnonce: hfbuild-1", Digest::of(tree.as_bytes()));
+        CommitInfo {
+            id: id.into(),
+            title: "a title".into(),
+            message: tree.map(says).unwrap_or_default(),
+            author: None,
+            date: Some(date.into()),
+        }
+    }
+
+    fn branch() -> Branch {
+        let commits = vec![
+            commit("dddd444", Some("two"), "2026-01-04T00:00:00.000Z"),
+            commit("cccc333", None, "2026-01-03T00:00:00.000Z"),
+            commit("bbbb222", Some("two"), "2026-01-02T00:00:00.000Z"),
+            commit("aaaa111", Some("one"), "2026-01-01T00:00:00.000Z"),
+        ];
+        Branch { commits, tags: [("v1".to_string(), "aaaa111".to_string())].into(), whole: true }
+    }
+
+    fn ids(entries: &[Entry]) -> Vec<&str> {
+        entries.iter().map(|e| e.commit.as_str()).collect()
+    }
+
+    #[test]
+    fn the_publishes_of_a_branch_and_the_one_before_the_current_that_was_another() {
+        let entries = entries(&Publishes::default(), &target(), Some(&branch()));
+        assert_eq!(ids(&entries), ["dddd444", "bbbb222", "aaaa111"]);
+        assert_eq!(before_current(&entries).map(|e| e.commit.as_str()), Some("aaaa111"));
+        let found = |word: &str| find(&entries, &branch(), word).len();
+        assert_eq!((found("v1"), found("bbbb"), found("bbb"), found("cccc333")), (1, 1, 0, 0));
+    }
+
+    #[test]
+    fn a_publish_that_the_branch_lost_stands_where_it_was_and_is_not_the_one_before() {
+        let lost = Published {
+            target: target(),
+            commit: "eeee555".into(),
+            parent: None,
+            tree: Tree::new(),
+            at_ms: "2026-01-03T12:00:00Z".parse::<jiff::Timestamp>().unwrap().as_millisecond(),
+            allowed: vec![],
+            restores: None,
+        };
+        let publishes = Publishes { landed: vec![lost], open: vec![] };
+        let seen = entries(&publishes, &target(), Some(&branch()));
+        assert_eq!(ids(&seen), ["dddd444", "eeee555", "bbbb222", "aaaa111"]);
+        assert_eq!(seen[1].there, Some(false));
+        assert_eq!(before_current(&seen).map(|e| e.commit.as_str()), Some("aaaa111"));
+        let alone = entries(&publishes, &target(), None);
+        assert_eq!((ids(&alone), alone[0].there), (vec!["eeee555"], None));
+    }
+}
