@@ -11,6 +11,7 @@ pub mod facts;
 pub mod fill;
 pub mod gate;
 pub mod graph;
+pub mod limits;
 pub mod manifest;
 pub mod name;
 pub mod plan;

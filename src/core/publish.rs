@@ -18,6 +18,9 @@ pub struct TreeFile {
     pub hub: HubDigests,
 }
 
+/// The file in which the server keeps what is large; it makes it itself.
+pub const ATTRIBUTES: &str = ".gitattributes";
+
 /// The desired tree by path in the repo.
 pub type Tree = BTreeMap<String, TreeFile>;
 
@@ -106,6 +109,8 @@ pub struct Observed {
     pub replaced: Replaced,
     /// Clauses over `published` that what is published there was allowed to go against, by its own record.
     pub allowed: Vec<String>,
+    /// Whether files that the desired tree does not have go, whoever put them there. Needs `files`.
+    pub mirror: bool,
 }
 
 /// A file of a change, with its size in bytes.
@@ -124,7 +129,7 @@ pub struct Changes {
     pub add: Vec<Sized>,
     /// Files with other content.
     pub change: Vec<Sized>,
-    /// Files that an earlier publish put there and the manifest no longer names.
+    /// Files that an earlier publish put there and the manifest no longer names; of a mirror, all that it does not name.
     pub delete: Vec<String>,
     /// How many stay.
     pub same: usize,
@@ -194,7 +199,7 @@ pub enum UploadVerdict {
 }
 
 /// Decides. Files of the remote that neither the desired tree nor an earlier publish names are left alone, and are no
-/// drift; `.gitattributes` is the server's and never compared.
+/// drift; of a mirror they are deleted. [`ATTRIBUTES`] is touched only where the desired tree has it, and never deleted.
 pub fn decide_upload(desired: &Tree, observed: &Observed, overwrite: bool) -> UploadVerdict {
     let same_head = observed.head.is_some() && observed.head == observed.last_commit;
     let nothing = BTreeMap::new();
@@ -203,7 +208,7 @@ pub fn decide_upload(desired: &Tree, observed: &Observed, overwrite: bool) -> Up
         (None, true) => return against_last(desired, observed),
         (None, false) => &nothing,
     };
-    let changes = changes(desired, remote, &observed.managed);
+    let changes = changes(desired, remote, observed);
     if let (true, Some(head)) = (changes.is_empty(), &observed.head) {
         return UploadVerdict::UpToDate { commit: head.clone(), adopt: !same_head };
     }
@@ -227,7 +232,7 @@ fn against_last(desired: &Tree, observed: &Observed) -> UploadVerdict {
             None => changes.add.push(Sized { path: path.clone(), size: file.size }),
         }
     }
-    changes.delete = observed.managed.keys().filter(|path| !desired.contains_key(*path)).cloned().collect();
+    changes.delete = observed.managed.keys().filter(|path| goes(desired, path)).cloned().collect();
     match (changes.is_empty(), &observed.head) {
         (true, Some(head)) => UploadVerdict::UpToDate { commit: head.clone(), adopt: false },
         _ => UploadVerdict::Send { changes, over: vec![] },
@@ -239,7 +244,7 @@ pub fn is_same(file: &TreeFile, remote: &RemoteFile) -> bool {
     is_recorded(&file.hub, remote) && file.size == remote.size
 }
 
-fn changes(desired: &Tree, remote: &BTreeMap<String, RemoteFile>, managed: &BTreeMap<String, HubDigests>) -> Changes {
+fn changes(desired: &Tree, remote: &BTreeMap<String, RemoteFile>, observed: &Observed) -> Changes {
     let mut changes = Changes::default();
     for (path, file) in desired {
         match remote.get(path) {
@@ -248,9 +253,14 @@ fn changes(desired: &Tree, remote: &BTreeMap<String, RemoteFile>, managed: &BTre
             None => changes.add.push(Sized { path: path.clone(), size: file.size }),
         }
     }
-    let ours = managed.keys().filter(|path| !desired.contains_key(*path) && remote.contains_key(*path));
-    changes.delete = ours.filter(|path| *path != ".gitattributes").cloned().collect();
+    let ours = |path: &String| observed.mirror || observed.managed.contains_key(path);
+    changes.delete = remote.keys().filter(|path| ours(path) && goes(desired, path)).cloned().collect();
     changes
+}
+
+/// Whether a path that may be deleted is to be.
+fn goes(desired: &Tree, path: &str) -> bool {
+    path != ATTRIBUTES && !desired.contains_key(path)
 }
 
 /// What can be said of drift before the desired tree is known: managed files that were changed or deleted there.

@@ -34,6 +34,8 @@ pub struct Remote {
     pub repo: RepoId,
     /// The client.
     pub client: HubClient,
+    /// Whether the repo is to hold nothing but the tree: then its files are always listed.
+    pub mirror: bool,
     /// The hub that this process runs, if it does.
     running: Option<Running>,
 }
@@ -67,7 +69,7 @@ impl Remote {
         let repo = RepoId::new(kind, &target.repo).map_err(|e| e.with_kind(ErrorKind::Manifest))?;
         if target.endpoint == EMBEDDED {
             let (client, running) = embedded(folder, access).await?;
-            return Ok(Remote { target, repo, client, running });
+            return Ok(Remote { target, repo, client, mirror: false, running });
         }
         let token = resolve_token(&|name| std::env::var(name).ok());
         if token.is_none() && access == Access::Write && !is_loopback(&target.endpoint) {
@@ -75,7 +77,7 @@ impl Remote {
                 .hint("set HF_TOKEN, or log in with `hf auth login`; to try without a hub of your own, use `--endpoint embedded`"));
         }
         let client = HubClient::new(&target.endpoint, token)?;
-        Ok(Remote { target, repo, client, running: None })
+        Ok(Remote { target, repo, client, mirror: false, running: None })
     }
 
     /// Checks, before any stage runs, that a publish can go through: the token is good, it may write, and a repo that is
@@ -105,7 +107,8 @@ impl Remote {
     /// where gates ask for the facts of what is published: of the last publish they are in the store.
     pub async fn observe(&self, publishes: &Publishes, blobs: Option<&Blobs>) -> Result<Observed> {
         let last = publishes.last(&self.target);
-        let mut observed = Observed { last_commit: last.map(|p| p.commit.clone()), ..Observed::default() };
+        let last_commit = last.map(|p| p.commit.clone());
+        let mut observed = Observed { last_commit, mirror: self.mirror, ..Observed::default() };
         let last_managed = |o: &mut Observed| {
             o.managed =
                 last.map(|p| p.tree.iter().map(|(k, f)| (k.clone(), f.hub.clone())).collect()).unwrap_or_default();
@@ -114,7 +117,7 @@ impl Remote {
         observed.replaced = Replaced::First;
         let Some(head) = self.client.head(&self.repo, &self.target.revision).await? else { return Ok(observed) };
         observed.head = Some(head.sha.clone());
-        if let Some(last) = last.filter(|_| observed.head == observed.last_commit) {
+        if let Some(last) = last.filter(|_| observed.head == observed.last_commit && !self.mirror) {
             observed.allowed = last.allowed.clone();
             observed.replaced = match blobs {
                 Some(blobs) => self.replaced(last, blobs).await?,
@@ -176,9 +179,14 @@ impl Remote {
         }
     }
 
-    /// How long a commit whose answer was lost may still land: a hub of this very process cannot land it later.
+    /// How long a commit whose answer was lost may still land. A hub of this very process cannot land it later, one on
+    /// this machine hardly.
     pub fn may_still_land(&self) -> Duration {
-        Duration::from_secs(if self.target.endpoint == EMBEDDED { 0 } else { 90 })
+        Duration::from_secs(match self.target.endpoint.as_str() {
+            EMBEDDED => 0,
+            endpoint if is_loopback(endpoint) => 2,
+            _ => 90,
+        })
     }
 
     /// Ends the hub that this process runs.

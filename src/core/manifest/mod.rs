@@ -103,6 +103,8 @@ pub struct Hub {
     pub on_tag: OnTag,
     /// What to do where the remote drifted.
     pub on_drift: OnDrift,
+    /// Whether files of the repo that the manifest does not name are deleted, whoever put them there.
+    pub mirror: bool,
 }
 
 /// `on_tag`
@@ -191,6 +193,7 @@ const HUB: &[Field] = &[
     Field::optional("tag", FieldType::Text, "a tag for each new version, e.g. `v{project.version}`"),
     Field::optional("on_tag", FieldType::Choice(&["skip", "fail"]), "what to do where the tag is there already"),
     Field::optional("on_drift", FieldType::Choice(&["fail", "overwrite"]), "what to do where the remote drifted"),
+    Field::optional("mirror", FieldType::Bool, "whether files of the repo that the manifest does not name are deleted"),
 ];
 /// `[hub]` in a profile: any of its keys.
 const PROFILE_HUB: [Field; HUB.len()] = {
@@ -304,6 +307,7 @@ fn hub(table: &Table) -> Hub {
         tag: text("tag"),
         on_tag: if text("on_tag").as_deref() == Some("fail") { OnTag::Fail } else { OnTag::Skip },
         on_drift: if text("on_drift").as_deref() == Some("overwrite") { OnDrift::Overwrite } else { OnDrift::Fail },
+        mirror: matches!(table.get("mirror").map(|n| &n.data), Some(Data::Bool(true))),
     }
 }
 

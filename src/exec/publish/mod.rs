@@ -8,6 +8,7 @@ mod content;
 mod dist;
 mod drift;
 mod intents;
+mod moved;
 
 pub use drift::drift_error;
 pub use intents::settle_intents;
@@ -16,6 +17,7 @@ use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::Event;
 use crate::core::gate::Outcome;
 use crate::core::graph::NodeId;
+use crate::core::limits;
 use crate::core::manifest::{Hub, OnTag};
 use crate::core::plan::{Decision, RECORD, Settled, decide};
 use crate::core::publish::{self, Changes, Intent, Published, Tree, UploadVerdict, is_same};
@@ -40,7 +42,7 @@ pub struct Publisher<'d, 'a> {
 /// What came of one try.
 enum Sent {
     Commit { commit: String, parent: String, found: bool },
-    Moved,
+    Moved { parent: String },
 }
 
 impl Driver<'_> {
@@ -88,8 +90,8 @@ impl Publisher<'_, '_> {
                         Sent::Commit { commit, parent, found } => {
                             return self.landed(tree, commit, parent, found, allowed).await;
                         }
-                        Sent::Moved => {
-                            self.driver.emit(Event::Note { text: "the branch moved meanwhile: planning again".into() });
+                        Sent::Moved { parent } => {
+                            self.tell_moved(&parent).await?;
                             decision = self.look_again().await?;
                         }
                     }
@@ -149,6 +151,7 @@ impl Publisher<'_, '_> {
 
     /// Preflight of the tree, repo, content, intent, commit.
     async fn send(&mut self, tree: &Tree, changes: Changes, allowed: &[String]) -> Result<Sent> {
+        limits::check(tree, &changes)?;
         self.check_card(tree).await?;
         let (remote, target) = (self.remote, self.remote.target.clone());
         let mut parent = self.driver.world.remotes.get(&self.upload).and_then(|o| o.head.clone());
@@ -162,7 +165,10 @@ impl Publisher<'_, '_> {
         }
         let parent = parent.unwrap_or_default();
         self.driver.emit(Event::Uploading { repo: target.repo.clone(), changes: changes.clone() });
-        let operations = self.upload_content(tree, &changes).await?;
+        let operations = self.upload_content(tree, &changes, &parent).await?;
+        if self.has_moved(&parent).await? {
+            return Ok(Sent::Moved { parent });
+        }
         let nonce = format!("hfbuild-{}", intents::nonce());
         let digest = publish::tree_digest(tree);
         let intent = Intent {
@@ -197,7 +203,7 @@ impl Publisher<'_, '_> {
                         return Ok(Sent::Commit { commit, parent: intent.parent, found: true });
                     }
                     self.driver.recorder.abandoned(&nonce)?;
-                    return Ok(Sent::Moved);
+                    return Ok(Sent::Moved { parent: intent.parent });
                 }
                 CommitOutcome::Throttled { wait } => {
                     let wait = wait.unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(300));
