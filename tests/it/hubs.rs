@@ -182,6 +182,8 @@ pub struct Proxy {
     _task: tokio::task::JoinHandle<()>,
 }
 
+/// Headers of one connection.
+const LENGTHS: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 /// What makes 64 digits of 40.
 const TAIL: &str = "abcabcabcabcabcabcabcabc";
 
@@ -200,6 +202,7 @@ impl Proxy {
 
 async fn forward(State(inner): State<Arc<String>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
+    let host = format!("http://{}", head.headers["host"].to_str().unwrap());
     let path = head.uri.path_and_query().unwrap().as_str().replace(TAIL, "");
     let mut body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
     if path.contains("/commit/") {
@@ -207,16 +210,16 @@ async fn forward(State(inner): State<Arc<String>>, request: Request) -> Response
     }
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let mut asked = client.request(head.method, format!("{inner}{path}")).body(body);
-    for (name, value) in head.headers.iter().filter(|(name, _)| !["host", "content-length"].contains(&name.as_str())) {
+    for (name, value) in head.headers.iter().filter(|(name, _)| !LENGTHS.contains(&name.as_str())) {
         asked = asked.header(name, value);
     }
     let answer = asked.send().await.unwrap();
     let mut response = Response::builder().status(answer.status());
-    for (name, value) in answer.headers().iter().filter(|(name, _)| *name != "content-length") {
+    for (name, value) in answer.headers().iter().filter(|(name, _)| !LENGTHS.contains(&name.as_str())) {
         response = response.header(name, value);
     }
     let bytes = answer.bytes().await.unwrap();
-    let bytes = if path.starts_with("/api/") && !path.contains("/tree/") { reworded(&bytes) } else { bytes };
+    let bytes = if path.contains("/tree/") { bytes } else { reworded(&bytes, &inner, &host) };
     response.body(Body::from(bytes)).unwrap()
 }
 
@@ -229,8 +232,9 @@ fn without_parent(body: &Bytes) -> Bytes {
     format!("{header}\n{}", rest.replace(TAIL, "")).into()
 }
 
-fn reworded(bytes: &Bytes) -> Bytes {
-    let Ok(mut value) = serde_json::from_slice::<Value>(bytes) else { return bytes.clone() };
+fn reworded(bytes: &Bytes, inner: &str, host: &str) -> Bytes {
+    let Ok(text) = std::str::from_utf8(bytes) else { return bytes.clone() };
+    let Ok(mut value) = serde_json::from_str::<Value>(&text.replace(inner, host)) else { return bytes.clone() };
     reword(&mut value);
     serde_json::to_vec(&value).unwrap().into()
 }

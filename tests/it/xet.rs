@@ -2,7 +2,7 @@
 //! the official Python client.
 
 use crate::hubs::{Hub, Proxy, REPO, TOKEN, command, light};
-use crate::support::{Project, python, run};
+use crate::support::{python, run};
 use hfbuild::hub::client::{LfsObject, Progress, Uploaded};
 use hfbuild::hub::embedded::{Fault, Options};
 use hfbuild::hub::{HubClient, RepoId, RepoKind, Token};
@@ -43,7 +43,9 @@ fn upload(hub: &Hub, folder: &Path, name: &str, content: &[u8]) -> (Uploaded, u6
     let repo = RepoId::new(RepoKind::Model, REPO).unwrap();
     let told = Arc::new(AtomicU64::new(0));
     let count = told.clone();
-    let progress: Progress = Arc::new(move |bytes| drop(count.fetch_add(bytes, Ordering::Relaxed)));
+    let progress: Progress = Arc::new(move |bytes| {
+        count.fetch_add(bytes, Ordering::Relaxed);
+    });
     hub.runtime.block_on(async {
         client.create_repo(&repo, false, None).await.unwrap();
         let uploaded = client.upload_lfs(&repo, "main", &[object], progress).await.unwrap();
@@ -98,9 +100,10 @@ fn a_kilobyte_inserted_into_a_hundred_megabytes_sends_less_than_a_hundred_kiloby
     assert!(third.xet < 10_000_000, "{third:?}");
 }
 
-fn staged(project: &Project) -> bool {
-    let files = walkdir::WalkDir::new(project.path("cache/xet")).into_iter().flatten();
-    files.into_iter().any(|e| e.path().to_string_lossy().contains("xorb_metadata/") && e.file_type().is_file())
+/// Whether hf-xet has noted a block that arrived.
+fn noted(cache: &Path) -> bool {
+    let mut files = walkdir::WalkDir::new(cache).into_iter().flatten().filter(|e| e.file_type().is_file());
+    files.any(|e| e.path().to_string_lossy().contains("xorb_metadata/"))
 }
 
 #[test]
@@ -110,15 +113,11 @@ fn killed_or_interrupted_in_the_middle_the_next_run_sends_the_rest() {
         std::fs::write(project.path("a.bin"), noise(150_000_000, 5)).unwrap();
         let pid = Arc::new(AtomicI32::new(0));
         let (of, mut sent, cache) = (pid.clone(), 0, project.path("cache/xet"));
-        let noted = move || {
-            let files = walkdir::WalkDir::new(&cache).into_iter().flatten();
-            files.into_iter().any(|e| e.path().to_string_lossy().contains("xorb_metadata/") && e.file_type().is_file())
-        };
         hub.at_each(move |point, _| {
             sent += usize::from(point == "xet.xorb");
             if point == "xet.xorb" && sent == 2 {
                 let begun = Instant::now();
-                while !noted() && begun.elapsed() < Duration::from_secs(60) {
+                while !noted(&cache) && begun.elapsed() < Duration::from_secs(60) {
                     std::thread::yield_now(); // the first block arrives and is noted
                 }
                 let pid = nix::unistd::Pid::from_raw(of.load(Ordering::SeqCst));
@@ -130,7 +129,7 @@ fn killed_or_interrupted_in_the_middle_the_next_run_sends_the_rest() {
         let mut child = hub.spawn(&project);
         pid.store(child.id() as i32, Ordering::SeqCst);
         assert_eq!(child.wait().unwrap().code(), code);
-        assert!(staged(&project), "what arrived is noted");
+        assert!(noted(&project.path("cache/xet")), "what arrived is noted");
         assert_eq!(hub.commits(), 0);
         hub.asked();
         hub.publish(&project, &[]).code(0);
