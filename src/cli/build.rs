@@ -72,12 +72,14 @@ pub async fn open_remote(
         return Ok(None);
     }
     let target = remote::target(hub, global.endpoint.as_deref(), global.repo.as_deref());
-    let remote = Remote::open(target, &store.hub(), access).await.map_err(|e| match e.kind() {
+    let mut remote = Remote::open(target, &store.hub(), access).await.map_err(|e| match e.kind() {
         ErrorKind::Manifest if global.repo.is_none() => e.at(project.manifest.source.place(hub.repo_span.clone())),
         ErrorKind::Manifest => e.with_kind(ErrorKind::Usage),
         _ => e,
     })?;
-    Ok(Some(Remote { client: remote.client.clone().keeping(store.xet()), mirror: hub.mirror, ..remote }))
+    remote.client = remote.client.clone().keeping(store.xet());
+    remote.mirror = hub.mirror;
+    Ok(Some(remote))
 }
 
 /// Puts what is seen of the remote into the world, for each wanted upload.
