@@ -312,3 +312,37 @@ fn drift(
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests() -> HubDigests {
+        HubDigests { sha256: "0".repeat(64), git_sha1: Some("0".repeat(40)) }
+    }
+
+    fn deleted(mirror: bool, head_is_ours: bool) -> Vec<String> {
+        let there = |path: &str| {
+            (path.to_owned(), RemoteFile { size: 1, git_sha1: "0".repeat(40), sha256: Some("0".repeat(64)) })
+        };
+        let observed = Observed {
+            head: Some("b".into()),
+            last_commit: head_is_ours.then(|| "b".into()),
+            files: (!head_is_ours).then(|| [ATTRIBUTES, "ours", "theirs"].map(there).into()),
+            managed: [ATTRIBUTES, "ours"].map(|path| (path.to_owned(), digests())).into(),
+            mirror,
+            ..Observed::default()
+        };
+        match decide_upload(&Tree::new(), &observed, true) {
+            UploadVerdict::Send { changes, .. } => changes.delete,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_others_put_there_goes_only_from_a_mirror_and_the_attributes_never() {
+        assert_eq!(deleted(false, false), ["ours"]);
+        assert_eq!(deleted(false, true), ["ours"]);
+        assert_eq!(deleted(true, false), ["ours", "theirs"]);
+    }
+}

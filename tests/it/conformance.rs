@@ -191,26 +191,6 @@ fn only_a_mirror_deletes_what_others_put_there_and_never_the_attributes() {
 }
 
 #[test]
-fn attributes_that_the_manifest_named_once_stay() {
-    let (hub, project) = (hub(), light());
-    hub.publish(&project, &[]).code(0);
-    let before = hub.text(".gitattributes");
-    let with = project.read("publish.toml");
-    project.write("attributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
-    let named = with.replace(
-        "[artifact.card]",
-        "[artifact.attributes]\nkind = \"files\"\npaths = [\"attributes\"]\n[artifact.card]",
-    );
-    let named = named.replace("files = {", "files = { \".gitattributes\" = \"attributes\",");
-    project.write("publish.toml", &named);
-    hub.publish(&project, &["--overwrite"]).code(0);
-    assert_ne!(hub.text(".gitattributes"), before);
-    project.write("publish.toml", &with);
-    hub.publish(&project, &[]).code(0);
-    assert_eq!(hub.text(".gitattributes"), "*.bin filter=lfs diff=lfs merge=lfs -text\n");
-}
-
-#[test]
 fn a_hub_of_another_kind_is_published_to_all_the_same() {
     let (hub, project) = (hub(), light());
     let proxy = Proxy::before(&hub);

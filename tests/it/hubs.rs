@@ -32,7 +32,7 @@ impl Faults for Script {
         };
         // taken out meanwhile: what it does itself may make requests
         let Some(mut hook) = self.hook.lock().unwrap().take() else { return Fault::None };
-        let fault = hook(point, nth);
+        let fault = tokio::task::block_in_place(|| hook(point, nth)); // other requests are served meanwhile
         *self.hook.lock().unwrap() = Some(hook);
         fault
     }
@@ -176,7 +176,7 @@ files = { "README.md" = "card", "a.bin" = "a", "b.bin" = "b", "c.bin" = "c" }
 }
 
 /// A proxy before the embedded hub that answers as other self-hosted hubs do: it ignores `parentCommit`, its commit ids
-/// have 64 digits, `commitUrl` is relative, `shouldIgnore` is set for unchanged files, tokens for xet end in 20 seconds.
+/// have 64 digits, `commitUrl` is relative, tokens for xet end in 20 seconds.
 pub struct Proxy {
     pub url: String,
     _task: tokio::task::JoinHandle<()>,
@@ -243,9 +243,6 @@ fn reword(value: &mut Value) {
     match value {
         Value::Array(list) => list.iter_mut().for_each(reword),
         Value::Object(map) => {
-            if map.contains_key("shouldIgnore") && map.get("oid").is_some_and(|oid| !oid.is_null()) {
-                map.insert("shouldIgnore".into(), true.into());
-            }
             for (key, value) in map.iter_mut() {
                 if key == "exp" {
                     *value = (jiff::Timestamp::now().as_second() + 20).into();

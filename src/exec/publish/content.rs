@@ -160,3 +160,18 @@ fn first_bytes(path: &std::path::Path) -> Result<Vec<u8>> {
     file.take(512).read_to_end(&mut sample).on("read", path)?;
     Ok(sample)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::digest::{Digest, HubDigests};
+
+    #[test]
+    fn ignored_because_it_is_there_is_no_refusal() {
+        let hub = HubDigests { sha256: "a".repeat(64), git_sha1: Some("b".repeat(40)) };
+        let entry = TreeFile { size: 1, digest: Digest::of(b"x"), hub };
+        let said = |oid: Option<String>| refuse_ignored("x", &entry, &Verdict { lfs: false, ignore: true, oid });
+        assert!(said(Some("a".repeat(64))).is_ok() && said(Some("b".repeat(40))).is_ok());
+        assert!(said(Some("c".repeat(40))).is_err() && said(None).unwrap_err().to_string().contains("leave out `x`"));
+    }
+}
