@@ -69,7 +69,7 @@ impl HubClient {
             match self.send_xet(&route, grant, folder, objects, progress).await {
                 Ok(report) => return Ok(Some(report.dedup_metrics.total_bytes_uploaded)),
                 Err(Trouble::Ours(error)) => return Err(error),
-                Err(Trouble::Xet(XetError::Authentication(_))) if !last => {}
+                Err(Trouble::Xet(error)) if !last && is_refused(&error) => {}
                 Err(Trouble::Xet(error)) => return Err(explain(&error)),
             }
         }
@@ -185,9 +185,18 @@ impl From<Error> for Trouble {
     }
 }
 
+/// Whether the storage refused the token. hf-xet calls that a network error and names the status in its words only.
+fn is_refused(error: &XetError) -> bool {
+    match error {
+        XetError::Authentication(_) => true,
+        XetError::Network(words) => words.contains("(401 ") || words.contains("(403 "),
+        _ => false,
+    }
+}
+
 fn explain(error: &XetError) -> Error {
     let (what, hint) = match error {
-        XetError::Authentication(_) => {
+        _ if is_refused(error) => {
             ("the Hub's storage refused the token", "it may have expired: make a new one and set `HF_TOKEN`")
         }
         XetError::RateLimited(_) => ("the rate limit of the Hub's storage is used up", "wait some minutes"),
