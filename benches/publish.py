@@ -127,21 +127,16 @@ def kind(method: str, path: str) -> str:
 
 
 def manifest(names: list[str]) -> str:
-    paths = ", ".join(f'"src/{name}"' for name in names) or '"publish.toml"'
-    return f"""[project]
-name = "bench"
-version = "1.0.0"
-license = "apache-2.0"
-[hub]
-repo = "{REPO}"
-[artifact.data]
-kind = "files"
-paths = [{paths}]
-[artifact.publish]
-kind = "upload"
-files = {{ "data/" = "data" }}
-"""
-
+    """One artifact a file, so that a changed one is read alone; of very many files one artifact of all."""
+    artifacts = {name.split(".")[0]: [name] for name in names} if len(names) <= 1000 else {"data": names}
+    text = f'[project]\nname = "bench"\nversion = "1.0.0"\nlicense = "apache-2.0"\n[hub]\nrepo = "{REPO}"\n'
+    for artifact, files in artifacts.items():
+        text += f'[artifact.{artifact}]\nkind = "files"\npaths = [{", ".join(f'"src/{name}"' for name in files)}]\n'
+    if len(artifacts) == len(names):
+        places = ", ".join(f'"data/{name}" = "{name.split(".")[0]}"' for name in names)
+    else:
+        places = '"data/" = "data"'
+    return text + f'[artifact.publish]\nkind = "upload"\nfiles = {{ {places} }}\n' if names else text
 
 def make(folder: Path, files: int, size: int) -> None:
     """A project: incompressible files that no two of which share anything."""
