@@ -128,15 +128,16 @@ def kind(method: str, path: str) -> str:
 
 def manifest(names: list[str]) -> str:
     """One artifact a file, so that a changed one is read alone; of very many files one artifact of all."""
-    artifacts = {name.split(".")[0]: [name] for name in names} if len(names) <= 1000 else {"data": names}
     text = f'[project]\nname = "bench"\nversion = "1.0.0"\nlicense = "apache-2.0"\n[hub]\nrepo = "{REPO}"\n'
+    one_each = len(names) <= 1000
+    artifacts = {name.split(".")[0]: [name] for name in names} if one_each else {"data": names}
     for artifact, files in artifacts.items():
-        text += f'[artifact.{artifact}]\nkind = "files"\npaths = [{", ".join(f'"src/{name}"' for name in files)}]\n'
-    if len(artifacts) == len(names):
-        places = ", ".join(f'"data/{name}" = "{name.split(".")[0]}"' for name in names)
-    else:
-        places = '"data/" = "data"'
-    return text + f'[artifact.publish]\nkind = "upload"\nfiles = {{ {places} }}\n' if names else text
+        paths = ", ".join(f'"src/{name}"' for name in files)
+        text += f'[artifact.{artifact}]\nkind = "files"\npaths = [{paths}]\n'
+    places = [f'"data/{files[0]}" = "{artifact}"' for artifact, files in artifacts.items()]
+    places = ", ".join(places) if one_each else '"data/" = "data"'
+    return text + (f'[artifact.publish]\nkind = "upload"\nfiles = {{ {places} }}\n' if names else "")
+
 
 def make(folder: Path, files: int, size: int) -> None:
     """A project: incompressible files that no two of which share anything."""

@@ -154,16 +154,7 @@ impl Publisher<'_, '_> {
         limits::check(tree, &changes)?;
         self.check_card(tree).await?;
         let (remote, target) = (self.remote, self.remote.target.clone());
-        let mut parent = self.driver.world.remotes.get(&self.upload).and_then(|o| o.head.clone());
-        if parent.is_none() {
-            let hub = self.hub()?;
-            remote.client.create_repo(&remote.repo, hub.private, None).await?;
-            let head = remote.client.head(&remote.repo, &target.revision).await?;
-            parent = Some(
-                head.ok_or_else(|| Error::hub(format!("`{}` has no branch `{}`", target.repo, target.revision)))?.sha,
-            );
-        }
-        let parent = parent.unwrap_or_default();
+        let parent = self.parent().await?;
         self.driver.emit(Event::Uploading { repo: target.repo.clone(), changes: changes.clone() });
         let operations = self.upload_content(tree, &changes, &parent).await?;
         if self.has_moved(&parent).await? {
@@ -223,6 +214,18 @@ impl Publisher<'_, '_> {
             }
             self.driver.cancel.check()?;
         }
+    }
+
+    /// The commit to publish on: the head that was observed, or that of a repo that is made now.
+    async fn parent(&self) -> Result<String> {
+        let (remote, target) = (self.remote, &self.remote.target);
+        if let Some(head) = self.driver.world.remotes.get(&self.upload).and_then(|observed| observed.head.clone()) {
+            return Ok(head);
+        }
+        remote.client.create_repo(&remote.repo, self.hub()?.private, None).await?;
+        let head = remote.client.head(&remote.repo, &target.revision).await?;
+        let none = || Error::hub(format!("`{}` has no branch `{}`", target.repo, target.revision));
+        Ok(head.ok_or_else(none)?.sha)
     }
 
     /// After the commit: verify, tag, record. The record comes last, so that a kill before it is found by the intent.
