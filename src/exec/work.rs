@@ -68,8 +68,7 @@ pub fn workspace(
     dir: PathBuf,
     log: PathBuf,
 ) -> Result<Workspace> {
-    let mut inputs = BTreeMap::new();
-    let mut directories = BTreeSet::new();
+    let (mut inputs, mut directories) = (BTreeMap::new(), BTreeSet::new());
     for input in &declaration.inputs {
         let files = match &input.from {
             InputFrom::File(path) => {

@@ -69,7 +69,11 @@ pub fn a_link_to_what_will_not_be_there_is_refused() {
 fn a_front_matter_that_the_hub_would_refuse_is_refused_offline() {
     let project = project("a", "");
     project.write("card.md.hbs", "---\nlicense: mit\npipeline_tag: image-generation\nlibrary_name: onnx\n---\na\n");
-    project.run(&[]).code(1).says("README.md:3:15").says("README.md:4:15").says("a file format is no library");
+    // where the template shows it, before anything runs, and all of it when the card is rendered
+    let run = project.run(&[]).code(2).says("card.md.hbs:3:15").says("card.md.hbs:4:15");
+    run.says("a file format is no library").never_says("Running");
+    project.write("card.md.hbs", "---\nlicense: mit\npipeline_tag: {{project.name}}\ntags: x\n---\na\n");
+    project.run(&[]).code(1).says("README.md:3:15").says("README.md:4:7");
 }
 
 #[test]

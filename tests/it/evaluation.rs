@@ -291,7 +291,10 @@ pub fn external_data_of_an_imported_graph_is_followed_and_absent_is_fatal() {
     project.run(&["explain", "graph"]).prints("fact external = [\"w.data\"]").prints("fact external_bytes = 8 ");
     // a pointer in place of the data, or a part of it
     project.write("out/w.data", "1234567");
-    project.run(&["build", "graph"]).code(1).says("`w.data` has 7 bytes, the model keeps 8 there");
+    project
+        .run(&["build", "graph"])
+        .code(1)
+        .says("`w.data` of `out/model.onnx` has 7 bytes, and the model's weights in it end at 8");
     std::fs::remove_file(project.path("out/w.data")).unwrap();
     project.run(&["plan"]).code(2).says("out/w.data");
     // published as it is, it is looked at too

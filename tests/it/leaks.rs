@@ -87,14 +87,17 @@ fn a_rule_that_there_is_not_cannot_be_allowed() {
 fn what_a_stage_makes_is_searched_before_anything_of_it_is_sent() {
     let program = format!("mkdir out && printf 'a\\\\nkey = %s\\\\n' {} > out/a.txt", token());
     let project = project("", &program);
-    build(&project, &[]).code(1).says("`made/a.txt` holds what looks like a secret, on line 2").never_says(&token());
+    build(&project, &[])
+        .code(1)
+        .says("`made/out/a.txt` holds what looks like a secret, on line 2")
+        .never_says(&token());
     assert_eq!(project.commits("ann/leaky"), 0);
     let hub = project.tree("cache/hub");
     assert!(hub.keys().all(|name| !name.contains("objects/")), "{:?}", hub.keys());
     // known by now: the next run says it before any stage
     std::fs::remove_file(project.path("ran")).unwrap();
-    build(&project, &["--force", "made"]).code(1).says("`made/a.txt` holds");
-    build(&project, &["check"]).code(1).prints("refused  leaks  `made/a.txt`");
+    build(&project, &["--force", "made"]).code(1).says("`made/out/a.txt` holds");
+    build(&project, &["check"]).code(1).prints("refused  leaks  `made/out/a.txt`");
 }
 
 #[test]
@@ -107,11 +110,11 @@ fn files_of_secrets_strays_pointers_and_pickles_that_run_code_are_refused() {
     let project = project("", &program.replace('\\', "\\"));
     build(&project, &[])
         .code(1)
-        .says("`made/.env` is a file of secrets by its name")
-        .says("`made/.DS_Store` is what a tool leaves behind")
-        .says("`made/.git/HEAD` is what a tool leaves behind")
-        .says("`made/m.bin` is a Git LFS pointer")
-        .says("`made/a.dat` would be published as a pickle that may run code");
+        .says("`made/out/.env` is a file of secrets by its name")
+        .says("`made/out/.DS_Store` is what a tool leaves behind")
+        .says("`made/out/.git/HEAD` is what a tool leaves behind")
+        .says("`made/out/m.bin` is a Git LFS pointer")
+        .says("`made/out/a.dat` would be published as a pickle that may run code");
     assert_eq!(project.commits("ann/leaky"), 0);
 }
 
@@ -151,7 +154,7 @@ fn hfbuilds_own_token_is_in_no_log_receipt_error_or_argument() {
     }
     project.write("publish.toml", &project.read("publish.toml").replace("; false", ""));
     with(&["-v"], true).code(0).never_says(&token);
-    assert!(project.read("dist/made/seen.txt").contains("hfbuild"), "the command lines were seen");
+    assert!(project.read("dist/made/out/seen.txt").contains("hfbuild"), "the command lines were seen");
     let logs = project.tree("cache").into_values().filter(|b| String::from_utf8_lossy(b).contains("***")).count();
     assert!(logs > 0, "the program printed the token, and no log shows that it was masked");
     let written = ["cache", "dist", ".cache/hfbuild", ".config"];

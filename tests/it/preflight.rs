@@ -87,7 +87,7 @@ kind = "upload"
 files = { "README.md" = "card", "out.txt" = "made" }
 "##,
     );
-    project.write("card.md.hbs", "# cats\n\n[out](out.txt)\n");
+    project.write("card.md.hbs", "---\nlicense: {{project.license}}\n---\n# cats\n\n[out](out.txt)\n");
     project
 }
 
@@ -156,8 +156,7 @@ fn a_template_that_cannot_be_read_and_wrong_front_matter_are_refused_before_any_
     project.write("card.md.hbs", "# cats {{#if}\n");
     build(&project, &hub.url, &[]).code(2).says("card.md.hbs");
     assert!(!project.path("ran").exists());
-    project.write("card.md.hbs", "# cats\n");
-    project.write("publish.toml", &project.read("publish.toml").replace("\"apache-2.0\"", "\"apache-two\""));
+    project.write("card.md.hbs", "---\nlicense: apache-two\n---\n# cats\n");
     build(&project, &hub.url, &[]).code(2).says("apache-two");
     assert!(!project.path("ran").exists());
     assert!(hub.asked().is_empty(), "the hub was asked about what the manifest already shows");

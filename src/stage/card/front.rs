@@ -7,7 +7,7 @@
 //! Does not know what else is on the card.
 
 use super::yaml::{self, Data, Node};
-use crate::core::error::{Error, Place, Result};
+use crate::core::error::{Error, ErrorKind, Place, Result};
 use crate::core::manifest::dom::join;
 use crate::core::name::nearest;
 use std::sync::Arc;
@@ -78,6 +78,41 @@ pub fn check(text: &Arc<str>, front: &Front, license: &str, known: &dyn Fn(&str)
     let mut check = Check { text, root: &front.root, license, known, problems: vec![] };
     check.keys();
     if check.problems.is_empty() { Ok(()) } else { Err(join(check.problems)) }
+}
+
+/// Keys whose value stands on their own line, so that a template shows it before anything is rendered.
+const STATIC: [&str; 3] = ["license", "library_name", "pipeline_tag"];
+
+/// Checks what a template's front matter says without a placeholder: those of [`STATIC`], before any stage runs. What is
+/// filled in, and everything else, is checked when the card is rendered.
+///
+/// # Errors
+/// The same as for the card, with the place in the template.
+pub fn check_static(file: &str, template: &str, license: &str) -> Result<()> {
+    let source: Arc<str> = template.into();
+    let mut at = 4;
+    let mut problems = Vec::new();
+    for line in template.strip_prefix("---\n").into_iter().flat_map(str::lines).take_while(|line| *line != "---") {
+        let is_static = |key: &&str| line.strip_prefix(*key).is_some_and(|rest| rest.starts_with(':'));
+        if STATIC.iter().any(is_static) && !line.contains("{{") {
+            let root = yaml::parse(line, at).ok();
+            // what `other` needs beside it may be filled in
+            let entries = root.iter().flat_map(|root| root.entries()).filter(|(.., node)| node.text() != Some("other"));
+            for (key, _, node) in entries {
+                let mut check = Check { text: &source, root: node, license, known: &|_| true, problems: vec![] };
+                KEYS.iter()
+                    .filter(|(name, _)| name == key)
+                    .for_each(|(_, rule)| rule(&mut check, &format!("`{key}`"), node));
+                problems.append(&mut check.problems);
+            }
+        }
+        at += line.len() + 1;
+    }
+    let in_template = |error: Error| match error.place().cloned() {
+        Some(place) => error.at(Place { file: file.into(), ..place }).with_kind(ErrorKind::Manifest),
+        None => error,
+    };
+    if problems.is_empty() { Ok(()) } else { Err(join(problems.into_iter().map(in_template).collect())) }
 }
 
 struct Check<'a> {

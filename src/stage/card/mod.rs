@@ -46,6 +46,10 @@ impl Kind for Card {
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
         check_license(cx)?;
         let declaration = template::declare(cx, "card", self.version(), Some("README.md"))?;
+        let path = cx.path("template")?;
+        if let Some(Some(text)) = cx.texts.get(path.as_str()) {
+            front::check_static(path.as_str(), text, &cx.manifest.project.license)?;
+        }
         let published = cx.manifest.artifacts.iter().filter(|s| s.kind == super::UPLOAD.name);
         let mut tree: Vec<String> = published
             .filter(|s| s.map("files").iter().any(|(_, _, artifact, _)| *artifact == cx.spec.name.as_str()))

@@ -283,10 +283,10 @@ fn row_10_git_lfs_pointers_were_uploaded_as_models() {
         copies("a = \"a.bin\"", "mkdir -p out/deep; echo 1 > out/b.txt; cp {in.a} out/deep/picture.png", "[\"out\"]");
     let project = publishing(&made, "\"samples/\" = \"made\"", &[]);
     project.write("a.bin", &pointer());
-    refused(&project, 1, &["deep/picture.png` is a Git LFS pointer of "]);
+    refused(&project, 1, &["deep/picture.png` is a Git LFS pointer, and not the content"]);
     let made = copies("a = \"a.bin\"", "cp {in.a} model.safetensors", "[\"model.safetensors\"]");
     project.write("publish.toml", &super::manifest(&made, "\"model.safetensors\" = \"made\"", &[]));
-    refused(&project, 1, &["`model.safetensors` is a Git LFS pointer of "]);
+    refused(&project, 1, &["`model.safetensors` is a Git LFS pointer"]);
     project.write("publish.toml", &super::manifest(&files("a.bin"), "\"a.bin\" = \"file\"", &[]));
     refused(&project, 1, &["a.bin`", is_one]);
 }
