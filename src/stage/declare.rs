@@ -266,7 +266,9 @@ fn upload(manifest: &Manifest, spec: &Spec) -> Result<Body> {
         if path == crate::core::plan::RECORD || path == ".gitattributes" {
             return Err(manifest.source.error(key_span, format!("`{path}` is written by hfbuild or by the server")));
         }
+        // a Space's README is its settings, checked as such
         if path == "README.md"
+            && to.kind != "space"
             && let Some(other) = manifest.artifact(&artifact).filter(|spec| spec.kind != "card")
         {
             let message = format!("`README.md` is the card, and `{artifact}` is of kind `{}`", other.kind);
