@@ -7,7 +7,7 @@ use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::Event;
 use crate::core::limits;
 use crate::core::plan::Settled;
-use crate::core::publish::{Changes, Sized, Tree, TreeFile};
+use crate::core::publish::{Changes, Observed, Sized, Tree, TreeFile};
 use crate::core::value::human_bytes;
 use crate::exec::leaks::{self, Candidate};
 use crate::exec::publish::Publisher;
