@@ -82,11 +82,11 @@ fn two() -> Project {
 
 #[test]
 fn row_12_two_scripts_wrote_to_two_repos_at_other_paths_than_were_read() {
-    // one manifest, one repo, one path map
+    // one manifest, one path map for each repo
     let again = "[artifact.again]\nkind = \"upload\"\nfiles = { \"data.bin\" = \"file\" }\n";
     let project = publishing(&format!("{}{again}", files("data.bin")), "\"data.bin\" = \"file\"", &[]);
     project.write("data.bin", "one");
-    refused(&project, 2, &["is a second upload beside", "to one repo", "publish.toml:"]);
+    refused(&project, 2, &["both publish to the model `me/it`", "delete the other's files", "publish.toml:"]);
     let made = copies("a = \"data.bin\"", "cp {in.a} data.bin.out", "[\"data.bin.out\"]");
     let paths = "\"x/\" = \"made\", \"x/data.bin.out\" = \"file\"";
     project.write("publish.toml", &manifest(&format!("{}{made}", files("data.bin")), paths, &[]));
