@@ -98,6 +98,7 @@ fn a_lost_answer_with_a_colleagues_commit_on_top_makes_no_second_commit() {
 fn a_branch_that_moved_is_planned_again_and_who_moved_it_is_said() {
     let (hub, project) = (hub(), light());
     hub.publish(&project, &[]).code(0);
+    hub.asked();
     project.write("a.bin", "new content");
     let (url, mut moved) = (hub.url().to_string(), false);
     hub.at_each(move |point, _| {
