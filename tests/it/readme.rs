@@ -18,10 +18,12 @@ fn blocks(language: &str) -> Vec<String> {
 /// A line without what differs from run to run: commits. Lines that only slow machines print are left out.
 fn stable(text: &str) -> Vec<String> {
     let is_commit = |word: &str| word.len() == 7 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let word = |word: &str| match word.trim_end_matches(',') {
+        commit if is_commit(commit) => word.replace(commit, "COMMIT"),
+        _ => word.to_string(),
+    };
     let lines = text.lines().filter(|l| !l.trim_start().starts_with("Finished "));
-    let mut lines: Vec<String> = lines
-        .map(|l| l.split(' ').map(|w| if is_commit(w) { "COMMIT" } else { w }).collect::<Vec<_>>().join(" "))
-        .collect();
+    let mut lines: Vec<String> = lines.map(|l| l.split(' ').map(word).collect::<Vec<_>>().join(" ")).collect();
     // which of two stages that could both start does so first depends on what they took last time
     let stage = |line: &String| ["Running ", "Cutoff "].iter().any(|w| line.trim_start().starts_with(w));
     lines.chunk_by_mut(|a, b| stage(a) && stage(b)).for_each(<[String]>::sort);
