@@ -5,9 +5,10 @@
 use crate::core::graph::{Graph, Node, NodeId, Upload, Work, placed_path, repo_place};
 use crate::core::name::slug;
 use crate::core::plan::{Plan, RECORD, Settled};
-use crate::core::publish::{How, Observed, Published, Tree, TreeFile, UploadVerdict, early_drift};
+use crate::core::publish::{ATTRIBUTES, How, Observed, Published, Tree, TreeFile, UploadVerdict, early_drift};
 use crate::core::receipt::Output;
 use crate::core::verdict::Verdict;
+use std::collections::BTreeSet;
 
 /// What a publish would send: known files, and files that are not made yet.
 #[derive(Debug, Clone, Default)]
@@ -73,11 +74,13 @@ pub fn estimate(
     out
 }
 
-/// Files that an earlier publish put there and that no artifact is named for any more.
+/// Files that an earlier publish put there, of a mirror all that are there, and that no artifact is named for.
 fn unnamed(upload: &Upload, observed: &Observed) -> Vec<String> {
     let named =
         |path: &String| upload.files.iter().any(|(to, ..)| path == to || (to.ends_with('/') && path.starts_with(to)));
-    observed.managed.keys().filter(|path| !named(path) && *path != RECORD).cloned().collect()
+    let others = observed.files.iter().filter(|_| upload.to.mirror).flat_map(|files| files.keys());
+    let there: BTreeSet<&String> = observed.managed.keys().chain(others.filter(|path| *path != ATTRIBUTES)).collect();
+    there.into_iter().filter(|path| !named(path) && *path != RECORD).cloned().collect()
 }
 
 /// What the last publish had of a node that is not made yet, with sizes; a shard's files begin with its name.

@@ -57,7 +57,7 @@ impl World {
     /// How an upload goes about it: by its own keys and what this call asks for.
     pub fn how(&self, upload: &Upload) -> How {
         let on_drift = if self.overwrite { OnDrift::Overwrite } else { upload.to.on_drift };
-        How { on_drift, pull_request: self.pull_request || upload.to.pull_request }
+        How { on_drift, pull_request: self.pull_request || upload.to.pull_request, mirror: upload.to.mirror }
     }
 }
 

@@ -19,6 +19,9 @@ pub struct TreeFile {
     pub hub: HubDigests,
 }
 
+/// The file in which the server keeps what is large; it makes it itself.
+pub const ATTRIBUTES: &str = ".gitattributes";
+
 /// The desired tree by path in the repo.
 pub type Tree = BTreeMap<String, TreeFile>;
 
@@ -188,7 +191,7 @@ pub struct Changes {
     pub add: Vec<Sized>,
     /// Files with other content.
     pub change: Vec<Sized>,
-    /// Files that an earlier publish put there and the manifest no longer names.
+    /// Files that an earlier publish put there and the manifest no longer names; of a mirror, all that it does not name.
     pub delete: Vec<String>,
     /// How many stay.
     pub same: usize,
@@ -285,12 +288,14 @@ pub struct How {
     pub on_drift: OnDrift,
     /// Whether every change is proposed as a pull request.
     pub pull_request: bool,
+    /// Whether files that the desired tree does not have go, whoever put them there. Needs the remote's files.
+    pub mirror: bool,
 }
 
 /// Decides. Files of the remote that neither the desired tree nor an earlier publish names are left alone, and are no
-/// drift; `.gitattributes` is the server's and never compared.
+/// drift; of a mirror they are deleted. [`ATTRIBUTES`] is touched only where the desired tree has it, and never deleted.
 pub fn decide_upload(desired: &Tree, observed: &Observed, how: How) -> UploadVerdict {
-    let direct = on_branch(desired, observed, how.on_drift == OnDrift::Overwrite);
+    let direct = on_branch(desired, observed, how);
     match direct {
         // a branch that only has to be made is nothing to propose
         UploadVerdict::Send { changes, over, .. } if how.pull_request && !changes.is_empty() => {
@@ -298,7 +303,7 @@ pub fn decide_upload(desired: &Tree, observed: &Observed, how: How) -> UploadVer
         }
         UploadVerdict::Drift { files, .. } if how.proposes_drift() && files != [Drifted::Gone] => {
             let nothing = BTreeMap::new();
-            let changes = changes(desired, observed.files.as_ref().unwrap_or(&nothing), &observed.managed);
+            let changes = changes(desired, observed.files.as_ref().unwrap_or(&nothing), &observed.managed, how.mirror);
             propose(desired, observed, how, changes, files)
         }
         direct => direct,
@@ -321,7 +326,7 @@ fn propose(desired: &Tree, observed: &Observed, how: How, changes: Changes, over
     let new = |changes, over| UploadVerdict::Send { changes, over, pull_request: Some(Propose { number: None }) };
     let Some(open) = &observed.proposal else { return new(changes, over) };
     let number = open.pull_request.number;
-    match on_branch(desired, &open.at, how.on_drift == OnDrift::Overwrite) {
+    match on_branch(desired, &open.at, how) {
         UploadVerdict::UpToDate { commit, .. } => {
             UploadVerdict::Proposed { pull_request: open.pull_request.clone(), commit }
         }
@@ -336,7 +341,7 @@ fn propose(desired: &Tree, observed: &Observed, how: How, changes: Changes, over
 }
 
 /// The verdict where the commit would go to what was observed itself.
-fn on_branch(desired: &Tree, observed: &Observed, overwrite: bool) -> UploadVerdict {
+fn on_branch(desired: &Tree, observed: &Observed, how: How) -> UploadVerdict {
     let same_head = observed.head.is_some() && observed.head == observed.last_commit;
     let nothing = BTreeMap::new();
     let remote = match (&observed.files, same_head) {
@@ -344,7 +349,7 @@ fn on_branch(desired: &Tree, observed: &Observed, overwrite: bool) -> UploadVerd
         (None, true) => return against_last(desired, observed),
         (None, false) => &nothing,
     };
-    let changes = changes(desired, remote, &observed.managed);
+    let changes = changes(desired, remote, &observed.managed, how.mirror);
     if let (true, Some(head)) = (changes.is_empty(), &observed.head) {
         return UploadVerdict::UpToDate { commit: head.clone(), adopt: !same_head };
     }
@@ -352,7 +357,7 @@ fn on_branch(desired: &Tree, observed: &Observed, overwrite: bool) -> UploadVerd
         gone if gone == [Drifted::Gone] => gone,
         _ => drift(desired, remote, &observed.managed),
     };
-    if drifted.is_empty() || overwrite {
+    if drifted.is_empty() || how.on_drift == OnDrift::Overwrite {
         return UploadVerdict::Send { changes, over: drifted, pull_request: None };
     }
     UploadVerdict::Drift { files: drifted, pull_request: None }
@@ -368,7 +373,7 @@ fn against_last(desired: &Tree, observed: &Observed) -> UploadVerdict {
             None => changes.add.push(Sized { path: path.clone(), size: file.size }),
         }
     }
-    changes.delete = observed.managed.keys().filter(|path| !desired.contains_key(*path)).cloned().collect();
+    changes.delete = observed.managed.keys().filter(|path| goes(desired, path)).cloned().collect();
     match (changes.is_empty(), &observed.head) {
         (true, Some(head)) => UploadVerdict::UpToDate { commit: head.clone(), adopt: false },
         _ => UploadVerdict::Send { changes, over: vec![], pull_request: None },
@@ -380,7 +385,12 @@ pub fn is_same(file: &TreeFile, remote: &RemoteFile) -> bool {
     is_recorded(&file.hub, remote) && file.size == remote.size
 }
 
-fn changes(desired: &Tree, remote: &BTreeMap<String, RemoteFile>, managed: &BTreeMap<String, HubDigests>) -> Changes {
+fn changes(
+    desired: &Tree,
+    remote: &BTreeMap<String, RemoteFile>,
+    managed: &BTreeMap<String, HubDigests>,
+    mirror: bool,
+) -> Changes {
     let mut changes = Changes::default();
     for (path, file) in desired {
         match remote.get(path) {
@@ -389,9 +399,14 @@ fn changes(desired: &Tree, remote: &BTreeMap<String, RemoteFile>, managed: &BTre
             None => changes.add.push(Sized { path: path.clone(), size: file.size }),
         }
     }
-    let ours = managed.keys().filter(|path| !desired.contains_key(*path) && remote.contains_key(*path));
-    changes.delete = ours.filter(|path| *path != ".gitattributes").cloned().collect();
+    let ours = |path: &String| mirror || managed.contains_key(path);
+    changes.delete = remote.keys().filter(|path| ours(path) && goes(desired, path)).cloned().collect();
     changes
+}
+
+/// Whether a path that may be deleted is to be.
+fn goes(desired: &Tree, path: &str) -> bool {
+    path != ATTRIBUTES && !desired.contains_key(path)
 }
 
 /// What can be said of drift before the desired tree is known: managed files that were changed or deleted there.
@@ -442,4 +457,38 @@ fn drift(
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests() -> HubDigests {
+        HubDigests { sha256: "0".repeat(64), git_sha1: Some("0".repeat(40)) }
+    }
+
+    fn deleted(mirror: bool, head_is_ours: bool) -> Vec<String> {
+        let there = |path: &str| {
+            (path.to_owned(), RemoteFile { size: 1, git_sha1: "0".repeat(40), sha256: Some("0".repeat(64)) })
+        };
+        let observed = Observed {
+            head: Some("b".into()),
+            last_commit: head_is_ours.then(|| "b".into()),
+            files: (!head_is_ours).then(|| [ATTRIBUTES, "ours", "theirs"].map(there).into()),
+            managed: [ATTRIBUTES, "ours"].map(|path| (path.to_owned(), digests())).into(),
+            ..Observed::default()
+        };
+        match decide_upload(&Tree::new(), &observed, How { on_drift: OnDrift::Overwrite, pull_request: false, mirror })
+        {
+            UploadVerdict::Send { changes, .. } => changes.delete,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_others_put_there_goes_only_from_a_mirror_and_the_attributes_never() {
+        assert_eq!(deleted(false, false), ["ours"]);
+        assert_eq!(deleted(false, true), ["ours"]);
+        assert_eq!(deleted(true, false), ["ours", "theirs"]);
+    }
 }

@@ -143,7 +143,7 @@ impl Remote {
     /// store. A branch that is not there is seen as the default branch's head, which it will be made from.
     pub async fn observe(&self, publishes: &Publishes, blobs: Option<&Blobs>, how: How) -> Result<Observed> {
         let last = publishes.last(&self.target);
-        let mut observed = self.observe_branch(last, blobs).await?;
+        let mut observed = self.observe_branch(last, blobs, how).await?;
         let moved = observed.head.is_some() && observed.head != observed.last_commit;
         if how.pull_request || how.on_drift == OnDrift::PullRequest && moved {
             observed.proposal = self.proposal(publishes).await?.map(Box::new);
@@ -151,7 +151,7 @@ impl Remote {
         Ok(observed)
     }
 
-    async fn observe_branch(&self, last: Option<&Published>, blobs: Option<&Blobs>) -> Result<Observed> {
+    async fn observe_branch(&self, last: Option<&Published>, blobs: Option<&Blobs>, how: How) -> Result<Observed> {
         let revision = &self.target.revision;
         let mut observed = seen(last);
         match self.client.head(&self.repo, revision).await? {
@@ -162,7 +162,8 @@ impl Remote {
                 None => return Ok(observed),
             },
         }
-        if let Some(last) = last.filter(|_| observed.head == observed.last_commit) {
+        // a mirror's files are always listed: others may have put some there
+        if let Some(last) = last.filter(|_| observed.head == observed.last_commit && !how.mirror) {
             observed.allowed = last.allowed.clone();
             observed.replaced = match blobs {
                 Some(blobs) => self.replaced(last, blobs).await?,
@@ -237,9 +238,14 @@ impl Remote {
         Ok(commits.into_iter().find(ours).map(|commit| commit.id))
     }
 
-    /// How long a commit whose answer was lost may still land: a hub of this very process cannot land it later.
+    /// How long a commit whose answer was lost may still land. A hub of this very process cannot land it later, one on
+    /// this machine hardly.
     pub fn may_still_land(&self) -> Duration {
-        Duration::from_secs(if self.target.endpoint == EMBEDDED { 0 } else { 90 })
+        Duration::from_secs(match self.target.endpoint.as_str() {
+            EMBEDDED => 0,
+            endpoint if is_loopback(endpoint) => 2,
+            _ => 90,
+        })
     }
 }
 

@@ -67,10 +67,14 @@ pub async fn open(
 ) -> Result<Remotes> {
     let targets = targets(project, wanted, flags)?;
     // the manifest's own names were checked when it was read
-    Remotes::open(targets, &store.hub(), access).await.map_err(|e| match e.kind() {
+    let mut remotes = Remotes::open(targets, &store.hub(), access).await.map_err(|e| match e.kind() {
         ErrorKind::Manifest => e.with_kind(ErrorKind::Usage),
         _ => e,
-    })
+    })?;
+    for remote in remotes.of.values_mut() {
+        remote.client = remote.client.clone().keeping(store.xet());
+    }
+    Ok(remotes)
 }
 
 /// Ends what interrupted publishes left open; their commits that were found.

@@ -120,7 +120,7 @@ async fn publish_and_look() {
     assert!(verdicts["model.safetensors"].lfs && !verdicts["README.md"].lfs && !verdicts["empty.bin"].lfs);
 
     let (uploaded, sent) = bench.upload(std::slice::from_ref(&weights)).await;
-    assert_eq!(uploaded, Uploaded { sent: 1, skipped: 0, bytes: weights.size });
+    assert_eq!(uploaded, Uploaded { sent: 1, skipped: 0, bytes: weights.size, xet: 0 });
     assert_eq!(sent, weights.size);
     let operations = vec![add_lfs("model.safetensors", &weights), add("a b/ü.txt", b"text"), add("empty.bin", b"")];
     let oid = landed(bench.commit(&bench.head().await, "", operations).await);
@@ -137,7 +137,7 @@ async fn publish_and_look() {
 
     // Once more: the hub has the content, nothing is read.
     std::fs::remove_file(&weights.path).unwrap();
-    assert_eq!(bench.upload(&[weights]).await, (Uploaded { sent: 0, skipped: 1, bytes: 0 }, 0));
+    assert_eq!(bench.upload(&[weights]).await, (Uploaded { sent: 0, skipped: 1, bytes: 0, xet: 0 }, 0));
     assert_eq!(landed(bench.commit(&oid, "", vec![Operation::Delete { path: "empty.bin".into() }]).await).len(), 40);
     assert_eq!(bench.client.tree(&bench.repo, "main").await.unwrap().len(), 3);
 }

@@ -121,6 +121,10 @@ impl Store {
     pub fn hub(&self) -> PathBuf {
         self.root.join("hub")
     }
+    /// `cache/xet`: what xet knows of the chunks that a hub has. May be removed at any time.
+    pub fn xet(&self) -> PathBuf {
+        self.root.join("xet")
+    }
     /// `cache/runs`
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")

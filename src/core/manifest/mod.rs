@@ -155,6 +155,7 @@ const HUB: &[Field] = &[
     target::TARGET[6],
     target::TARGET[7],
     target::TARGET[8],
+    target::TARGET[9],
 ];
 /// `[hub]` in a profile: any of its keys.
 const PROFILE_HUB: [Field; HUB.len()] = {

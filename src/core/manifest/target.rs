@@ -16,7 +16,7 @@ use std::ops::Range;
 pub(super) const UPLOAD: &str = "upload";
 
 /// The keys of one publish. In `[hub]`, `repo` is required.
-pub const TARGET: [Field; 9] = [
+pub const TARGET: [Field; 10] = [
     Field::optional("repo", FieldType::Text, "the repo on the Hub, `namespace/name`"),
     Field::optional("type", FieldType::Choice(&["model", "dataset", "space"]), "what the repo is"),
     Field::optional("private", FieldType::Bool, "whether a repo that has to be created is private"),
@@ -37,6 +37,7 @@ pub const TARGET: [Field; 9] = [
         "what to do where the remote drifted",
     ),
     Field::optional("pull_request", FieldType::Bool, "whether to open a pull request instead of committing"),
+    Field::optional("mirror", FieldType::Bool, "whether files of the repo that the manifest does not name are deleted"),
     Field::optional(
         "allow_findings",
         FieldType::Map(&FieldType::List(&FieldType::Text)),
@@ -69,6 +70,8 @@ pub struct Hub {
     pub on_drift: OnDrift,
     /// Whether a pull request is opened instead of a commit to the branch.
     pub pull_request: bool,
+    /// Whether files of the repo that the manifest does not name are deleted, whoever put them there.
+    pub mirror: bool,
     /// Findings in files that are published all the same: rules by path in the repo.
     pub allow_findings: Allowed,
 }
@@ -140,6 +143,7 @@ fn read<'t>(get: &dyn Fn(&str) -> Option<&'t Node>, project: &Project) -> Hub {
             _ => OnDrift::Fail,
         },
         pull_request: yes("pull_request"),
+        mirror: yes("mirror"),
         allow_findings: get("allow_findings").and_then(Node::as_table).map(allowed).unwrap_or_default(),
     }
 }

@@ -5,14 +5,16 @@
 
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::Event;
+use crate::core::limits;
 use crate::core::plan::Settled;
-use crate::core::publish::{Changes, Tree, TreeFile};
+use crate::core::publish::{Changes, Observed, Sized, Tree, TreeFile};
+use crate::core::value::human_bytes;
 use crate::exec::leaks::{self, Candidate};
 use crate::exec::publish::Publisher;
 use crate::hub::RepoKind;
-use crate::hub::client::{LfsObject, Operation, Preupload};
+use crate::hub::client::{LfsObject, Operation, Preupload, Verdict};
 use crate::stage;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 /// The fact of a checkpoint that is not to be published unasked.
@@ -167,62 +169,101 @@ impl Publisher<'_, '_> {
         Ok(())
     }
 
-    /// Sends LFS content and gives the commit's operations.
+    /// Sends LFS content and gives the commit's operations. `parent` is the commit that it is made on.
     pub(super) async fn upload_content(
         &mut self,
         tree: &Tree,
         changes: &Changes,
         asked: &[Preupload],
+        parent: &str,
     ) -> Result<Vec<Operation>> {
         let blobs = self.driver.store.blobs();
         let remote = self.remote;
         let verdicts = remote.client.preupload(&remote.repo, &remote.target.revision, asked).await?;
+        let sources = self.copy_sources(tree, changes, parent).await?;
         let mut operations = Vec::new();
         let mut objects: BTreeMap<String, LfsObject> = BTreeMap::new();
-        for file in changes.sent() {
-            let entry = &tree[&file.path];
-            let verdict = verdicts.get(&file.path);
-            if verdict.is_some_and(|v| v.ignore) {
-                let same = verdict.and_then(|v| v.oid.clone());
-                if same.as_ref() != Some(&entry.hub.sha256) && same != entry.hub.git_sha1 {
-                    return Err(Error::hub(format!(
-                        "the Hub would leave out `{}`, because of the repo's .gitignore",
-                        file.path
-                    ))
-                    .hint("take the rule out of .gitignore on the Hub, or publish the file under another name"));
-                }
+        let mut inline = 0;
+        for Sized { path, .. } in changes.sent() {
+            let entry = &tree[path];
+            let (size, sha256, path) = (entry.size, entry.hub.sha256.clone(), path.clone());
+            let verdict = verdicts.get(&path);
+            if let Some(verdict) = verdict.filter(|v| v.ignore) {
+                refuse_ignored(&path, entry, verdict)?;
             }
-            if verdict.is_some_and(|v| v.lfs) && entry.size > 0 {
-                let object =
-                    LfsObject { sha256: entry.hub.sha256.clone(), size: entry.size, path: blobs.path(&entry.digest) };
-                objects.insert(entry.hub.sha256.clone(), object);
-                operations.push(Operation::AddLfs {
-                    path: file.path.clone(),
-                    sha256: entry.hub.sha256.clone(),
-                    size: entry.size,
-                });
+            if !verdict.is_some_and(|v| v.lfs) || size == 0 {
+                limits::check_inline(&path, size)?;
+                inline += size;
+                limits::check_commit(inline)?;
+                let gone = || Error::stage(format!("`{path}` is gone from the cache"));
+                let bytes = blobs.read(&entry.digest)?.ok_or_else(gone)?;
+                operations.push(Operation::AddRegular { path, bytes });
+            } else if let Some(source) = sources.get(&sha256) {
+                let (source, revision) = (source.clone(), parent.to_owned());
+                operations.push(Operation::Copy { path, source, revision, sha256, size });
             } else {
-                let bytes = blobs
-                    .read(&entry.digest)?
-                    .ok_or_else(|| Error::stage(format!("`{}` is gone from the cache", file.path)))?;
-                operations.push(Operation::AddRegular { path: file.path.clone(), bytes });
+                let object = LfsObject { sha256: sha256.clone(), size, path: blobs.path(&entry.digest) };
+                objects.insert(sha256.clone(), object);
+                operations.push(Operation::AddLfs { path, sha256, size });
             }
         }
         operations.extend(changes.delete.iter().map(|path| Operation::Delete { path: path.clone() }));
-        let objects: Vec<_> = objects.into_values().collect();
+        self.upload_objects(objects.into_values().collect()).await?;
+        Ok(operations)
+    }
+
+    /// Sends LFS content, and tells how far it is.
+    async fn upload_objects(&self, objects: Vec<LfsObject>) -> Result<()> {
+        let remote = self.remote;
         let total: u64 = objects.iter().map(|o| o.size).sum();
         let (sink, repo) = (self.driver.sink.clone(), remote.target.to_string());
         let sent = std::sync::atomic::AtomicU64::new(0);
         let progress = move |bytes: u64| {
             let done = sent.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed) + bytes;
-            sink(Event::Sent { repo: repo.clone(), done, total });
+            sink(Event::Sent { repo: repo.clone(), done: done.min(total), total }); // what is sent again counts again
         };
-        remote
-            .client
-            .upload_lfs(&remote.repo, &remote.target.revision, &objects, std::sync::Arc::new(progress))
-            .await?;
-        Ok(operations)
+        let (repo, revision) = (&remote.repo, &remote.target.revision);
+        let uploaded = remote.client.upload_lfs(repo, revision, &objects, std::sync::Arc::new(progress)).await?;
+        if uploaded.xet > 0 && uploaded.xet < uploaded.bytes / 2 {
+            let (sent, of) = (human_bytes(uploaded.xet), human_bytes(uploaded.bytes));
+            let text = format!("{sent} of {of} were sent: the Hub has the rest, or it compresses well");
+            self.driver.emit(Event::Note { text });
+        }
+        Ok(())
     }
+
+    /// By SHA-256, LFS files that the repo has at `parent` and that have the content of a file to be sent. The listing is
+    /// only asked for where the record of the last publish lets one expect any.
+    async fn copy_sources(&self, tree: &Tree, changes: &Changes, parent: &str) -> Result<BTreeMap<String, String>> {
+        let wanted: BTreeSet<&str> =
+            changes.sent().filter(|file| file.size > 0).map(|file| tree[&file.path].hub.sha256.as_str()).collect();
+        let observed = self.driver.world.remotes.get(&self.upload);
+        let proposal = observed.and_then(|observed| observed.proposal.as_ref()).map(|proposal| &proposal.at);
+        // what was seen of another commit says nothing of this one
+        let is_parent = |o: &&Observed| [&o.head, &o.start].iter().any(|seen| seen.as_deref() == Some(parent));
+        let Some(observed) = observed.into_iter().chain(proposal).find(is_parent) else { return Ok(BTreeMap::new()) };
+        let large = |(path, sha256): (&String, Option<&String>)| Some((sha256?.clone(), path.clone()));
+        let mut sources: BTreeMap<String, String> = match &observed.files {
+            Some(files) => files.iter().filter_map(|(path, file)| large((path, file.sha256.as_ref()))).collect(),
+            None if observed.managed.values().any(|file| wanted.contains(file.sha256.as_str())) => {
+                let files = self.remote.client.tree(&self.remote.repo, parent).await?;
+                files.iter().filter_map(|(path, file)| large((path, file.sha256.as_ref()))).collect()
+            }
+            None => BTreeMap::new(),
+        };
+        sources.retain(|sha256, _| wanted.contains(sha256.as_str()));
+        Ok(sources)
+    }
+}
+
+/// A file that the Hub would leave out is refused, unless it says so because it has that very content.
+fn refuse_ignored(path: &str, entry: &TreeFile, verdict: &Verdict) -> Result<()> {
+    let there = verdict.oid.as_ref();
+    if there.is_some() && (there == Some(&entry.hub.sha256) || there == entry.hub.git_sha1.as_ref()) {
+        return Ok(());
+    }
+    Err(Error::hub(format!("the Hub would leave out `{path}`, because of the repo's .gitignore"))
+        .hint("take the rule out of .gitignore on the Hub, or publish the file under another name"))
 }
 
 fn first_bytes(path: &std::path::Path) -> Result<Vec<u8>> {
@@ -230,4 +271,19 @@ fn first_bytes(path: &std::path::Path) -> Result<Vec<u8>> {
     let file = std::fs::File::open(path).on("open", path)?;
     file.take(512).read_to_end(&mut sample).on("read", path)?;
     Ok(sample)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::digest::{Digest, HubDigests};
+
+    #[test]
+    fn ignored_because_it_is_there_is_no_refusal() {
+        let hub = HubDigests { sha256: "a".repeat(64), git_sha1: Some("b".repeat(40)) };
+        let entry = TreeFile { size: 1, digest: Digest::of(b"x"), hub };
+        let said = |oid: Option<String>| refuse_ignored("x", &entry, &Verdict { lfs: false, ignore: true, oid });
+        assert!(said(Some("a".repeat(64))).is_ok() && said(Some("b".repeat(40))).is_ok());
+        assert!(said(Some("c".repeat(40))).is_err() && said(None).unwrap_err().to_string().contains("leave out `x`"));
+    }
 }

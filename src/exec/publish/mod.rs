@@ -8,11 +8,14 @@ mod content;
 mod dist;
 mod drift;
 mod intents;
+mod moved;
 mod proof;
 mod propose;
 mod results;
 pub mod rollback;
 mod tag;
+
+use moved::has_moved;
 
 pub use drift::drift_error;
 pub use intents::settle_intents;
@@ -22,6 +25,7 @@ use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::Event;
 use crate::core::gate::Outcome;
 use crate::core::graph::NodeId;
+use crate::core::limits;
 use crate::core::manifest::Hub;
 use crate::core::plan::{Decision, RECORD, Settled, decide};
 use crate::core::publish::{self, Changes, Intent, Propose, Published, PullRequest, Tree, UploadVerdict};
@@ -48,7 +52,14 @@ pub struct Publisher<'d, 'a> {
 /// What came of one try.
 enum Sent {
     Commit(Landed),
-    Moved,
+    /// From which commit, and what was there.
+    Moved(Moved),
+}
+
+/// A branch, or the ref of a pull request, that is no longer where a plan saw it.
+struct Moved {
+    revision: String,
+    parent: String,
 }
 
 /// What a commit brings.
@@ -113,8 +124,8 @@ impl Publisher<'_, '_> {
                         Sent::Commit(landed) => {
                             return self.landed(tree, landed, allowed, pull_request, !over.is_empty()).await;
                         }
-                        Sent::Moved => {
-                            self.driver.emit(Event::Note { text: "the branch moved meanwhile: planning again".into() });
+                        Sent::Moved(moved) => {
+                            self.tell_moved(&moved).await?;
                             decision = self.look_again().await?;
                         }
                     }
@@ -187,10 +198,15 @@ impl Publisher<'_, '_> {
         allowed: &[String],
         propose: Option<Propose>,
     ) -> Result<Sent> {
+        limits::check_changes(tree, &changes)?;
         let findings = self.refuse_leaks(tree, &changes)?;
         let asked = self.check_tree(tree, &changes).await?;
         let target = self.remote.target.clone();
-        let Some(parent) = self.parent(tree, propose).await? else { return Ok(Sent::Moved) };
+        let Some(parent) = self.parent(tree, propose).await? else {
+            let observed = self.driver.world.remotes.get(&self.upload);
+            let parent = observed.and_then(|observed| observed.start.clone()).unwrap_or_default();
+            return Ok(Sent::Moved(Moved { revision: target.revision, parent }));
+        };
         if changes.is_empty() {
             // the branch alone was missing
             let commit = parent.clone();
@@ -200,7 +216,7 @@ impl Publisher<'_, '_> {
         let number = propose.and_then(|p| p.number);
         let remote = number.map_or(self.remote.clone(), |n| self.remote.at(&PullRequest::revision(n)));
         let mut on_ref = Publisher { driver: &mut *self.driver, remote: &remote, upload: self.upload, restores: None };
-        let operations = on_ref.upload_content(tree, &changes, &asked).await?;
+        let operations = on_ref.upload_content(tree, &changes, &asked, &parent).await?;
         self.journalled(tree, &changes, allowed, propose, parent, Content { operations, findings }).await
     }
 
@@ -217,6 +233,9 @@ impl Publisher<'_, '_> {
         let target = self.remote.target.clone();
         let number = propose.and_then(|p| p.number);
         let remote = number.map_or(self.remote.clone(), |n| self.remote.at(&PullRequest::revision(n)));
+        if has_moved(&remote, &parent).await? {
+            return Ok(Sent::Moved(Moved { revision: remote.target.revision, parent }));
+        }
         let nonce = format!("hfbuild-{}", intents::nonce());
         let intent = Intent {
             target,
@@ -268,7 +287,8 @@ impl Publisher<'_, '_> {
                         return landed(commit, true, pull_request);
                     }
                     self.driver.recorder.abandoned(&intent.nonce)?;
-                    return Ok(Sent::Moved);
+                    let (revision, parent) = (at.target.revision.clone(), intent.parent.clone());
+                    return Ok(Sent::Moved(Moved { revision, parent }));
                 }
                 CommitOutcome::Throttled { wait } => {
                     let wait = wait.unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(300));

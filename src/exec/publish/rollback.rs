@@ -115,7 +115,7 @@ pub enum RolledBack {
 /// What a rollback would change, or why it may not.
 pub fn decide(version: &Version, observed: &crate::core::publish::Observed, overwrite: bool) -> UploadVerdict {
     let on_drift = if overwrite { OnDrift::Overwrite } else { OnDrift::Fail };
-    decide_upload(&version.tree, observed, How { on_drift, pull_request: false })
+    decide_upload(&version.tree, observed, How { on_drift, pull_request: false, mirror: false })
 }
 
 impl Publisher<'_, '_> {
@@ -151,9 +151,9 @@ impl Publisher<'_, '_> {
         let repo = self.remote.target.to_string();
         self.driver.emit(Event::RollingBack { repo, to: version.restores.label(), changes: changes.clone() });
         let mut tree = version.tree.clone();
-        let content = self.content(version, &mut tree, &changes).await?;
+        let content = self.content(version, &mut tree, &changes, &parent).await?;
         match self.journalled(&tree, &changes, &version.allowed, None, parent, content).await? {
-            Sent::Moved => Ok(None),
+            Sent::Moved(_) => Ok(None),
             Sent::Commit(landed) => {
                 let commit = landed.commit.clone();
                 self.landed(tree, landed, &version.allowed, None, false).await?;
@@ -163,7 +163,13 @@ impl Publisher<'_, '_> {
     }
 
     /// What the commit brings: what the Hub has is named, the rest is searched for leaks as in any publish, and sent.
-    async fn content(&mut self, version: &Version, tree: &mut Tree, changes: &Changes) -> Result<Content> {
+    async fn content(
+        &mut self,
+        version: &Version,
+        tree: &mut Tree,
+        changes: &Changes,
+        parent: &str,
+    ) -> Result<Content> {
         let nothing = BTreeMap::new();
         let there = version.there.as_ref().unwrap_or(&nothing);
         let has = |path: &str| there.get(path).filter(|r| crate::core::publish::is_same(&version.tree[path], r));
@@ -188,7 +194,7 @@ impl Publisher<'_, '_> {
         }
         let findings = self.refuse_leaks(tree, &bring)?;
         let asked = self.check_sent(tree, &bring)?;
-        operations.extend(self.upload_content(tree, &bring, &asked).await?);
+        operations.extend(self.upload_content(tree, &bring, &asked, parent).await?);
         Ok(Content { operations, findings })
     }
 

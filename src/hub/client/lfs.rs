@@ -1,7 +1,7 @@
 //! The content of large files: LFS batch, `basic` and `multipart` uploads, streamed from disk.
 //!
-//! Knows the hub's LFS dialect. An object that the hub already has is not read. xet is not offered to the hub here, so
-//! that it answers with one of the two; a hub that insists on xet is an error.
+//! Knows the hub's LFS dialect. An object that the hub already has is not read. Where the hub chooses xet, the content
+//! goes there ([`super::xet`]). An address that was granted and is refused later has expired: the batch is asked again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,14 +46,47 @@ pub struct Uploaded {
     pub skipped: usize,
     /// Bytes of the objects that were sent.
     pub bytes: u64,
+    /// Bytes that left over xet: of the objects that were sent, only the chunks that the hub lacked. 0 without xet.
+    pub xet: u64,
 }
 
 /// How many objects one batch request names.
 const OBJECTS: usize = 100;
 /// How many uploads run at once.
 const AT_ONCE: usize = 4;
+/// How often addresses are asked for when they expire before the content is there.
+const GRANTS: usize = 3;
+/// What is offered to the hub, which chooses.
+const TRANSFERS: [&str; 3] = ["basic", "multipart", "xet"];
 /// How much is read from disk at a time.
 const PIECE: usize = 256 << 10;
+
+/// What a batch asks for.
+struct Wanted<'a> {
+    /// Over xet; the actions then say nothing more.
+    xet: bool,
+    objects: Vec<(&'a LfsObject, LfsActions)>,
+}
+
+/// Why an object was not sent.
+enum Trouble {
+    /// The address that was granted is refused.
+    Expired(Error),
+    Final(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Trouble::Final(error)
+    }
+}
+
+/// The error for a file whose size is not what was hashed.
+pub(super) fn changed_while_published(object: &LfsObject, found: u64) -> Error {
+    Error::stage(format!("`{}` changed while it was published", object.path.display()))
+        .cause(format!("expected {} bytes, found {found}", object.size))
+        .hint("run it again when nothing writes the file any more")
+}
 
 impl HubClient {
     /// Makes sure that the hub has all of `objects`, and sends those that it lacks.
@@ -65,19 +98,60 @@ impl HubClient {
         progress: Progress,
     ) -> Result<Uploaded> {
         let mut uploaded = Uploaded::default();
+        let mut over_xet = Vec::new();
         for batch in objects.chunks(OBJECTS) {
-            let wanted = self.lfs_batch(repo, revision, batch).await?;
-            uploaded.skipped += batch.len() - wanted.len();
-            uploaded.sent += wanted.len();
-            uploaded.bytes += wanted.iter().map(|(object, _)| object.size).sum::<u64>();
-            let uploads = wanted.into_iter().map(|(object, actions)| {
-                let progress = progress.clone();
-                async move { self.upload_object(object, &actions, &progress).await }
-            });
-            let uploads: Vec<_> = uploads.collect();
-            futures_util::stream::iter(uploads).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+            let batch: Vec<_> = batch.iter().collect();
+            let wanted = self.lfs_batch(repo, revision, &batch, &TRANSFERS).await?;
+            uploaded.skipped += batch.len() - wanted.objects.len();
+            uploaded.sent += wanted.objects.len();
+            uploaded.bytes += wanted.objects.iter().map(|(object, _)| object.size).sum::<u64>();
+            match wanted.xet {
+                true => over_xet.extend(wanted.objects.into_iter().map(|(object, _)| object)),
+                false => self.send_wanted(repo, revision, wanted.objects, &progress).await?,
+            }
+        }
+        if over_xet.is_empty() {
+            return Ok(uploaded);
+        }
+        match self.upload_xet(repo, revision, &over_xet, &progress).await? {
+            Some(left) => uploaded.xet = left,
+            // it chose xet and gives no token for it: then the way that every hub knows
+            None => {
+                for batch in over_xet.chunks(OBJECTS) {
+                    let wanted = self.lfs_batch(repo, revision, batch, &TRANSFERS[..2]).await?;
+                    self.send_wanted(repo, revision, wanted.objects, &progress).await?;
+                }
+            }
         }
         Ok(uploaded)
+    }
+
+    /// Sends objects where the batch said. Those whose addresses have expired meanwhile are asked for again.
+    async fn send_wanted<'a>(
+        &self,
+        repo: &RepoId,
+        revision: &str,
+        mut wanted: Vec<(&'a LfsObject, LfsActions)>,
+        progress: &Progress,
+    ) -> Result<()> {
+        for round in 1..=GRANTS {
+            let uploads = wanted.into_iter().map(|(object, actions)| async move {
+                match self.upload_object(object, &actions, progress).await {
+                    Ok(()) => Ok(None),
+                    Err(Trouble::Expired(_)) if round < GRANTS => Ok(Some(object)),
+                    Err(Trouble::Expired(error) | Trouble::Final(error)) => Err(error),
+                }
+            });
+            let uploads: Vec<_> = uploads.collect();
+            let ended: Vec<Option<&'a LfsObject>> =
+                futures_util::stream::iter(uploads).buffer_unordered(AT_ONCE).try_collect().await?;
+            let expired: Vec<_> = ended.into_iter().flatten().collect();
+            if expired.is_empty() {
+                return Ok(());
+            }
+            wanted = self.lfs_batch(repo, revision, &expired, &TRANSFERS[..2]).await?.objects;
+        }
+        Ok(())
     }
 
     /// Asks which of `objects` are wanted, and where.
@@ -85,12 +159,13 @@ impl HubClient {
         &self,
         repo: &RepoId,
         revision: &str,
-        objects: &'a [LfsObject],
-    ) -> Result<Vec<(&'a LfsObject, LfsActions)>> {
+        objects: &[&'a LfsObject],
+        transfers: &[&str],
+    ) -> Result<Wanted<'a>> {
         let call = Call::post(format!("{}.git/info/lfs/objects/batch", segments(&repo.web_path())));
         let body = LfsBatchRequest {
             operation: "upload".to_owned(),
-            transfers: vec!["basic".to_owned(), "multipart".to_owned()],
+            transfers: transfers.iter().map(|&name| name.to_owned()).collect(),
             objects: objects.iter().map(|o| LfsPointer { oid: o.sha256.clone(), size: o.size }).collect(),
             hash_algo: Some("sha256".to_owned()),
             to: Some(LfsRefName { name: revision.to_owned() }),
@@ -102,40 +177,44 @@ impl HubClient {
         };
         let answer = self.http().retrying(ask).await.map_err(|failure| self.http().explain(&call, failure))?;
         let answer: LfsBatchAnswer = answer.json(&call)?;
-        if let Some(other) = answer.transfer.as_deref().filter(|t| !matches!(*t, "basic" | "multipart")) {
-            return Err(Error::hub(format!("the hub takes large files by `{other}` only"))
-                .hint("hfbuild sends by LFS `basic` and `multipart`; xet comes later"));
+        let chosen = answer.transfer.as_deref().unwrap_or("basic");
+        if !transfers.contains(&chosen) {
+            return Err(Error::hub(format!("the hub takes large files by `{chosen}` only"))
+                .hint(format!("hfbuild offered {}", transfers.join(", "))));
         }
-        let mut wanted = Vec::new();
+        let mut wanted = Wanted { xet: chosen == "xet", objects: Vec::new() };
         for said in answer.objects {
-            let Some(object) = objects.iter().find(|object| object.sha256 == said.oid) else { continue };
+            let Some(object) = objects.iter().copied().find(|object| object.sha256 == said.oid) else { continue };
             if let Some(actions) = actions_of(object, said)? {
-                wanted.push((object, actions));
+                wanted.objects.push((object, actions));
             }
         }
         Ok(wanted)
     }
 
-    async fn upload_object(&self, object: &LfsObject, actions: &LfsActions, progress: &Progress) -> Result<()> {
+    async fn upload_object(
+        &self,
+        object: &LfsObject,
+        actions: &LfsActions,
+        progress: &Progress,
+    ) -> Result<(), Trouble> {
         let found = tokio::fs::metadata(&object.path).await.on("read", &object.path)?.len();
         if found != object.size {
-            return Err(Error::stage(format!("`{}` changed while it was published", object.path.display()))
-                .cause(format!("expected {} bytes, found {found}", object.size))
-                .hint("run it again when nothing writes the file any more"));
+            return Err(changed_while_published(object, found).into());
         }
         let Some(upload) = &actions.upload else { return Ok(()) };
         let empty = Map::new();
         let header = upload.header.as_ref().unwrap_or(&empty);
         match header.get("chunk_size").and_then(number) {
             Some(chunk) if chunk > 0 => self.upload_parts(object, upload, header, chunk, progress).await?,
-            Some(_) => return Err(malformed("`chunk_size` is 0")),
+            Some(_) => return Err(malformed("`chunk_size` is 0").into()),
             None => {
                 let url = self.http().address(&upload.href)?;
                 self.put(object, &url, 0, object.size, Some(header), progress).await?;
             }
         }
         match &actions.verify {
-            Some(verify) => self.verify(object, verify).await,
+            Some(verify) => Ok(self.verify(object, verify).await?),
             None => Ok(()),
         }
     }
@@ -149,7 +228,7 @@ impl HubClient {
         length: u64,
         header: Option<&Map<String, Value>>,
         progress: &Progress,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<String>, Trouble> {
         let call = Call { method: Method::PUT, ..Call::post(url.path().trim_start_matches('/').to_owned()) };
         let farthest = Arc::new(AtomicU64::new(0));
         let attempt = || async {
@@ -158,7 +237,11 @@ impl HubClient {
             let response = send(with_headers(request, header)).await?;
             Ok(response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned))
         };
-        self.http().retrying(attempt).await.map_err(|failure| self.http().explain(&call, failure))
+        self.http().retrying(attempt).await.map_err(|failure| {
+            let expired = matches!(failure.status(), Some(401 | 403 | 410));
+            let error = self.http().explain(&call, failure);
+            if expired { Trouble::Expired(error) } else { Trouble::Final(error) }
+        })
     }
 
     async fn upload_parts(
@@ -168,24 +251,25 @@ impl HubClient {
         header: &Map<String, Value>,
         chunk: u64,
         progress: &Progress,
-    ) -> Result<()> {
+    ) -> Result<(), Trouble> {
         let mut parts: Vec<(u32, &str)> =
             header.iter().filter_map(|(name, url)| Some((name.parse().ok()?, url.as_str()?))).collect();
         parts.sort_unstable();
         if parts.len() as u64 != object.size.div_ceil(chunk) {
-            return Err(malformed(&format!("{} parts of {chunk} bytes do not make {}", parts.len(), object.size)));
+            let why = format!("{} parts of {chunk} bytes do not make {}", parts.len(), object.size);
+            return Err(malformed(&why).into());
         }
         let sends = parts.iter().enumerate().map(|(index, (_, url))| async move {
             let offset = index as u64 * chunk;
             let url = self.http().address(url)?;
             let etag = self.put(object, &url, offset, chunk.min(object.size - offset), None, progress).await?;
             let etag = etag.ok_or_else(|| malformed("a part's answer has no `ETag`"))?;
-            Ok::<_, Error>(LfsPart { part_number: index as u32 + 1, etag })
+            Ok::<_, Trouble>(LfsPart { part_number: index as u32 + 1, etag })
         });
         let sends: Vec<_> = sends.collect();
         let parts = futures_util::stream::iter(sends).buffered(AT_ONCE).try_collect().await?;
         let completion = LfsCompletion { oid: object.sha256.clone(), parts };
-        self.post(&upload.href, None, &completion).await
+        Ok(self.post(&upload.href, None, &completion).await?)
     }
 
     async fn verify(&self, object: &LfsObject, action: &LfsAction) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The client of a hub: everything hfbuild asks of one, whoever runs it.
 //!
-//! Two ways lead there. hf-hub 1.0.0 does the administration (`admin`): create a repository, list refs and commits,
+//! Three ways lead there. hf-xet sends the content of large files where the hub offers that (`xet`). hf-hub 1.0.0 does the administration (`admin`): create a repository, list refs and commits,
 //! tag. The commit layer (`read`, `write`, `lfs`) is our own, because of what hf-hub 1.0.0 does there:
 //! - no plain LFS upload: without xet a large file is inlined as base64 into the commit's body;
 //! - listings leave out the SHA-256 (the API calls it `lfs.oid`), so nothing can be skipped by content;
@@ -22,7 +22,9 @@ mod pulls;
 mod read;
 mod token;
 mod write;
+mod xet;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::core::error::Result;
@@ -40,6 +42,7 @@ pub use write::{CommitOutcome, CommitRequest, Operation, Preupload, Verdict, Yam
 #[derive(Clone)]
 pub struct HubClient {
     inner: Arc<Inner>,
+    xet: Option<Arc<Path>>,
 }
 
 struct Inner {
@@ -63,7 +66,13 @@ impl HubClient {
     pub fn with_retry(endpoint: &str, token: Option<Token>, retry: Retry) -> Result<Self> {
         let http = http::Http::new(endpoint, token, retry)?;
         let hf = admin::client(&http)?;
-        Ok(HubClient { inner: Arc::new(Inner { http, hf }) })
+        Ok(HubClient { inner: Arc::new(Inner { http, hf }), xet: None })
+    }
+
+    /// Lets xet keep in `folder` what it knows of the hub's chunks, and how far a transfer was that was cut off. What
+    /// lies there may be removed at any time. Without it each transfer begins anew.
+    pub fn keeping(self, folder: PathBuf) -> Self {
+        HubClient { xet: Some(folder.into()), ..self }
     }
 
     /// Its address, without a slash at the end.

@@ -14,8 +14,8 @@ use super::HubClient;
 use super::http::{Answer, Call, Failure, Refusal, segment, send};
 use crate::core::error::{Error, Result};
 use crate::hub::protocol::{
-    BATCH, CommitAnswer, CommitFile, CommitHeader, CommitLfsFile, CommitLine, CommitPath, NDJSON, PreuploadAnswer,
-    PreuploadFile, PreuploadRequest, SAMPLE, ValidateYaml, YamlAnswer,
+    BATCH, CommitAnswer, CommitCopy, CommitFile, CommitHeader, CommitLfsFile, CommitLine, CommitPath, NDJSON,
+    PreuploadAnswer, PreuploadFile, PreuploadRequest, SAMPLE, ValidateYaml, YamlAnswer,
 };
 use crate::hub::repo::{RepoId, RepoKind};
 
@@ -56,6 +56,19 @@ pub enum Operation {
         /// The path in the repository.
         path: String,
         /// The content's SHA-256 in hex.
+        sha256: String,
+        /// The content's size.
+        size: u64,
+    },
+    /// Adds or replaces an LFS file with the content of one that the repository has: nothing is sent.
+    Copy {
+        /// The path in the repository.
+        path: String,
+        /// The file whose content it gets.
+        source: String,
+        /// The commit in which `source` lies.
+        revision: String,
+        /// The content's SHA-256 in hex: a hub that knows no copies is told this.
         sha256: String,
         /// The content's size.
         size: u64,
@@ -167,12 +180,12 @@ impl HubClient {
         query: &str,
     ) -> Result<CommitOutcome, Failure> {
         let call = Self::commit_call(repo, revision, query);
-        let body = commit_body(commit)?;
-        let request = self.http().api(&call).header(CONTENT_TYPE, NDJSON).body(body);
-        let answer = match send(request).await {
-            Ok(response) => Answer::of(response).await,
-            Err(failure) => Err(failure),
-        };
+        let mut answer = self.post_commit(&call, commit_body(commit, Copies::Named)?).await;
+        let copies = commit.operations.iter().any(|operation| matches!(operation, Operation::Copy { .. }));
+        if copies && matches!(&answer, Err(failure) if matches!(failure.status(), Some(400 | 422 | 501))) {
+            // refused, so nothing was done: perhaps this hub knows no copies
+            answer = self.post_commit(&call, commit_body(commit, Copies::ByContent)?).await;
+        }
         match answer {
             Ok(answer) => Ok(self.landed(&call, &answer)),
             Err(Failure::Lost { sent: true, reason }) => Ok(CommitOutcome::Unknown { reason }),
@@ -182,6 +195,10 @@ impl HubClient {
             },
             Err(failure) => Err(failure),
         }
+    }
+
+    async fn post_commit(&self, call: &Call, body: Vec<u8>) -> Result<Answer, Failure> {
+        Answer::of(send(self.http().api(call).header(CONTENT_TYPE, NDJSON).body(body)).await?).await
     }
 
     fn landed(&self, call: &Call, answer: &Answer) -> CommitOutcome {
@@ -232,7 +249,16 @@ fn outcome_of(refusal: &Refusal) -> Option<CommitOutcome> {
     }
 }
 
-fn commit_body(commit: &CommitRequest) -> Result<Vec<u8>> {
+/// How a copy is written into a commit.
+#[derive(Clone, Copy)]
+enum Copies {
+    /// As a copy of its source.
+    Named,
+    /// As an LFS file whose content the hub has.
+    ByContent,
+}
+
+fn commit_body(commit: &CommitRequest, copies: Copies) -> Result<Vec<u8>> {
     let header = CommitHeader {
         summary: commit.summary.clone(),
         description: commit.description.clone(),
@@ -245,6 +271,10 @@ fn commit_body(commit: &CommitRequest) -> Result<Vec<u8>> {
         Ok(())
     };
     line(&CommitLine::Header(header))?;
+    let lfs = |path: &str, sha256: &str, size: u64| {
+        let (path, oid) = (path.to_owned(), sha256.to_owned());
+        CommitLine::LfsFile(CommitLfsFile { path, algo: Some("sha256".to_owned()), oid, size: Some(size) })
+    };
     for operation in &commit.operations {
         line(&match operation {
             Operation::AddRegular { path, bytes } => CommitLine::File(CommitFile {
@@ -252,12 +282,15 @@ fn commit_body(commit: &CommitRequest) -> Result<Vec<u8>> {
                 path: path.clone(),
                 encoding: Some("base64".to_owned()),
             }),
-            Operation::AddLfs { path, sha256, size } => CommitLine::LfsFile(CommitLfsFile {
-                path: path.clone(),
-                algo: Some("sha256".to_owned()),
-                oid: sha256.clone(),
-                size: Some(*size),
-            }),
+            Operation::AddLfs { path, sha256, size } => lfs(path, sha256, *size),
+            Operation::Copy { path, source, revision, sha256, size } => match copies {
+                Copies::ByContent => lfs(path, sha256, *size),
+                Copies::Named => CommitLine::CopyFile(CommitCopy {
+                    path: path.clone(),
+                    src_path: source.clone(),
+                    src_revision: Some(revision.clone()),
+                }),
+            },
             Operation::Delete { path } => CommitLine::DeletedFile(CommitPath { path: path.clone() }),
         })?;
     }

@@ -1,0 +1,219 @@
+//! The commit layer against a hub that fails: at each request, for a while or for good, and kill -9 at each request.
+//! What must hold is always the same: the same bytes, one commit, and nothing sent twice that had arrived.
+
+use crate::hubs::{Hub, Proxy, TOKEN, colleague_meanwhile, command, light};
+use crate::support::run;
+use hfbuild::hub::embedded::{Fault, Options};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+fn hub() -> Hub {
+    Hub::start(Options::default())
+}
+
+/// What an undisturbed first publish asks for, and what it leaves.
+fn undisturbed() -> &'static (Vec<String>, Vec<(String, String)>) {
+    static SEEN: OnceLock<(Vec<String>, Vec<(String, String)>)> = OnceLock::new();
+    SEEN.get_or_init(|| {
+        let (hub, project) = (hub(), light());
+        hub.publish(&project, &[]).code(0);
+        (hub.asked(), hub.listing())
+    })
+}
+
+#[test]
+fn each_request_may_fail_three_times_in_a_row() {
+    let (requests, listing) = undisturbed();
+    let mut points: Vec<&str> = requests.iter().map(String::as_str).collect();
+    points.sort_unstable();
+    points.dedup();
+    assert!(points.contains(&"lfs.put") && points.contains(&"commit.after"), "{points:?}");
+    for point in points {
+        let (hub, project, name) = (hub(), light(), point.to_string());
+        let mut faults = vec![Fault::Throttle { retry_after: 0 }, Fault::DropConnection, Fault::Status(503)];
+        hub.at_each(move |asked, _| if asked == name { faults.pop().unwrap_or(Fault::None) } else { Fault::None });
+        let run = hub.publish(&project, &[]);
+        assert_eq!(run.code, 0, "{point}: {}", run.stderr);
+        assert_eq!(hub.commits(), 1, "{point}: {}", run.stderr);
+        assert_eq!(&hub.listing(), listing, "{point}");
+        hub.asked();
+        hub.publish(&project, &[]).code(0);
+        assert_eq!(hub.asked(), ["revision"], "{point}");
+    }
+}
+
+#[test]
+fn killed_at_each_request_the_next_run_ends_with_the_same_bytes_and_one_commit() {
+    let (requests, listing) = undisturbed();
+    for (kill_at, point) in requests.iter().enumerate() {
+        let (hub, project) = (hub(), light());
+        let pid = Arc::new(AtomicI32::new(0));
+        let (of, killed) = (pid.clone(), Arc::new(AtomicBool::new(false)));
+        let done = killed.clone();
+        hub.at_each(move |_, nth| {
+            if nth == kill_at && !done.swap(true, Ordering::SeqCst) {
+                while of.load(Ordering::SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                let pid = nix::unistd::Pid::from_raw(of.load(Ordering::SeqCst));
+                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("the kill");
+                return Fault::DropConnection;
+            }
+            Fault::None
+        });
+        let mut child = hub.spawn(&project);
+        pid.store(child.id() as i32, Ordering::SeqCst);
+        assert!(!child.wait().unwrap().success(), "killed at request {kill_at}, {point}");
+        let run = hub.publish(&project, &[]).code(0);
+        assert_eq!(hub.commits(), 1, "killed at request {kill_at}, {point}: {}", run.stderr);
+        assert_eq!(&hub.listing(), listing, "killed at request {kill_at}, {point}");
+        let puts = hub.asked().iter().filter(|p| *p == "lfs.put").count();
+        if !point.starts_with("lfs.") {
+            assert_eq!(puts, 3, "killed at request {kill_at}, {point}: a blob that had arrived was sent again");
+        }
+        hub.publish(&project, &[]).code(0).says("remote unchanged");
+    }
+}
+
+#[test]
+fn a_lost_answer_with_a_colleagues_commit_on_top_makes_no_second_commit() {
+    let (hub, project) = (hub(), light());
+    let url = hub.url().to_string();
+    hub.at_each(move |point, _| match point {
+        "commit.after" => {
+            colleague_meanwhile(url.clone(), "notes of mine", "notes.md");
+            Fault::DropConnection
+        }
+        _ => Fault::None,
+    });
+    hub.publish(&project, &[]).code(0).says("the answer to the commit was lost").says("it had landed already");
+    assert_eq!(hub.commits(), 2, "ours and the colleague's");
+    hub.asked();
+    hub.publish(&project, &[]).code(0).says("remote unchanged");
+    assert_eq!(hub.commits(), 2);
+    assert!(hub.has("notes.md") && hub.has("a.bin"));
+}
+
+#[test]
+fn a_branch_that_moved_is_planned_again_and_who_moved_it_is_said() {
+    let (hub, project) = (hub(), light());
+    hub.publish(&project, &[]).code(0);
+    hub.asked();
+    project.write("a.bin", "new content");
+    let (url, mut moved) = (hub.url().to_string(), false);
+    hub.at_each(move |point, _| {
+        if point == "commit.before" && !std::mem::replace(&mut moved, true) {
+            colleague_meanwhile(url.clone(), "notes of mine", "notes.md");
+        }
+        Fault::None
+    });
+    let run = hub.publish(&project, &[]).code(0).says("`main` was moved meanwhile").says("planning again");
+    assert!(run.stderr.contains("local: \"notes of mine\" ("), "{}", run.stderr);
+    let puts = hub.asked().iter().filter(|p| *p == "lfs.put").count();
+    assert_eq!((hub.commits(), puts), (3, 1), "the content is not sent again");
+    assert!(hub.has("notes.md") && hub.text("a.bin") == "new content");
+}
+
+#[test]
+fn a_refusal_for_good_is_said_once_and_not_tried_again() {
+    for (point, status, words) in [
+        ("preupload", 403, "write access to contents"),
+        ("commit.before", 403, "write access to contents"),
+        ("lfs.batch", 401, "refused the token"),
+        ("create", 403, "write access to contents"),
+        ("whoami", 401, "refused the token"),
+    ] {
+        let (hub, project) = (hub(), light());
+        hub.at_each(move |asked, _| if asked == point { Fault::Status(status) } else { Fault::None });
+        let run = hub.publish(&project, &[]).code(4).says(words).says(&status.to_string()).never_says(TOKEN);
+        assert_eq!(run.stderr.matches(words).count(), 1, "{}", run.stderr);
+        assert_eq!(hub.asked().iter().filter(|p| *p == point).count(), 1, "{point}");
+        assert_eq!(hub.commits(), 0);
+    }
+}
+
+#[test]
+fn a_rate_limit_that_asks_for_too_long_ends_the_run_and_names_it() {
+    let (hub, project) = (hub(), light());
+    hub.at_each(|point, _| if point == "tree" { Fault::Throttle { retry_after: 4000 } } else { Fault::None });
+    hub.publish(&project, &[]).code(4).says("rate limit").says("nothing is lost");
+}
+
+#[test]
+fn an_address_that_expired_is_asked_for_again() {
+    let (hub, project) = (hub(), light());
+    hub.once("lfs.put", Fault::Status(403));
+    hub.publish(&project, &[]).code(0);
+    let asked = hub.asked();
+    let count = |point: &str| asked.iter().filter(|p| *p == point).count();
+    assert_eq!((count("lfs.batch"), count("lfs.put"), hub.commits()), (2, 4, 1));
+    assert_eq!(hub.text("a.bin"), "content of a");
+    // and one that is never good is no endless loop
+    project.write("a.bin", "new content");
+    hub.at_each(|point, _| if point == "lfs.put" { Fault::Status(403) } else { Fault::None });
+    hub.publish(&project, &[]).code(4).says("403");
+    assert_eq!(hub.asked().iter().filter(|p| *p == "lfs.put").count(), 3);
+}
+
+#[test]
+fn a_file_that_the_repo_has_elsewhere_is_copied_and_nothing_is_sent() {
+    for refused in [false, true] {
+        let (hub, project) = (hub(), light());
+        hub.publish(&project, &[]).code(0);
+        hub.asked();
+        project.write(
+            "publish.toml",
+            &project.read("publish.toml").replace("\"a.bin\" = \"a\"", "\"moved/z.bin\" = \"a\""),
+        );
+        if refused {
+            hub.once("commit.before", Fault::Status(422)); // a hub that knows no copies
+        }
+        hub.publish(&project, &[]).code(0);
+        let asked = hub.asked();
+        assert!(!asked.iter().any(|p| p.starts_with("lfs.")), "{asked:?}");
+        assert_eq!(hub.commits(), 2);
+        assert!(hub.text("moved/z.bin") == "content of a" && !hub.has("a.bin"));
+    }
+}
+
+#[test]
+fn only_a_mirror_deletes_what_others_put_there_and_never_the_attributes() {
+    let (hub, project) = (hub(), light());
+    hub.publish(&project, &[]).code(0);
+    hub.colleague("notes of mine", "notes/mine.md", b"mine\n");
+    hub.publish(&project, &[]).code(0).says("remote unchanged");
+    assert!(hub.has("notes/mine.md"));
+    project.write("publish.toml", &project.read("publish.toml").replace("[hub]", "[hub]\nmirror = true"));
+    hub.publish(&project, &["plan"]).code(0).prints("- notes/mine.md").never_says("- .gitattributes");
+    hub.publish(&project, &[]).code(0).says("1 deleted");
+    assert!(!hub.has("notes/mine.md") && hub.has(".gitattributes") && hub.has("a.bin"));
+    hub.publish(&project, &[]).code(0).says("remote unchanged");
+    assert_eq!(hub.commits(), 3);
+}
+
+#[test]
+fn a_hub_of_another_kind_is_published_to_all_the_same() {
+    let (hub, project) = (hub(), light());
+    let proxy = Proxy::before(&hub);
+    let publish = || run(&mut command(&project, &[], &proxy.url));
+    publish().code(0).says("published ");
+    assert_eq!((hub.commits(), &hub.listing()), (1, &undisturbed().1));
+    publish().code(0).says("remote unchanged");
+    // a lost answer is found there as well
+    project.write("a.bin", "new content");
+    hub.once("commit.after", Fault::DropConnection);
+    publish().code(0).says("it had landed already");
+    assert_eq!((hub.commits(), hub.text("a.bin").as_str()), (2, "new content"));
+    // it does not compare parents: so the head is looked at once more after the content was sent
+    project.write("a.bin", "newer content");
+    let (url, mut moved) = (hub.url().to_string(), false);
+    hub.at_each(move |point, _| {
+        if point == "lfs.verify" && !std::mem::replace(&mut moved, true) {
+            colleague_meanwhile(url.clone(), "my card", "README.md");
+        }
+        Fault::None
+    });
+    publish().code(5).says("was moved meanwhile by local: \"my card\"").says("`README.md` (changed there)");
+    assert_eq!(hub.commits(), 3, "the colleague's card is not overwritten");
+    assert_eq!(hub.text("README.md"), "mine\n");
+}
