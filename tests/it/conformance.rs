@@ -13,7 +13,8 @@ fn hub() -> Hub {
 
 /// What an undisturbed first publish asks for, and what it leaves.
 fn undisturbed() -> &'static (Vec<String>, Vec<(String, String)>) {
-    static SEEN: OnceLock<(Vec<String>, Vec<(String, String)>)> = OnceLock::new();
+    type Seen = (Vec<String>, Vec<(String, String)>);
+    static SEEN: OnceLock<Seen> = OnceLock::new();
     SEEN.get_or_init(|| {
         let (hub, project) = (hub(), light());
         hub.publish(&project, &[]).code(0);
