@@ -76,7 +76,7 @@ fn every_problem_of_a_front_matter_has_its_line_its_column_and_a_suggestion() {
     one("tags: *x\n", "3:7", "no YAML", "");
     one("tags: !!python/object/apply:os.system [ls]\n", "3:39", "tags (`!name`, `!!type`) are not read here", "");
     one("x: !!str a\n", "3:10", "tags (`!name`", "");
-    one("...\ny: 1\n", "4:1", "a second document follows", "");
+    one("...\ny: 1\n", "4:2", "a second document follows", "");
 }
 
 #[test]
