@@ -3,7 +3,7 @@
     cargo info kingfisher-rules@3.0.1          # lets cargo fetch the crate
     python3 scripts/secret_rules.py            # finds it in cargo's registry folder
 
-The rules are Betterleaks' (MIT, by the author of Gitleaks), exactly as the crate `kingfisher-rules` of crates.io carries
+The rules are Betterleaks' (MIT, by the author of Gitleaks), exactly as the crate `kingfisher-rules` carries
 them in `generated/upstream-sources.json.gz`. Taken over: the pattern, its keywords, which group is the secret, the
 entropy, the allowlists, the path a rule is for, and what else has to stand in the file. Left out: what asks a service
 whether a secret is good, and `tokenRatio`, which needs a language model's vocabulary. A rule whose filter is a program
