@@ -23,7 +23,8 @@ const LIBRARIES: &str = include_str!("../libraries.txt");
 /// What `base_model_relation` may say.
 const RELATIONS: [&str; 4] = ["adapter", "finetune", "merge", "quantized"];
 
-type Rule = fn(&mut Check<'_>, &str, &Node);
+/// What a key's value must be: the key as messages name it, and the value.
+pub(super) type Rule = fn(&mut Check<'_>, &str, &Node);
 
 /// The keys that are checked, each by its rule.
 const KEYS: &[(&str, Rule)] = &[
@@ -194,16 +195,17 @@ pub fn check_filled(template: &str, renderer: &mut Renderer<'_>) -> Result<()> {
     Err(Error::stage("what is filled into the front matter adds keys or items to it").hint(hint))
 }
 
-struct Check<'a> {
-    text: &'a Arc<str>,
-    root: &'a Node,
-    license: &'a str,
-    known: &'a dyn Fn(&str) -> bool,
-    problems: Vec<Error>,
+/// A front matter that is being checked, of a card or of a Space's README.
+pub(super) struct Check<'a> {
+    pub(super) text: &'a Arc<str>,
+    pub(super) root: &'a Node,
+    pub(super) license: &'a str,
+    pub(super) known: &'a dyn Fn(&str) -> bool,
+    pub(super) problems: Vec<Error>,
 }
 
 impl Check<'_> {
-    fn problem(&mut self, node: &Node, message: String, hint: impl Into<String>) {
+    pub(super) fn problem(&mut self, node: &Node, message: String, hint: impl Into<String>) {
         let error = Error::stage(message).at(place(self.text, node.start, node.end.max(node.start + 1)));
         let hint = hint.into();
         self.problems.push(if hint.is_empty() { error } else { error.hint(hint) });
@@ -237,11 +239,11 @@ impl Check<'_> {
         }
     }
 
-    fn wrong(&mut self, key: &str, node: &Node, expected: &str) {
+    pub(super) fn wrong(&mut self, key: &str, node: &Node, expected: &str) {
         self.problem(node, format!("{key} of the front matter takes {expected}, not {}", node.type_name()), "");
     }
 
-    fn text<'n>(&mut self, key: &str, node: &'n Node) -> Option<&'n str> {
+    pub(super) fn text<'n>(&mut self, key: &str, node: &'n Node) -> Option<&'n str> {
         match node.text().filter(|t| !t.trim().is_empty()) {
             Some(text) => Some(text),
             None if node.text().is_some() => {
@@ -255,7 +257,7 @@ impl Check<'_> {
         }
     }
 
-    fn list(&mut self, key: &str, node: &Node, rule: Rule) {
+    pub(super) fn list(&mut self, key: &str, node: &Node, rule: Rule) {
         match &node.data {
             Data::List(items) => items.iter().for_each(|item| rule(self, &format!("an item of {key}"), item)),
             _ => self.wrong(key, node, "a list"),
@@ -329,7 +331,7 @@ impl Check<'_> {
     }
 
     /// `name` or `namespace/name`, each of letters, digits, `-`, `_`, `.`, at most 96 characters.
-    fn repo(&mut self, key: &str, node: &Node) {
+    pub(super) fn repo(&mut self, key: &str, node: &Node) {
         let Some(text) = self.text(key, node) else { return };
         let part = |p: &str| {
             !p.is_empty()

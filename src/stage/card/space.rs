@@ -4,10 +4,10 @@
 //! Space (a key that is mistyped, an `app_file` that is not there) is an error before anything is sent. Does not know what
 //! the app does.
 
-use super::front::{self, place};
+use super::front::{self, Check, Rule};
 use super::links;
 use super::yaml::{Data, Node};
-use crate::core::error::{Error, Result};
+use crate::core::error::Result;
 use crate::core::manifest::dom::join;
 use crate::core::manifest::target;
 use crate::core::name::nearest;
@@ -23,34 +23,32 @@ const LICENSES: &str = include_str!("../licenses.txt");
 /// The most characters of `short_description`.
 const DESCRIPTION: usize = 60;
 
-type Rule = fn(&mut Check<'_>, &str, &Node);
-
 /// The keys, each by its rule.
 const KEYS: &[(&str, Rule)] = &[
     ("title", |c, key, node| _ = c.text(key, node)),
-    ("emoji", |c, key, node| c.emoji(key, node)),
-    ("colorFrom", |c, key, node| c.word(key, node, &COLOURS)),
-    ("colorTo", |c, key, node| c.word(key, node, &COLOURS)),
-    ("sdk", |c, key, node| c.word(key, node, &SDKS)),
-    ("sdk_version", |c, key, node| c.version(key, node)),
-    ("python_version", |c, key, node| c.version(key, node)),
-    ("app_file", |c, key, node| c.file(key, node)),
+    ("emoji", emoji),
+    ("colorFrom", |c, key, node| word(c, key, node, &COLOURS)),
+    ("colorTo", |c, key, node| word(c, key, node, &COLOURS)),
+    ("sdk", |c, key, node| word(c, key, node, &SDKS)),
+    ("sdk_version", version),
+    ("python_version", version),
+    ("app_file", file),
     ("app_build_command", |c, key, node| _ = c.text(key, node)),
-    ("app_port", |c, key, node| c.port(key, node)),
+    ("app_port", port),
     ("base_path", |c, key, node| _ = c.text(key, node)),
-    ("fullWidth", |c, key, node| c.truth(key, node)),
-    ("header", |c, key, node| c.word(key, node, &["default", "mini"])),
-    ("short_description", |c, key, node| c.description(key, node)),
+    ("fullWidth", truth),
+    ("header", |c, key, node| word(c, key, node, &["default", "mini"])),
+    ("short_description", description),
     ("models", |c, key, node| c.list(key, node, |c, key, node| c.repo(key, node))),
     ("datasets", |c, key, node| c.list(key, node, |c, key, node| c.repo(key, node))),
     ("tags", |c, key, node| c.list(key, node, |c, key, node| _ = c.text(key, node))),
     ("thumbnail", |c, key, node| _ = c.text(key, node)),
-    ("license", |c, key, node| c.license(key, node)),
-    ("pinned", |c, key, node| c.truth(key, node)),
-    ("hf_oauth", |c, key, node| c.truth(key, node)),
+    ("license", license),
+    ("pinned", truth),
+    ("hf_oauth", truth),
     ("hf_oauth_scopes", |c, key, node| c.list(key, node, |c, key, node| _ = c.text(key, node))),
-    ("hf_oauth_expiration_minutes", |c, key, node| _ = c.number(key, node)),
-    ("disable_embedding", |c, key, node| c.truth(key, node)),
+    ("hf_oauth_expiration_minutes", |c, key, node| _ = number(c, key, node)),
+    ("disable_embedding", truth),
     ("startup_duration_timeout", |c, key, node| _ = c.text(key, node)),
     ("suggested_hardware", |c, key, node| _ = c.text(key, node)),
     ("suggested_storage", |c, key, node| _ = c.text(key, node)),
@@ -79,176 +77,133 @@ pub fn check(text: &str, license: &str, known: &dyn Fn(&str) -> bool) -> Result<
     let front = front::read(text)?;
     let source: Arc<str> = text.into();
     let mut check = Check { text: &source, root: &front.root, license, known, problems: vec![] };
-    check.keys();
-    check.needed();
+    keys(&mut check);
+    needed(&mut check);
     let dangling = links::all(text, &front, &[]).into_iter().filter(|link| !known(&link.path));
     check.problems.extend(dangling.map(|link| links::dangling(&source, &link)));
     if check.problems.is_empty() { Ok(()) } else { Err(join(check.problems)) }
 }
 
-struct Check<'a> {
-    text: &'a Arc<str>,
-    root: &'a Node,
-    license: &'a str,
-    known: &'a dyn Fn(&str) -> bool,
-    problems: Vec<Error>,
-}
-
-impl Check<'_> {
-    fn problem(&mut self, node: &Node, message: String, hint: &str) {
-        let error = Error::stage(message).at(place(self.text, node.start, node.end.max(node.start + 1)));
-        self.problems.push(if hint.is_empty() { error } else { error.hint(hint) });
-    }
-
-    fn keys(&mut self) {
-        let root = self.root;
-        for (key, at, node) in root.entries() {
-            match KEYS.iter().find(|(name, _)| name == key) {
-                Some((_, rule)) => rule(self, &format!("`{key}`"), node),
-                None => {
-                    // `color_from` too
-                    let plain = key.to_lowercase().replace(['_', '-'], "");
-                    let same = KEYS.iter().map(|(k, _)| *k).find(|k| k.to_lowercase().replace('_', "") == plain);
-                    let near = same.or_else(|| nearest(key, KEYS.iter().map(|(k, _)| *k)));
-                    if let Some(near) = near {
-                        let message = format!("the key `{key}` of a Space's front matter is mistyped");
-                        self.problem(at, message, &format!("did you mean `{near}`?"));
-                    }
+fn keys(check: &mut Check<'_>) {
+    let root = check.root;
+    for (key, at, node) in root.entries() {
+        match KEYS.iter().find(|(name, _)| name == key) {
+            Some((_, rule)) => rule(check, &format!("`{key}`"), node),
+            None => {
+                // `color_from` too
+                let plain = key.to_lowercase().replace(['_', '-'], "");
+                let same = KEYS.iter().map(|(k, _)| *k).find(|k| k.to_lowercase().replace('_', "") == plain);
+                let near = same.or_else(|| nearest(key, KEYS.iter().map(|(k, _)| *k)));
+                if let Some(near) = near {
+                    let message = format!("the key `{key}` of a Space's front matter is mistyped");
+                    check.problem(at, message, format!("did you mean `{near}`?"));
                 }
             }
         }
     }
+}
 
-    /// What must be there, and the file that the Hub starts.
-    fn needed(&mut self) {
-        let root = self.root;
-        for (key, hint) in [("title", "add `title: ...`, the name on its page"), ("sdk", "add `sdk: gradio`")] {
-            if root.get(key).is_none() {
-                self.problem(root, format!("a Space's front matter lacks `{key}`"), hint);
-            }
-        }
-        let sdk = root.get("sdk").and_then(Node::text).unwrap_or_default();
-        if sdk == "gradio" && root.get("sdk_version").is_none() {
-            let hint = "add `sdk_version: ...`: without it the Space changes when gradio does";
-            self.problem(root, "a gradio Space's front matter lacks `sdk_version`".into(), hint);
-        }
-        let started = match (sdk, root.get("app_file")) {
-            ("docker", _) => "Dockerfile",
-            ("gradio", None) => "app.py",
-            ("static", None) => "index.html",
-            _ => return,
-        };
-        if !(self.known)(started) {
-            let message = format!("a Space on {sdk} starts `{started}`, which is not in the published tree");
-            self.problem(root, message, "publish it under that path, or name another with `app_file`");
+/// What must be there, and the file that the Hub starts.
+fn needed(check: &mut Check<'_>) {
+    let root = check.root;
+    for (key, hint) in [("title", "add `title: ...`, the name on its page"), ("sdk", "add `sdk: gradio`")] {
+        if root.get(key).is_none() {
+            check.problem(root, format!("a Space's front matter lacks `{key}`"), hint);
         }
     }
-
-    fn wrong(&mut self, key: &str, node: &Node, expected: &str) {
-        self.problem(node, format!("{key} of the front matter takes {expected}, not {}", node.type_name()), "");
+    let sdk = root.get("sdk").and_then(Node::text).unwrap_or_default();
+    if sdk == "gradio" && root.get("sdk_version").is_none() {
+        let hint = "add `sdk_version: ...`: without it the Space changes when gradio does";
+        check.problem(root, "a gradio Space's front matter lacks `sdk_version`".into(), hint);
     }
+    let started = match (sdk, root.get("app_file")) {
+        ("docker", _) => "Dockerfile",
+        ("gradio", None) => "app.py",
+        ("static", None) => "index.html",
+        _ => return,
+    };
+    if !(check.known)(started) {
+        let message = format!("a Space on {sdk} starts `{started}`, which is not in the published tree");
+        check.problem(root, message, "publish it under that path, or name another with `app_file`");
+    }
+}
 
-    fn text<'n>(&mut self, key: &str, node: &'n Node) -> Option<&'n str> {
-        let text = node.text().filter(|t| !t.trim().is_empty());
-        if text.is_none() {
-            self.wrong(key, node, "a text");
+fn truth(check: &mut Check<'_>, key: &str, node: &Node) {
+    if !matches!(node.data, Data::Bool(_)) {
+        check.wrong(key, node, "`true` or `false`");
+    }
+}
+
+fn number(check: &mut Check<'_>, key: &str, node: &Node) -> Option<f64> {
+    if let Data::Number(n) = node.data {
+        return Some(n);
+    }
+    check.wrong(key, node, "a number");
+    None
+}
+
+fn word(check: &mut Check<'_>, key: &str, node: &Node, words: &[&str]) {
+    let Some(text) = check.text(key, node).filter(|text| !words.contains(text)) else { return };
+    let hint = match nearest(text, words.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known: {}", words.join(", ")),
+    };
+    check.problem(node, format!("{key} is `{}`, which the Hub does not know", text.escape_debug()), hint);
+}
+
+fn version(check: &mut Check<'_>, key: &str, node: &Node) {
+    match &node.data {
+        Data::Text(text) if text.starts_with(|c: char| c.is_ascii_digit()) => {}
+        Data::Number(_) => {
+            let message = format!("{key} of the front matter is a number, and `5.10` would be `5.1`");
+            check.problem(node, message, "write it in quotes");
         }
-        text
+        _ => check.wrong(key, node, "a version such as `6.31.0`"),
     }
+}
 
-    fn truth(&mut self, key: &str, node: &Node) {
-        if !matches!(node.data, Data::Bool(_)) {
-            self.wrong(key, node, "`true` or `false`");
-        }
+fn emoji(check: &mut Check<'_>, key: &str, node: &Node) {
+    let Some(text) = check.text(key, node) else { return };
+    // one emoji may be several characters that are joined
+    if text.chars().any(|c| c.is_ascii() || c.is_alphanumeric()) || text.chars().count() > 10 {
+        check.problem(
+            node,
+            format!("{key} is `{}`, which is no emoji", text.escape_debug()),
+            "for example `emoji: 🐈`",
+        );
     }
+}
 
-    fn number(&mut self, key: &str, node: &Node) -> Option<f64> {
-        if let Data::Number(n) = node.data {
-            return Some(n);
-        }
-        self.wrong(key, node, "a number");
-        None
+fn file(check: &mut Check<'_>, key: &str, node: &Node) {
+    let Some(text) = check.text(key, node).filter(|text| !(check.known)(text)) else { return };
+    let message = format!("{key} is `{text}`, which is not in the published tree");
+    check.problem(node, message, "publish it under that path");
+}
+
+fn port(check: &mut Check<'_>, key: &str, node: &Node) {
+    if number(check, key, node).is_some_and(|n| n.fract() != 0.0 || !(1.0..=65535.0).contains(&n)) {
+        check.problem(node, format!("{key} is no port"), "for example `app_port: 7860`");
     }
+}
 
-    fn list(&mut self, key: &str, node: &Node, rule: Rule) {
-        match &node.data {
-            Data::List(items) => items.iter().for_each(|item| rule(self, &format!("an item of {key}"), item)),
-            _ => self.wrong(key, node, "a list"),
-        }
+fn description(check: &mut Check<'_>, key: &str, node: &Node) {
+    let long = check.text(key, node).map_or(0, |text| text.chars().count());
+    if long > DESCRIPTION {
+        check.problem(node, format!("{key} has {long} characters, and the Hub takes {DESCRIPTION}"), "");
     }
+}
 
-    fn word(&mut self, key: &str, node: &Node, words: &[&str]) {
-        let Some(text) = self.text(key, node).filter(|text| !words.contains(text)) else { return };
-        let hint = match nearest(text, words.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known: {}", words.join(", ")),
-        };
-        self.problem(node, format!("{key} is `{}`, which the Hub does not know", text.escape_debug()), &hint);
-    }
-
-    fn version(&mut self, key: &str, node: &Node) {
-        match &node.data {
-            Data::Text(text) if text.starts_with(|c: char| c.is_ascii_digit()) => {}
-            Data::Number(_) => {
-                let message = format!("{key} of the front matter is a number, and `5.10` would be `5.1`");
-                self.problem(node, message, "write it in quotes");
-            }
-            _ => self.wrong(key, node, "a version such as `6.31.0`"),
-        }
-    }
-
-    fn emoji(&mut self, key: &str, node: &Node) {
-        let Some(text) = self.text(key, node) else { return };
-        // one emoji may be several characters that are joined
-        if text.chars().any(|c| c.is_ascii() || c.is_alphanumeric()) || text.chars().count() > 10 {
-            self.problem(
-                node,
-                format!("{key} is `{}`, which is no emoji", text.escape_debug()),
-                "for example `emoji: 🐈`",
-            );
-        }
-    }
-
-    fn file(&mut self, key: &str, node: &Node) {
-        let Some(text) = self.text(key, node).filter(|text| !(self.known)(text)) else { return };
-        let message = format!("{key} is `{text}`, which is not in the published tree");
-        self.problem(node, message, "publish it under that path");
-    }
-
-    fn port(&mut self, key: &str, node: &Node) {
-        if self.number(key, node).is_some_and(|n| n.fract() != 0.0 || !(1.0..=65535.0).contains(&n)) {
-            self.problem(node, format!("{key} is no port"), "for example `app_port: 7860`");
-        }
-    }
-
-    fn description(&mut self, key: &str, node: &Node) {
-        let long = self.text(key, node).map_or(0, |text| text.chars().count());
-        if long > DESCRIPTION {
-            self.problem(node, format!("{key} has {long} characters, and the Hub takes {DESCRIPTION}"), "");
-        }
-    }
-
-    fn repo(&mut self, key: &str, node: &Node) {
-        let Some(text) = self.text(key, node) else { return };
-        let part = |p: &str| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        if text.split('/').count() > 2 || !text.split('/').all(part) {
-            let message = format!("{key} is `{}`, which is no repo on the Hub", text.escape_debug());
-            self.problem(node, message, "write `namespace/name`, without a URL before it");
-        }
-    }
-
-    fn license(&mut self, key: &str, node: &Node) {
-        let Some(text) = self.text(key, node) else { return };
-        if !LICENSES.lines().any(|known| known == text) {
-            self.problem(
-                node,
-                format!("{key} is `{}`, which is no licence identifier of the Hub", text.escape_debug()),
-                "",
-            );
-        } else if text != self.license {
-            let message = format!("the Space says license `{text}`, the manifest says `{}`", self.license);
-            self.problem(node, message, "write `license: {{project.license}}` in the template");
-        }
+fn license(check: &mut Check<'_>, key: &str, node: &Node) {
+    let Some(text) = check.text(key, node) else { return };
+    if !LICENSES.lines().any(|known| known == text) {
+        check.problem(
+            node,
+            format!("{key} is `{}`, which is no licence identifier of the Hub", text.escape_debug()),
+            "",
+        );
+    } else if text != check.license {
+        let message = format!("the Space says license `{text}`, the manifest says `{}`", check.license);
+        check.problem(node, message, "write `license: {{project.license}}` in the template");
     }
 }
 
