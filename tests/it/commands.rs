@@ -371,7 +371,7 @@ fn refused(project: &Project, why: &[&str]) {
     for text in why {
         assert!(run.stderr.contains(text), "`{text}` is not in {}", run.stderr);
     }
-    run.never_says("Finished").never_says("Upload");
+    run.never_says("Running").never_says("Upload"); // before anything runs
     assert_eq!(project.commits(REPO), 0);
     assert!(!project.path("dist").exists());
 }
