@@ -30,9 +30,8 @@ fn each_request_may_fail_three_times_in_a_row() {
     points.dedup();
     assert!(points.contains(&"lfs.put") && points.contains(&"commit.after"), "{points:?}");
     for point in points {
-        let (hub, project, name) = (hub(), light(), point.to_string());
-        let mut faults = vec![Fault::Throttle { retry_after: 0 }, Fault::DropConnection, Fault::Status(503)];
-        hub.at_each(move |asked, _| if asked == name { faults.pop().unwrap_or(Fault::None) } else { Fault::None });
+        let (hub, project) = (hub(), light());
+        hub.will(point, &[Fault::Status(503), Fault::DropConnection, Fault::Throttle { retry_after: 0 }]);
         let run = hub.publish(&project, &[]);
         assert_eq!(run.code, 0, "{point}: {}", run.stderr);
         assert_eq!(hub.commits(), 1, "{point}: {}", run.stderr);
@@ -79,9 +78,9 @@ fn killed_at_each_request_the_next_run_ends_with_the_same_bytes_and_one_commit()
 #[test]
 fn a_lost_answer_with_a_colleagues_commit_on_top_makes_no_second_commit() {
     let (hub, project) = (hub(), light());
-    let url = hub.url().to_string();
+    let (url, landed) = (hub.url().to_string(), AtomicBool::new(false));
     hub.at_each(move |point, _| match point {
-        "commit.after" => {
+        "commit.after" if !landed.swap(true, Ordering::SeqCst) => {
             colleague_meanwhile(url.clone(), "notes of mine", "notes.md");
             Fault::DropConnection
         }
@@ -101,9 +100,9 @@ fn a_branch_that_moved_is_planned_again_and_who_moved_it_is_said() {
     hub.publish(&project, &[]).code(0);
     hub.asked();
     project.write("a.bin", "new content");
-    let (url, mut moved) = (hub.url().to_string(), false);
+    let (url, moved) = (hub.url().to_string(), AtomicBool::new(false));
     hub.at_each(move |point, _| {
-        if point == "commit.before" && !std::mem::replace(&mut moved, true) {
+        if point == "commit.before" && !moved.swap(true, Ordering::SeqCst) {
             colleague_meanwhile(url.clone(), "notes of mine", "notes.md");
         }
         Fault::None
@@ -207,9 +206,9 @@ fn a_hub_of_another_kind_is_published_to_all_the_same() {
     assert_eq!((hub.commits(), hub.text("a.bin").as_str()), (2, "new content"));
     // it does not compare parents: so the head is looked at once more after the content was sent
     project.write("a.bin", "newer content");
-    let (url, mut moved) = (hub.url().to_string(), false);
+    let (url, moved) = (hub.url().to_string(), AtomicBool::new(false));
     hub.at_each(move |point, _| {
-        if point == "lfs.verify" && !std::mem::replace(&mut moved, true) {
+        if point == "lfs.verify" && !moved.swap(true, Ordering::SeqCst) {
             colleague_meanwhile(url.clone(), "my card", "README.md");
         }
         Fault::None

@@ -8,18 +8,21 @@ use hfbuild::hub::client::{CommitOutcome, CommitRequest, Operation};
 use hfbuild::hub::embedded::{EmbeddedHub, Fault, Faults, Options, Running};
 use hfbuild::hub::{HubClient, RepoId, RepoKind, Token};
 use serde_json::Value;
+use std::collections::{HashMap, VecDeque};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-pub const REPO: &str = "acme/light";
+pub const REPO: &str = "d-oit/tinydit-cats";
 pub const TOKEN: &str = "hf_aTokenThatMustNeverBeSeenAnywhere77";
 
-type Hook = Box<dyn FnMut(&str, usize) -> Fault + Send>;
+/// Requests that come at once are asked about at once.
+type Hook = Arc<dyn Fn(&str, usize) -> Fault + Send + Sync>;
 
-/// Notes requests, and asks a hook about each.
+/// Notes requests, makes the next ones at some points go wrong, and asks a hook about the others.
 #[derive(Default)]
 struct Script {
     asked: Mutex<Vec<String>>,
+    next: Mutex<HashMap<String, VecDeque<Fault>>>,
     hook: Mutex<Option<Hook>>,
 }
 
@@ -30,11 +33,11 @@ impl Faults for Script {
             asked.push(point.to_string());
             asked.len() - 1
         };
-        // taken out meanwhile: what it does itself may make requests
-        let Some(mut hook) = self.hook.lock().unwrap().take() else { return Fault::None };
-        let fault = tokio::task::block_in_place(|| hook(point, nth)); // other requests are served meanwhile
-        *self.hook.lock().unwrap() = Some(hook);
-        fault
+        if let Some(fault) = self.next.lock().unwrap().get_mut(point).and_then(VecDeque::pop_front) {
+            return fault;
+        }
+        let Some(hook) = self.hook.lock().unwrap().clone() else { return Fault::None };
+        tokio::task::block_in_place(|| hook(point, nth)) // other requests are served meanwhile, those of the hook too
     }
 }
 
@@ -58,13 +61,16 @@ impl Hub {
         self.running.as_ref().unwrap().url()
     }
     /// What happens at each request from now on; its name and its number are given.
-    pub fn at_each(&self, hook: impl FnMut(&str, usize) -> Fault + Send + 'static) {
-        *self.script.hook.lock().unwrap() = Some(Box::new(hook));
+    pub fn at_each(&self, hook: impl Fn(&str, usize) -> Fault + Send + Sync + 'static) {
+        *self.script.hook.lock().unwrap() = Some(Arc::new(hook));
+    }
+    /// These faults, the next times that `point` is asked for.
+    pub fn will(&self, point: &str, faults: &[Fault]) {
+        self.script.next.lock().unwrap().insert(point.into(), faults.iter().cloned().collect());
     }
     /// One fault, the next time that `point` is asked for.
-    pub fn once(&self, point: &'static str, fault: Fault) {
-        let mut left = Some(fault);
-        self.at_each(move |asked, _| if asked == point { left.take().unwrap_or(Fault::None) } else { Fault::None });
+    pub fn once(&self, point: &str, fault: Fault) {
+        self.will(point, &[fault]);
     }
     /// The requests since the last time.
     pub fn asked(&self) -> Vec<String> {
@@ -101,7 +107,11 @@ impl Hub {
     }
     /// A colleague's commit.
     pub fn colleague(&self, title: &str, path: &str, content: &[u8]) {
-        self.runtime.block_on(colleague(self.url().to_string(), title, path, content));
+        self.colleague_does(title, Operation::AddRegular { path: path.into(), bytes: content.to_vec() });
+    }
+    /// Any commit of a colleague's.
+    pub fn colleague_does(&self, title: &str, operation: Operation) {
+        self.runtime.block_on(colleague(self.url().to_string(), title, operation));
     }
 }
 
@@ -109,16 +119,17 @@ impl Hub {
 pub fn colleague_meanwhile(url: String, title: &'static str, path: &'static str) {
     let work = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(colleague(url, title, path, b"mine\n"));
+        let operation = Operation::AddRegular { path: path.into(), bytes: b"mine\n".to_vec() };
+        runtime.block_on(colleague(url, title, operation));
     };
     std::thread::spawn(work).join().expect("the colleague's commit");
 }
 
-async fn colleague(url: String, title: &str, path: &str, content: &[u8]) {
+async fn colleague(url: String, title: &str, operation: Operation) {
     let client = HubClient::new(&url, Token::new(TOKEN)).unwrap();
     let repo = RepoId::new(RepoKind::Model, REPO).unwrap();
     let parent = client.head(&repo, "main").await.unwrap().unwrap().sha;
-    let operations = vec![Operation::AddRegular { path: path.into(), bytes: content.to_vec() }];
+    let operations = vec![operation];
     let request = CommitRequest { summary: title.into(), description: String::new(), parent, operations };
     let outcome = client.commit(&repo, "main", &request).await.unwrap();
     assert!(matches!(outcome, CommitOutcome::Landed { .. }), "{outcome:?}");
@@ -148,7 +159,7 @@ name = "light"
 version = "1.0.0"
 license = "apache-2.0"
 [hub]
-repo = "acme/light"
+repo = "d-oit/tinydit-cats"
 tag = "v{project.version}"
 [artifact.a]
 kind = "files"

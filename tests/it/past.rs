@@ -1,16 +1,17 @@
 //! What was published, looked at and brought back: status, verify, history, rollback, tags, diff, against a hub with
 //! colleagues and faults.
 
-use crate::publish::{Hub, REPO, TOKEN, light};
+use crate::hubs::{Hub, REPO, TOKEN};
+use crate::publish::light;
 use crate::support::{Project, Run, run};
 use hfbuild::hub::client::Operation;
-use hfbuild::hub::embedded::Fault;
+use hfbuild::hub::embedded::{Fault, Options};
 use serde_json::Value as Json;
 use std::time::{Duration, Instant};
 
 /// Two publishes: `one` as 1.0.0, `second` as 1.1.0.
 fn two_versions() -> (Hub, Project) {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
     next(&project, "second", "1.1.0");
     hub.publish(&project, &[]).code(0);
@@ -104,13 +105,13 @@ fn a_rollback_goes_to_a_tag_or_a_commit_and_forth_again() {
 
 #[test]
 fn a_rollback_takes_away_and_brings_back_files_and_leaves_those_of_others() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
     let manifest = project.read("publish.toml");
     project.write("publish.toml", &manifest.replace("\"data.bin\" = \"data\"", "\"other.bin\" = \"data\""));
     project.write("card.md.hbs", &project.read("card.md.hbs").replace("(data.bin)", "(other.bin)"));
     hub.publish(&project, &[]).code(0);
-    hub.colleague("notes.md", b"mine\n");
+    hub.colleague("from the web", "notes.md", b"mine\n");
     hub.publish(&project, &["rollback"]).code(0);
     let there = paths(&hub, "main");
     assert_eq!(there, [".gitattributes", "README.md", "data.bin", "notes.md", "provenance.json"]);
@@ -135,7 +136,7 @@ fn what_the_hub_no_longer_has_is_sent_from_the_cache_or_said_to_be_lost() {
 #[test]
 fn a_drifted_remote_is_rolled_back_only_where_that_is_asked_for() {
     let (hub, project) = two_versions();
-    hub.colleague("README.md", b"better words\n");
+    hub.colleague("from the web", "README.md", b"better words\n");
     hub.publish(&project, &["rollback", "--dry-run"]).code(5);
     hub.publish(&project, &["rollback"]).code(5).says("`README.md` (changed there)").says("--overwrite");
     assert_eq!(hub.commits(), 3);
@@ -197,7 +198,7 @@ fn a_rollback_that_is_killed_and_run_again_is_one_commit() {
 
 #[test]
 fn gates_compare_with_what_a_rollback_restored() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     let gated =
         "[artifact.gates]\nkind = \"check\"\nrequire = [\"published == null || data.bytes >= published.data.bytes\"]\n";
     let manifest = project.read("publish.toml").replace("kind = \"upload\"", "kind = \"upload\"\nafter = [\"gates\"]");
@@ -244,7 +245,7 @@ fn another_machine_without_this_cache_sees_verifies_and_restores() {
 #[test]
 fn history_lists_publishes_with_versions_tags_files_and_rollbacks() {
     let (hub, project) = two_versions();
-    hub.colleague("notes.md", b"mine\n");
+    hub.colleague("from the web", "notes.md", b"mine\n");
     hub.publish(&project, &["rollback"]).code(0);
     let told = hub.publish(&project, &["history"]).code(0).says("3 publishes to `d-oit/tinydit-cats`");
     let lines: Vec<&str> = told.stdout.lines().collect();
@@ -267,7 +268,7 @@ fn history_lists_publishes_with_versions_tags_files_and_rollbacks() {
 fn history_without_the_remote_is_that_of_the_cache() {
     let project = light();
     let url = {
-        let hub = Hub::start();
+        let hub = Hub::start(Options::default());
         hub.publish(&project, &[]).code(0);
         hub.url().to_string()
     };
@@ -284,9 +285,9 @@ fn status_says_what_others_did_and_which_commits_did_it() {
         .code(0)
         .prints("remote        as the last publish left it")
         .prints("stored        ");
-    hub.colleague("README.md", b"better words\n");
-    hub.colleague("notes.md", b"mine\n");
-    hub.colleague_does(Operation::Delete { path: "data.bin".into() });
+    hub.colleague("from the web", "README.md", b"better words\n");
+    hub.colleague("from the web", "notes.md", b"mine\n");
+    hub.colleague_does("from the web", Operation::Delete { path: "data.bin".into() });
     let made = commits(&hub);
     let told = hub.publish(&project, &["status"]).code(0).prints("moved since").prints("\"from the web\" by local, 2");
     for (path, word, commit) in
@@ -301,10 +302,10 @@ fn status_says_what_others_did_and_which_commits_did_it() {
 fn verify_says_which_files_are_not_what_was_published() {
     let (hub, project) = two_versions();
     hub.publish(&project, &["verify"]).code(0).prints("3 as published").says("is what was published");
-    hub.colleague("notes.md", b"mine\n");
+    hub.colleague("from the web", "notes.md", b"mine\n");
     hub.publish(&project, &["verify"]).code(0).prints("not of ours");
-    hub.colleague("README.md", b"better words\n");
-    hub.colleague_does(Operation::Delete { path: "data.bin".into() });
+    hub.colleague("from the web", "README.md", b"better words\n");
+    hub.colleague_does("from the web", Operation::Delete { path: "data.bin".into() });
     let told = hub
         .publish(&project, &["verify"])
         .code(5)
@@ -320,7 +321,7 @@ fn verify_says_which_files_are_not_what_was_published() {
 fn a_record_that_was_changed_by_hand_is_believed_by_nobody() {
     let (hub, project) = two_versions();
     let record = file(&hub, "main", "provenance.json").replace("1.1.0", "9.9.9");
-    hub.colleague("provenance.json", record.as_bytes());
+    hub.colleague("from the web", "provenance.json", record.as_bytes());
     hub.publish(&project, &["verify"]).code(5).says("`provenance.json` (changed there)");
     let laptop = light();
     hub.publish(&laptop, &["verify"]).code(5).says("`provenance.json` (changed there)");
@@ -368,7 +369,7 @@ fn the_page_shows_library_task_tags_and_parameters_that_were_published() {
 
 #[test]
 fn a_tag_that_may_move_moves_to_the_new_commit_and_stays_where_it_is_right() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     project.write(
         "publish.toml",
         &project.read("publish.toml").replace("[artifact.data]", "on_tag = \"move\"\n[artifact.data]"),
@@ -386,7 +387,7 @@ fn a_tag_that_may_move_moves_to_the_new_commit_and_stays_where_it_is_right() {
 
 #[test]
 fn diff_shows_files_texts_and_facts_and_says_what_is_not_made_yet() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &["diff"]).code(0).prints("? data.bin  not made yet").says("not made yet (card, data)");
     hub.publish(&project, &[]).code(0);
     hub.publish(&project, &["diff"]).code(0).says("nothing differs, 3 the same");
@@ -411,6 +412,6 @@ fn diff_shows_files_texts_and_facts_and_says_what_is_not_made_yet() {
     assert!(readme["diff"].as_str().unwrap().contains("has 6 bytes."));
     assert_eq!(found["repos"][0]["facts"][0], serde_json::json!({"name": "data.bytes", "was": 3, "now": 6}));
     // after a colleague's edit the text is held against what is there now
-    hub.colleague("README.md", b"better words\n");
+    hub.colleague("from the web", "README.md", b"better words\n");
     hub.publish(&project, &["diff"]).code(0).prints("-better words\n").says("changed by others");
 }

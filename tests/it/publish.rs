@@ -1,89 +1,8 @@
 //! Publishing over HTTP to a hub with faults: the binary speaks to it as it does to the live Hub, with a token.
 
-use crate::support::{Project, Run, history, run};
-use hfbuild::hub::embedded::{EmbeddedHub, Fault, Faults, Options, Running};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-
-pub const REPO: &str = "d-oit/tinydit-cats";
-pub const TOKEN: &str = "hf_aTokenThatMustNeverBeSeenAnywhere99";
-
-/// Counts requests, and makes the next ones at some points go wrong.
-#[derive(Default)]
-struct Script {
-    asked: Mutex<Vec<String>>,
-    next: Mutex<HashMap<String, Vec<Fault>>>,
-}
-
-impl Faults for Script {
-    fn at(&self, point: &str) -> Fault {
-        self.asked.lock().unwrap().push(point.to_string());
-        let mut next = self.next.lock().unwrap();
-        let queue = next.entry(point.to_string()).or_default();
-        if queue.is_empty() { Fault::None } else { queue.remove(0) }
-    }
-}
-
-pub struct Hub {
-    script: Arc<Script>,
-    running: Option<Running>,
-    pub runtime: tokio::runtime::Runtime,
-    pub dir: tempfile::TempDir,
-}
-
-impl Hub {
-    pub fn start() -> Hub {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (script, dir) = (Arc::new(Script::default()), tempfile::tempdir().unwrap());
-        let options = Options { token: Some(TOKEN.into()), faults: Some(script.clone()), ..Options::default() };
-        let running = runtime.block_on(EmbeddedHub::start(dir.path(), options)).unwrap();
-        Hub { script, running: Some(running), runtime, dir }
-    }
-    pub fn url(&self) -> &str {
-        self.running.as_ref().unwrap().url()
-    }
-    pub fn will(&self, point: &str, faults: &[Fault]) {
-        self.script.next.lock().unwrap().insert(point.into(), faults.to_vec());
-    }
-    pub fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.script.asked.lock().unwrap())
-    }
-    pub fn publish(&self, project: &Project, args: &[&str]) -> Run {
-        run(project.command(args).args(["--endpoint", self.url()]).env("HF_TOKEN", TOKEN))
-    }
-    /// Commits beside the hub's own first one.
-    pub fn commits(&self) -> usize {
-        history(self.dir.path(), REPO)
-    }
-    /// A colleague's commit, by the client library.
-    pub fn colleague(&self, path: &str, content: &[u8]) {
-        use hfbuild::hub::client::Operation;
-        self.colleague_does(Operation::AddRegular { path: path.into(), bytes: content.to_vec() });
-    }
-    /// Any commit of a colleague's.
-    pub fn colleague_does(&self, operation: hfbuild::hub::client::Operation) {
-        use hfbuild::hub::client::{CommitOutcome, CommitRequest};
-        use hfbuild::hub::{HubClient, RepoId, RepoKind, Token};
-        let client = HubClient::new(self.url(), Token::new(TOKEN)).unwrap();
-        let repo = RepoId::new(RepoKind::Model, REPO).unwrap();
-        self.runtime.block_on(async {
-            let parent = client.head(&repo, "main").await.unwrap().unwrap().sha;
-            let operations = vec![operation];
-            let request =
-                CommitRequest { summary: "from the web".into(), description: String::new(), parent, operations };
-            let outcome = client.commit(&repo, "main", &request).await.unwrap();
-            assert!(matches!(outcome, CommitOutcome::Landed { .. }), "{outcome:?}");
-        });
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            self.runtime.block_on(running.stop());
-        }
-    }
-}
+use crate::hubs::{Hub, REPO, TOKEN};
+use crate::support::{Project, run};
+use hfbuild::hub::embedded::{Fault, Options};
 
 /// A project that publishes quickly: a card and two files.
 pub fn light() -> Project {
@@ -118,7 +37,7 @@ files = { "README.md" = "card", "data.bin" = "data" }
 
 #[test]
 fn an_unchanged_publish_is_one_request() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
     let first = hub.asked();
     assert!(first.iter().any(|p| p == "whoami"), "{first:?}");
@@ -130,7 +49,7 @@ fn an_unchanged_publish_is_one_request() {
 
 /// A row of `rows`.
 pub fn a_lost_answer_after_a_landed_commit_makes_no_second_commit() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.will("commit.after", &[Fault::DropConnection]);
     hub.publish(&project, &[]).code(0).says("the answer to the commit was lost").says("it had landed already");
     assert_eq!(hub.commits(), 1);
@@ -140,7 +59,7 @@ pub fn a_lost_answer_after_a_landed_commit_makes_no_second_commit() {
 
 #[test]
 fn a_throttled_commit_waits_as_it_is_told_and_lands_once() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.will("commit.before", &[Fault::Throttle { retry_after: 1 }]);
     let begun = std::time::Instant::now();
     hub.publish(&project, &[]).code(0);
@@ -150,9 +69,9 @@ fn a_throttled_commit_waits_as_it_is_told_and_lands_once() {
 
 /// A row of `rows`.
 pub fn a_colleagues_edit_of_a_published_file_is_drift_and_is_not_overwritten() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
-    hub.colleague("README.md", b"---\nlicense: mit\n---\nbetter words\n");
+    hub.colleague("from the web", "README.md", b"---\nlicense: mit\n---\nbetter words\n");
     project.write("data.bin", "two");
     hub.publish(&project, &["plan"]).code(0).prints("Drift").prints("README.md: changed");
     hub.publish(&project, &[])
@@ -168,9 +87,9 @@ pub fn a_colleagues_edit_of_a_published_file_is_drift_and_is_not_overwritten() {
 
 /// A row of `rows`.
 pub fn a_colleagues_own_file_is_no_drift_and_stays() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
-    hub.colleague("notes.md", b"mine\n");
+    hub.colleague("from the web", "notes.md", b"mine\n");
     hub.publish(&project, &[]).code(0).says("remote unchanged");
     assert_eq!(hub.commits(), 2);
     project.write("data.bin", "two");
@@ -182,7 +101,7 @@ pub fn a_colleagues_own_file_is_no_drift_and_stays() {
 
 #[test]
 fn a_second_laptop_knows_from_the_repo_itself_what_was_published() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
     let laptop = light();
     let run = hub.publish(&laptop, &[]).code(0);
@@ -204,7 +123,7 @@ fn a_second_laptop_knows_from_the_repo_itself_what_was_published() {
 
 /// A row of `rows`.
 pub fn a_refused_or_missing_token_is_said_before_any_stage_runs() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     let wrong = "hf_anotherTokenThatMustNeverBeSeen12345";
     let refused = run(project.command(&["--endpoint", hub.url()]).env("HF_TOKEN", wrong))
         .code(4)
@@ -224,7 +143,7 @@ pub fn a_refused_or_missing_token_is_said_before_any_stage_runs() {
 
 /// A row of `rows`.
 pub fn the_token_is_written_nowhere() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &["-v"]).code(0).never_says(TOKEN);
     for folder in ["cache", "dist"] {
         for (name, bytes) in project.tree(folder) {
@@ -235,7 +154,7 @@ pub fn the_token_is_written_nowhere() {
 
 #[test]
 fn passing_failures_of_the_server_are_ridden_out() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.will("revision", &[Fault::Status(503), Fault::DropConnection]);
     hub.will("preupload", &[Fault::Throttle { retry_after: 1 }]);
     hub.will("tree", &[Fault::Status(500)]);
@@ -245,7 +164,7 @@ fn passing_failures_of_the_server_are_ridden_out() {
 
 #[test]
 fn the_plan_sends_what_it_says() {
-    let (hub, project) = (Hub::start(), light());
+    let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
     project.write("data.bin", "four");
     hub.publish(&project, &["build", "data", "card"]).code(0);

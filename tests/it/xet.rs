@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 fn hub() -> Hub {
@@ -115,10 +115,9 @@ fn killed_or_interrupted_in_the_middle_the_next_run_sends_the_rest() {
         let (hub, project) = (hub(), light());
         std::fs::write(project.path("a.bin"), noise(150_000_000, 5)).unwrap();
         let pid = Arc::new(AtomicI32::new(0));
-        let (of, mut sent, cache) = (pid.clone(), 0, project.path("cache/xet"));
+        let (of, sent, cache) = (pid.clone(), AtomicUsize::new(0), project.path("cache/xet"));
         hub.at_each(move |point, _| {
-            sent += usize::from(point == "xet.xorb");
-            if point == "xet.xorb" && sent == 2 {
+            if point == "xet.xorb" && sent.fetch_add(1, Ordering::SeqCst) == 1 {
                 let begun = Instant::now();
                 while !noted(&cache) && begun.elapsed() < Duration::from_secs(60) {
                     std::thread::yield_now(); // the first block arrives and is noted
@@ -172,11 +171,8 @@ fn a_hub_that_chooses_xet_and_gives_no_token_is_sent_the_content_by_lfs() {
 #[test]
 fn failures_of_the_storage_that_pass_are_ridden_out() {
     let (hub, project) = (hub(), light());
-    let mut faults = vec![Fault::Status(503), Fault::DropConnection, Fault::Throttle { retry_after: 0 }];
-    hub.at_each(move |point, _| match point {
-        "xet.xorb" | "xet.shard" => faults.pop().unwrap_or(Fault::None),
-        _ => Fault::None,
-    });
+    hub.will("xet.xorb", &[Fault::Throttle { retry_after: 0 }, Fault::DropConnection]);
+    hub.will("xet.shard", &[Fault::Status(503), Fault::DropConnection]);
     hub.publish(&project, &[]).code(0);
     assert_eq!((hub.commits(), hub.text("c.bin").as_str()), (1, "content of c"));
 }
