@@ -58,6 +58,13 @@ pub struct Published {
     pub target: Target,
     /// The commit.
     pub commit: String,
+    /// Where the branch stood when it was seen last to have this tree, where that is a later commit, of somebody else's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
+    /// What became of the manifest's tag: that it was set, or left where it is; nothing: there was none, or it could not be
+    /// set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     /// The commit that it was made on; `None`: it was adopted, not made.
     pub parent: Option<String>,
     /// What was published.
@@ -73,6 +80,13 @@ pub struct Published {
     /// The pull request that it was made as; nothing: it is on the branch itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_request: Option<PullRequest>,
+}
+
+impl Published {
+    /// The commit at which the remote is known to have this tree.
+    pub fn seen_at(&self) -> &str {
+        self.head.as_deref().unwrap_or(&self.commit)
+    }
 }
 
 /// A pull request on the Hub.
@@ -153,8 +167,10 @@ pub struct Observed {
     pub files: Option<BTreeMap<String, RemoteFile>>,
     /// What the last publish left there: from this machine's record, or from the repo's own (`provenance.json`).
     pub managed: BTreeMap<String, HubDigests>,
-    /// The last publish's commit, where this machine knows it.
+    /// The commit at which this machine last knew its publish to be there: the publish's own, or a later one of others.
     pub last_commit: Option<String>,
+    /// The commit of the publish that `managed` is of, where it is known.
+    pub by: Option<String>,
     /// The facts of what is published there, where a gate may ask for them.
     pub replaced: Replaced,
     /// Clauses over `published` that what is published there was allowed to go against, by its own record.

@@ -1,8 +1,9 @@
 //! The baseline: what was published last to a remote, by this cache's receipt or by the record in the repo itself, and
 //! what happened there since.
 //!
-//! Which of the two is believed: the record of the newest commit that says it is a publish, with the digests of record and
-//! tree, and the receipt where that commit is this cache's own. A record that was changed by hand is believed by nobody: it
+//! Which of the two is believed, by `plan` and `build` as by `status` and `verify`: the record of the newest commit that
+//! says it is a publish, with the digests of record and tree (a merge says it by its pull request's commits), and the
+//! receipt where that commit is this cache's own. A record that was changed or put back by hand is believed by nobody: it
 //! is drift. Only where no commit says anything (the history was squashed) and there is no receipt, the record stands alone.
 
 use crate::core::error::Result;
@@ -15,7 +16,7 @@ use crate::hub::client::{CommitInfo, Head};
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
 use sha2::Digest as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many commits are looked through.
 pub const SEARCHED: usize = 200;
@@ -92,12 +93,13 @@ pub async fn look(remote: &Remote, publishes: &Publishes, blobs: &Blobs) -> Resu
     let there = files_at(remote, &head.sha).await?;
     let mut seen = Seen { there, ..Seen::default() };
     let last = receipt.map_or("", |last| last.commit.as_str());
+    let own_commits = publishes.commits(&remote.target);
     if last != head.sha {
         seen.since = remote.client.commits_since(&remote.repo, &head.sha, "", SEARCHED).await?;
     }
     let found = match last == head.sha {
         true => None,
-        false => recorded(remote, &head.sha, &mut seen, last).await?,
+        false => recorded(remote, &head.sha, &mut seen, last, &own_commits).await?,
     };
     if found.is_none() {
         let at = seen.since.iter().position(|commit| commit.id == last);
@@ -109,15 +111,50 @@ pub async fn look(remote: &Remote, publishes: &Publishes, blobs: &Blobs) -> Resu
     Ok(seen)
 }
 
-/// The record of the newest commit that says it is a publish, where that is not `last` (this cache's own): of that very
-/// commit, and as the commit names it. Where no commit says so and this cache has no receipt, the record at the head.
-async fn recorded(remote: &Remote, head: &str, seen: &mut Seen, last: &str) -> Result<Option<Baseline>> {
-    for (at, commit) in seen.since.iter().enumerate().take_while(|(_, commit)| commit.id != last) {
-        let Some(marks) = marks(&commit.message) else { continue };
-        let bytes = remote.client.download_small(&remote.repo, &commit.id, RECORD).await?;
-        let Some(bytes) = bytes.filter(|b| hex::encode(sha2::Sha256::digest(b)) == marks.record) else { continue };
-        let Some(files) = record::files(&bytes).filter(|files| files_digest(files) == marks.tree) else { continue };
-        let baseline = Baseline { commit: Some(commit.id.clone()), files, record: Some(bytes), source: Source::Record };
+/// The newest of these commits (newest first, down to `last`) that says it is a publish, with its place among them: its
+/// record as it stands there, and as it names it. `own` are this cache's receipts: one of them is older than `last`, and
+/// stands here only where somebody set the branch back to it.
+pub(super) async fn newest_publish(
+    remote: &Remote,
+    commits: &[CommitInfo],
+    last: &str,
+    own: &BTreeSet<&str>,
+) -> Result<Option<(usize, Baseline)>> {
+    let after = commits.iter().enumerate().take_while(|(_, commit)| commit.id != last);
+    for (at, commit) in after.filter(|(_, commit)| !own.contains(commit.id.as_str())) {
+        let merged = match merged_number(&commit.title) {
+            Some(number) if marks(&commit.message).is_none() => remote.merged(number).await?,
+            _ => vec![],
+        };
+        // what lies below them is the branch's own history
+        let brought = merged.iter().take_while(|merged| commits.iter().all(|commit| commit.id != merged.id));
+        for said in std::iter::once(commit).chain(brought) {
+            let Some(marks) = marks(&said.message) else { continue };
+            let bytes = remote.client.download_small(&remote.repo, &said.id, RECORD).await?;
+            let Some(bytes) = bytes.filter(|b| hex::encode(sha2::Sha256::digest(b)) == marks.record) else { continue };
+            let Some(files) = record::files(&bytes).filter(|files| files_digest(files) == marks.tree) else { continue };
+            let (commit, record) = (Some(commit.id.clone()), Some(bytes));
+            return Ok(Some((at, Baseline { commit, files, record, source: Source::Record })));
+        }
+    }
+    Ok(None)
+}
+
+/// The pull request whose merge a commit's title tells: `... (#12)`.
+fn merged_number(title: &str) -> Option<u64> {
+    title.strip_suffix(')')?.rsplit_once("(#")?.1.parse().ok()
+}
+
+/// The record of the newest commit that says it is a publish, where that is not `last` (this cache's own). Where no commit
+/// says so and this cache has no receipt, the record at the head.
+async fn recorded(
+    remote: &Remote,
+    head: &str,
+    seen: &mut Seen,
+    last: &str,
+    own: &BTreeSet<&str>,
+) -> Result<Option<Baseline>> {
+    if let Some((at, baseline)) = newest_publish(remote, &seen.since, last, own).await? {
         seen.connected = true;
         seen.since.truncate(at);
         return Ok(Some(baseline));

@@ -245,6 +245,8 @@ mod tests {
         let lost = Published {
             target: target(),
             commit: "eeee555".into(),
+            head: None,
+            tag: None,
             parent: None,
             tree: Tree::new(),
             at_ms: "2026-01-03T12:00:00Z".parse::<jiff::Timestamp>().unwrap().as_millisecond(),

@@ -9,7 +9,7 @@ use crate::core::limits;
 use crate::core::plan::{Plan, Settled};
 use crate::core::receipt::History;
 use crate::exec::project::Project;
-use crate::exec::remote::{EMBEDDED, Remote, is_loopback};
+use crate::exec::remote::{DEFAULT, EMBEDDED, Remote, is_loopback};
 use crate::hub::client::{Scope, Who};
 use crate::hub::{EmbeddedHub, RepoId};
 
@@ -52,8 +52,17 @@ impl Remote {
                 may_write(&who, &self.repo, exists)?;
             }
         }
-        if !exists && self.target.revision.starts_with("refs/") {
-            let (repo, revision) = (&self.target.repo, &self.target.revision);
+        let (repo, revision) = (&self.target.repo, &self.target.revision);
+        if exists && revision != DEFAULT && !revision.starts_with("refs/") {
+            let is_commit = revision.len() == 40 && revision.chars().all(|c| c.is_ascii_hexdigit());
+            let refs = self.client.refs(&self.repo).await?;
+            if !refs.branches.contains_key(revision) && (is_commit || refs.tags.contains_key(revision)) {
+                let what = if is_commit { "a commit" } else { "a tag" };
+                return Err(Error::hub(format!("`{revision}` is {what} of `{repo}`, and nothing can be added to it"))
+                    .hint("name a branch as `revision`; to tag what is published, use `tag`"));
+            }
+        }
+        if !exists && revision.starts_with("refs/") {
             return Err(Error::hub(format!("`{repo}` has no branch `{revision}`"))
                 .hint("only a branch can be made: name it without `refs/`"));
         }

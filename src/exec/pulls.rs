@@ -6,6 +6,7 @@
 use crate::core::error::Result;
 use crate::core::publish::{Intent, Proposal, Propose, PullRequest};
 use crate::exec::remote::{Remote, seen};
+use crate::hub::client::CommitInfo;
 use crate::store::records::Publishes;
 use std::collections::BTreeSet;
 
@@ -38,12 +39,26 @@ impl Remote {
         let Some(number) = number else { return Ok(None) };
         let revision = PullRequest::revision(number);
         let Some(head) = self.client.head(&self.repo, &revision).await? else { return Ok(None) };
-        let mut at = seen(last.filter(|p| p.pull_request.as_ref().is_some_and(|pull| pull.number == number)));
+        let last = last.filter(|p| p.pull_request.as_ref().is_some_and(|pull| pull.number == number));
+        let mut at = seen(last);
         at.head = Some(head.sha.clone());
         if at.head != at.last_commit {
-            self.look(&head.sha, &mut at).await?;
+            self.look(&head.sha, last, &BTreeSet::new(), &mut at).await?;
         }
         Ok(Some(Proposal { pull_request: self.pull_request(number), at }))
+    }
+
+    /// The newest commits of a pull request that is closed, newest first: those that a merge brought.
+    pub(super) async fn merged(&self, number: u64) -> Result<Vec<CommitInfo>> {
+        let revision = PullRequest::revision(number);
+        match self.client.pull(&self.repo, number).await? {
+            Some(pull) if !pull.is_open => {}
+            _ => return Ok(vec![]),
+        }
+        match self.client.head(&self.repo, &revision).await? {
+            Some(_) => self.client.commits_since(&self.repo, &revision, "", COMMITS).await,
+            None => Ok(vec![]),
+        }
     }
 
     /// Whether it can still be added to, and would be merged into the branch that is published to.

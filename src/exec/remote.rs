@@ -1,7 +1,7 @@
 //! The remote: which hub it is, how it is reached, and what is seen of it before planning.
 //!
 //! The embedded hub lives in the process that publishes; where `hfbuild hub serve` runs, that one is used. Knows the
-//! client; decides nothing but which of two records of the past to believe.
+//! client; which record of the past is believed, [`crate::exec::baseline`] says.
 
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::NodeId;
@@ -10,12 +10,13 @@ use crate::core::plan::RECORD;
 use crate::core::publish::{How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
 use crate::core::record;
 use crate::core::replaced::Replaced;
+use crate::exec::baseline::newest_publish;
 use crate::hub::client::CommitInfo;
 use crate::hub::embedded::{Options, Running};
 use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, Token, resolve_token};
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -142,8 +143,7 @@ impl Remote {
     /// request. `blobs` is given where gates ask for the facts of what is published: of the last publish they are in the
     /// store. A branch that is not there is seen as the default branch's head, which it will be made from.
     pub async fn observe(&self, publishes: &Publishes, blobs: Option<&Blobs>, how: How) -> Result<Observed> {
-        let last = publishes.last(&self.target);
-        let mut observed = self.observe_branch(last, blobs, how).await?;
+        let mut observed = self.observe_branch(publishes, blobs, how).await?;
         let moved = observed.head.is_some() && observed.head != observed.last_commit;
         if how.pull_request || how.on_drift == OnDrift::PullRequest && moved {
             observed.proposal = self.proposal(publishes).await?.map(Box::new);
@@ -151,8 +151,8 @@ impl Remote {
         Ok(observed)
     }
 
-    async fn observe_branch(&self, last: Option<&Published>, blobs: Option<&Blobs>, how: How) -> Result<Observed> {
-        let revision = &self.target.revision;
+    async fn observe_branch(&self, publishes: &Publishes, blobs: Option<&Blobs>, how: How) -> Result<Observed> {
+        let (last, revision) = (publishes.last(&self.target), &self.target.revision);
         let mut observed = seen(last);
         match self.client.head(&self.repo, revision).await? {
             Some(head) => observed.head = Some(head.sha),
@@ -172,17 +172,40 @@ impl Remote {
             return Ok(observed);
         }
         let commit = observed.head.clone().or_else(|| observed.start.clone()).unwrap_or_default();
-        self.look(&commit, &mut observed).await?;
+        self.look(&commit, last, &publishes.commits(&self.target), &mut observed).await?;
+        if let (Some(last), Some(blobs)) = (last, blobs)
+            && observed.by.as_ref() == Some(&last.commit)
+        {
+            observed.replaced = self.replaced(last, blobs).await?;
+        }
         Ok(observed)
     }
 
-    /// Looks at the files of a commit, and at the record among them.
-    pub(super) async fn look(&self, commit: &str, observed: &mut Observed) -> Result<()> {
+    /// Looks at the files of a commit, and at what the newest publish below it left: another machine's, by its record, or
+    /// `last`, this machine's. `own` are the commits of this machine's publishes.
+    pub(super) async fn look(
+        &self,
+        commit: &str,
+        last: Option<&Published>,
+        own: &BTreeSet<&str>,
+        observed: &mut Observed,
+    ) -> Result<()> {
         let tree = self.client.tree(&self.repo, commit).await?;
-        let record = match tree.contains_key(RECORD) {
-            true => self.client.download_small(&self.repo, commit, RECORD).await?,
-            false => None,
+        let commits = self.client.commits_since(&self.repo, commit, "", SEARCHED).await?;
+        let newest = newest_publish(self, &commits, last.map_or("", |last| &last.commit), own).await?;
+        let (by, record) = match (newest, last) {
+            (Some((_, baseline)), _) => (baseline.commit, baseline.record),
+            (None, Some(last)) => {
+                observed.replaced = Replaced::Unknown;
+                observed.allowed = last.allowed.clone();
+                (Some(last.commit.clone()), None)
+            }
+            (None, None) if tree.contains_key(RECORD) => {
+                (None, self.client.download_small(&self.repo, commit, RECORD).await?)
+            }
+            (None, None) => (None, None),
         };
+        observed.by = by;
         if let Some(managed) = record.as_deref().and_then(record::managed) {
             observed.managed = managed;
         }
@@ -253,7 +276,8 @@ impl Remote {
 pub(super) fn seen(last: Option<&Published>) -> Observed {
     let managed = last.map(|p| p.tree.iter().map(|(path, file)| (path.clone(), file.hub.clone())).collect());
     Observed {
-        last_commit: last.map(|p| p.commit.clone()),
+        last_commit: last.map(|p| p.seen_at().to_string()),
+        by: last.map(|p| p.commit.clone()),
         managed: managed.unwrap_or_default(),
         replaced: Replaced::First,
         ..Observed::default()

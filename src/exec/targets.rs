@@ -148,7 +148,7 @@ async fn ready(project: &Project, remote: &Remote, id: NodeId, world: &World) ->
     let (Some(observed), Some(upload)) = (world.remotes.get(&id), project.graph.upload(id)) else { return Ok(()) };
     let exists = observed.head.is_some() || observed.start.is_some();
     remote.preflight(exists).await?;
-    if exists {
+    if exists && !world.how(upload).pull_request {
         check_tag(remote, &upload.to).await?;
     }
     let drifted = publish::early_drift(observed);

@@ -11,6 +11,7 @@ use crate::core::receipt::{History, Receipt};
 use crate::store::Store;
 use crate::store::log::{self, Writer};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[derive(Serialize, Deserialize)]
@@ -62,6 +63,11 @@ impl Publishes {
     /// The last publish to a target's branch itself.
     pub fn last(&self, target: &Target) -> Option<&Published> {
         self.landed.iter().rev().find(|p| p.target == *target && p.pull_request.is_none())
+    }
+    /// The commits of all publishes to a target's branch itself.
+    pub fn commits(&self, target: &Target) -> BTreeSet<&str> {
+        let ours = self.landed.iter().filter(|p| p.target == *target && p.pull_request.is_none());
+        ours.map(|p| p.commit.as_str()).collect()
     }
     /// The last publish to a target that was made as a pull request.
     pub fn last_proposed(&self, target: &Target) -> Option<&Published> {

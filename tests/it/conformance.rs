@@ -217,3 +217,40 @@ fn a_hub_of_another_kind_is_published_to_all_the_same() {
     assert_eq!(hub.commits(), 3, "the colleague's card is not overwritten");
     assert_eq!(hub.text("README.md"), "mine\n");
 }
+
+#[test]
+fn a_commit_whose_answers_stay_away_is_given_up_and_taken_up_again() {
+    for fault in [Fault::Status(500), Fault::DropConnection] {
+        let (hub, project) = (hub(), light());
+        let always = fault.clone();
+        hub.at_each(move |point, _| if point == "commit.before" { always.clone() } else { Fault::None });
+        hub.publish(&project, &[]).code(4).says("sent 3 times and did not land");
+        assert_eq!(hub.asked().iter().filter(|p| *p == "commit.before").count(), 3);
+        hub.publish(&project, &[]).code(0);
+        assert_eq!(hub.commits(), 1);
+    }
+}
+
+#[test]
+fn a_hub_that_throttles_the_commit_for_ever_is_given_up() {
+    for (retry_after, tries) in [(0, 6), (4000, 1)] {
+        let (hub, project) = (hub(), light());
+        let throttle = move |point: &str| point == "commit.before";
+        hub.at_each(move |point, _| if throttle(point) { Fault::Throttle { retry_after } } else { Fault::None });
+        let run = hub.publish(&project, &[]).code(4).says("rate limit is used up").says("nothing is lost");
+        assert_eq!(hub.asked().iter().filter(|p| throttle(p)).count(), tries, "{}", run.stderr);
+        hub.publish(&project, &[]).code(0).never_says("cut off");
+        assert_eq!(hub.commits(), 1);
+    }
+}
+
+#[test]
+fn a_commit_that_was_surely_refused_is_not_looked_for() {
+    for status in [400, 403, 413, 422] {
+        let (hub, project) = (hub(), light());
+        hub.will("commit.before", &[Fault::Status(status)]);
+        hub.publish(&project, &[]).code(4).says(&status.to_string());
+        hub.publish(&project, &[]).code(0).never_says("cut off");
+        assert_eq!(hub.commits(), 1);
+    }
+}

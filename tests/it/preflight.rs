@@ -30,7 +30,7 @@ impl Live {
                 let _ = reader.by_ref().take(length.unwrap_or(0)).read_to_end(&mut vec![]);
                 let (status, body) = match path.as_str() {
                     "/api/whoami-v2" => ("200 OK", whoami.as_str()),
-                    path if path.contains("/tree/") => ("200 OK", "[]"),
+                    path if path.contains("/tree/") || path.contains("/commits/") => ("200 OK", "[]"),
                     path if path.contains("/revision/") && exists => {
                         ("200 OK", r#"{"id":"ann/cats","sha":"1111111111111111111111111111111111111111"}"#)
                     }

@@ -221,3 +221,28 @@ fn the_official_client_opens_lists_and_merges_pull_requests_of_the_embedded_hub(
     let run = run(&mut command).code(0);
     assert_eq!(run.stdout.lines().filter(|l| l.starts_with("ok: ")).count(), 7, "{}", run.stdout);
 }
+
+#[test]
+fn a_proposal_is_not_refused_for_a_tag_that_it_does_not_set() {
+    let project = project("tag = \"v1\"\non_tag = \"fail\"");
+    project.run(&[]).code(0);
+    project.write("a.bin", "a2");
+    project.run(&[]).code(4).says("tag `v1` is there already");
+    project.run(&["--pr"]).code(0).says("pull request #1, opened");
+}
+
+#[test]
+fn what_a_merge_brought_is_ours_on_another_machine_too() {
+    let project = project("");
+    project.run(&[]).code(0);
+    project.write("a.bin", "a2");
+    project.run(&["--pr"]).code(0);
+    review(&project, 1, "merge", "{}");
+    // a fresh clone: no record of either publish
+    for kept in ["actions", "publishes"] {
+        std::fs::remove_dir_all(project.path("cache").join(kept)).unwrap();
+    }
+    project.write("a.bin", "a3");
+    project.run(&[]).code(0).never_says("changed there");
+    assert_eq!(content(&project, "main", "a.bin"), "a3");
+}

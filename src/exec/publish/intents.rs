@@ -39,6 +39,8 @@ pub async fn settle_intents(
             let published = Published {
                 target: intent.target.clone(),
                 commit: found.commit,
+                head: None,
+                tag: None,
                 parent: Some(intent.parent.clone()),
                 tree: intent.tree.clone(),
                 at_ms: now_ms(),

@@ -28,7 +28,7 @@ use crate::core::graph::NodeId;
 use crate::core::limits;
 use crate::core::manifest::Hub;
 use crate::core::plan::{Decision, RECORD, Settled, decide};
-use crate::core::publish::{self, Changes, Intent, Propose, Published, PullRequest, Tree, UploadVerdict};
+use crate::core::publish::{self, Changes, Intent, Observed, Propose, Published, PullRequest, Tree, UploadVerdict};
 use crate::exec::drive::{Driver, now_ms};
 use crate::exec::remote::{Found, Remote};
 use crate::hub::client::{CommitOutcome, CommitRequest, Operation};
@@ -36,6 +36,8 @@ use std::time::Duration;
 
 /// How often a publish is planned anew after somebody moved the branch.
 const REPLANS: usize = 5;
+/// How often a commit is sent whose answers are lost.
+const LOST: u32 = 3;
 
 /// One publish.
 pub struct Publisher<'d, 'a> {
@@ -164,22 +166,25 @@ impl Publisher<'_, '_> {
     }
 
     async fn up_to_date(&mut self, tree: Tree, commit: String, adopt: bool, allowed: &[String]) -> Result<()> {
-        if adopt {
-            let target = self.remote.target.clone();
-            let allowed = allowed.to_vec();
-            let (parent, pull_request, restores, at_ms) = (None, None, None, now_ms());
-            let commit = commit.clone();
-            let published = Published { target, commit, parent, tree, at_ms, allowed, pull_request, restores };
-            self.driver.recorder.published(&published)?;
-            self.driver.loaded.publishes.landed.push(published);
-        }
         let repo = self.remote.target.to_string();
-        if self.driver.recovered.contains(&commit) {
-            // the run before was cut off between its commit and its record: finish what it began
-            let last = self.driver.loaded.publishes.last(&self.remote.target);
-            if last.is_some_and(|published| published.restores.is_none()) {
-                self.tag(&commit).await?;
+        let was_cut_off = self.driver.recovered.contains(&commit);
+        let last = self.driver.loaded.publishes.last(&self.remote.target);
+        let known = last.filter(|_| !adopt).cloned();
+        let mut published = known.unwrap_or_else(|| self.adopted(tree, &commit, allowed));
+        // a tag that could not be set then, or that the manifest names since
+        let due =
+            self.hub()?.tag.clone().filter(|tag| published.restores.is_none() && published.tag.as_ref() != Some(tag));
+        if due.is_some() {
+            if self.tag(&published.commit).await? && !was_cut_off {
+                let text = format!("tagged {} `{}`", short(&published.commit), due.as_deref().unwrap_or_default());
+                self.driver.emit(Event::Note { text });
             }
+            published.tag.clone_from(&due);
+        }
+        if adopt || due.is_some() {
+            self.record(published)?;
+        }
+        if was_cut_off {
             self.driver.emit(Event::Published { repo, commit: commit.clone(), found: true });
             self.driver.summary.commits.push(commit);
             self.look_at();
@@ -187,6 +192,41 @@ impl Publisher<'_, '_> {
         }
         self.driver.emit(Event::RemoteFresh { repo, commit: commit.clone() });
         self.driver.summary.unchanged.push(commit);
+        Ok(())
+    }
+
+    /// What this machine did not know yet: the remote has this tree at `head`. The publish that left it is the one whose
+    /// files they are, which others may have committed upon.
+    fn adopted(&self, tree: Tree, head: &str, allowed: &[String]) -> Published {
+        let observed = self.driver.world.remotes.get(&self.upload);
+        let is_its = |observed: &&Observed| {
+            observed.managed.len() == tree.len()
+                && tree.iter().all(|(path, file)| observed.managed.get(path) == Some(&file.hub))
+        };
+        let commit = observed.filter(is_its).and_then(|observed| observed.by.clone()).unwrap_or_else(|| head.into());
+        let before = self.driver.loaded.publishes.landed.iter().rev();
+        let before = before.clone().find(|p| p.target == self.remote.target && p.commit == commit).cloned();
+        let head = (commit != head).then(|| head.to_string());
+        match before {
+            Some(before) => Published { head, ..before },
+            None => Published {
+                target: self.remote.target.clone(),
+                commit,
+                head,
+                tag: None,
+                parent: None,
+                tree,
+                at_ms: now_ms(),
+                allowed: allowed.to_vec(),
+                pull_request: None,
+                restores: None,
+            },
+        }
+    }
+
+    fn record(&mut self, published: Published) -> Result<()> {
+        self.driver.recorder.published(&published)?;
+        self.driver.loaded.publishes.landed.push(published);
         Ok(())
     }
 
@@ -272,11 +312,15 @@ impl Publisher<'_, '_> {
         let landed = |commit, found, pull_request| {
             Ok(Sent::Commit(Landed { commit, parent: intent.parent.clone(), found, pull_request }))
         };
+        let (mut throttled, mut lost) = (0, 0);
         loop {
             let outcome = match intent.pull_request {
                 Some(Propose { number: None }) => remote.client.propose(&at.repo, &at.target.revision, request).await,
                 _ => remote.client.commit(&at.repo, &at.target.revision, request).await,
             };
+            if outcome.is_err() {
+                self.driver.recorder.abandoned(&intent.nonce)?; // an error: it surely did not land
+            }
             match outcome? {
                 CommitOutcome::Landed { oid, pull_request, .. } => {
                     return landed(oid, false, self.opened(intent, pull_request).await?);
@@ -291,9 +335,13 @@ impl Publisher<'_, '_> {
                     return Ok(Sent::Moved(Moved { revision, parent }));
                 }
                 CommitOutcome::Throttled { wait } => {
-                    let wait = wait.unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(300));
-                    self.driver.emit(Event::Note { text: format!("the Hub asks to wait {} s", wait.as_secs()) });
-                    tokio::time::sleep(wait).await;
+                    throttled += 1;
+                    let Some(pause) = remote.client.pause(throttled, wait) else {
+                        self.driver.recorder.abandoned(&intent.nonce)?;
+                        return Err(throttled_too_long(wait));
+                    };
+                    self.driver.emit(Event::Note { text: format!("the Hub asks to wait {} s", pause.as_secs()) });
+                    tokio::time::sleep(pause).await;
                 }
                 CommitOutcome::Unknown { reason } => {
                     self.driver.emit(Event::Warning {
@@ -306,6 +354,12 @@ impl Publisher<'_, '_> {
                         // nothing would refuse a second pull request
                         return Err(Error::hub("it is not known whether the pull request was opened")
                             .hint("run hfbuild again: it looks for it, and opens one only where there is none"));
+                    }
+                    lost += 1;
+                    if lost == LOST {
+                        return Err(Error::hub(format!("the commit was sent {LOST} times and did not land"))
+                            .cause(reason)
+                            .hint("what was uploaded stays there: run hfbuild again, it looks for the commit first"));
                     }
                     // it carries its parent: should it land after all, the second one is refused
                     self.driver.emit(Event::Note { text: "the commit did not land: sending it again".into() });
@@ -326,21 +380,21 @@ impl Publisher<'_, '_> {
     ) -> Result<()> {
         let Landed { commit, parent, found, pull_request } = landed;
         self.verify(&tree, &commit).await?;
-        if pull_request.is_none() && self.restores.is_none() {
-            self.tag(&commit).await?; // neither a proposal nor a rollback is a new version
-        }
-        let published = Published {
+        // neither a proposal nor a rollback is a new version
+        let tag = self.hub()?.tag.clone().filter(|_| pull_request.is_none() && self.restores.is_none());
+        let tagged = if tag.is_some() { self.tag(&commit).await } else { Ok(false) };
+        self.record(Published {
             target: self.remote.target.clone(),
             commit: commit.clone(),
+            head: None,
+            tag: tag.filter(|_| tagged.is_ok()),
             parent: Some(parent),
             tree,
             at_ms: now_ms(),
             allowed: allowed.to_vec(),
             pull_request: pull_request.clone(),
             restores: self.restores.as_ref().map(|r| r.commit.clone()),
-        };
-        self.driver.recorder.published(&published)?;
-        self.driver.loaded.publishes.landed.push(published);
+        })?;
         if let Some(pull_request) = pull_request {
             self.proposed(pull_request, commit, propose, drifted);
             return Ok(());
@@ -348,7 +402,8 @@ impl Publisher<'_, '_> {
         self.driver.emit(Event::Published { repo: self.remote.target.to_string(), commit: commit.clone(), found });
         self.driver.summary.commits.push(commit);
         self.look_at();
-        Ok(())
+        // the commit stands and is recorded; the next run tries the tag again
+        tagged.map(|_| ()).map_err(|e| e.hint("the commit is published without its tag: run hfbuild again to set it"))
     }
 
     /// Proves by digest that the remote is what was sent.
@@ -374,6 +429,19 @@ impl Publisher<'_, '_> {
             None => format!("{} {}: {files}", project.name, project.version),
         }
     }
+}
+
+fn short(commit: &str) -> &str {
+    commit.get(..7).unwrap_or(commit)
+}
+
+fn throttled_too_long(asked: Option<Duration>) -> Error {
+    let error = Error::hub("the hub's rate limit is used up: the commit was not taken");
+    let error = match asked {
+        Some(asked) => error.cause(format!("it asks to wait {} s", asked.as_secs())),
+        None => error,
+    };
+    error.hint("wait some minutes and run it again; nothing is lost")
 }
 
 fn describe(changes: &Changes) -> String {

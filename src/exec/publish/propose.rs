@@ -108,6 +108,8 @@ impl Publisher<'_, '_> {
             let published = Published {
                 target,
                 commit: commit.clone(),
+                head: None,
+                tag: None,
                 parent: None,
                 tree,
                 at_ms: now_ms(),

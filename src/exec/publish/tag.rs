@@ -1,8 +1,8 @@
 //! The tag of a publish: set where it is new, left where it is right already, and else skipped, refused or moved, as the
 //! manifest's `on_tag` says.
 //!
-//! Knows names of tags and commits. A hub cannot move a tag in one step: it is removed and set anew, before the publish
-//! is recorded, so that a kill in between is made good by the next run.
+//! Knows names of tags and commits. A hub cannot move a tag in one step: it is removed and set anew. The record of a publish
+//! names the tag only once it is done, so that the next run makes good what a kill or a refusal left.
 
 use crate::core::error::{Error, Result};
 use crate::core::event::Event;
@@ -11,15 +11,15 @@ use crate::exec::publish::Publisher;
 use crate::exec::remote::Remote;
 
 impl Publisher<'_, '_> {
-    /// Sets the manifest's tag on a commit that landed.
-    pub(super) async fn tag(&mut self, commit: &str) -> Result<()> {
+    /// Sets the manifest's tag on a commit that landed. Whether it is new there.
+    pub(super) async fn tag(&mut self, commit: &str) -> Result<bool> {
         let hub = self.hub()?;
-        let Some(name) = hub.tag.clone() else { return Ok(()) };
+        let Some(name) = hub.tag.clone() else { return Ok(false) };
         let (client, repo) = (&self.remote.client, &self.remote.repo);
         let tags = client.tags(repo).await?;
         let text = match tags.get(&name) {
-            Some(at) if at == commit => return Ok(()),
-            None => return client.create_tag(repo, &name, commit).await,
+            Some(at) if at == commit => return Ok(false),
+            None => return client.create_tag(repo, &name, commit).await.map(|()| true),
             Some(at) if hub.on_tag == OnTag::Move => {
                 client.delete_tag(repo, &name).await?;
                 client.create_tag(repo, &name, commit).await?;
@@ -28,7 +28,7 @@ impl Publisher<'_, '_> {
             Some(_) => format!("tag `{name}` is there already and stays where it is (raise `version` for a new one)"),
         };
         self.driver.emit(Event::Note { text });
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -37,7 +37,7 @@ impl Default for Retry {
 
 impl Retry {
     /// The pause before try number `nth` (from 1), or `None` when it is not worth it.
-    fn pause(&self, nth: u32, asked: Option<Duration>) -> Option<Duration> {
+    pub(super) fn pause(&self, nth: u32, asked: Option<Duration>) -> Option<Duration> {
         match asked {
             _ if nth > self.tries => None,
             Some(asked) => (asked <= self.cap).then_some(asked),

@@ -75,6 +75,11 @@ impl HubClient {
         HubClient { xet: Some(folder.into()), ..self }
     }
 
+    /// The pause before try number `nth` (from 1) of a request that the hub asked to wait with; `None`: it is not worth it.
+    pub fn pause(&self, nth: u32, asked: Option<std::time::Duration>) -> Option<std::time::Duration> {
+        self.http().retry.pause(nth, asked)
+    }
+
     /// Its address, without a slash at the end.
     pub fn endpoint(&self) -> &str {
         &self.inner.http.endpoint
