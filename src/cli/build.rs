@@ -363,7 +363,8 @@ pub fn plan(global: &Global, words: &[String], force: &[String], args: &PlanArgs
             let (last, observed) = (loaded.publishes.last(&target), world.remotes.get(&id));
             let send = estimate(graph, &plan, id, last, observed, world.how(graph.upload(id)?));
             let start = observed.and_then(|o| o.start.clone());
-            Some(shown::Sending { id, target, start, send })
+            let elsewhere = observed.and_then(|o| o.elsewhere.clone());
+            Some(shown::Sending { id, target, start, elsewhere, send })
         })
         .collect();
     let totals = shown::totals(graph, &plan);

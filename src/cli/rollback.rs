@@ -54,6 +54,11 @@ pub fn rollback(global: &Global, args: &RollbackArgs) -> Result<(), Failure> {
     let upload = the_one(&opened, args.upload.as_deref())?;
     let to = opened.project.graph.upload(upload).map(|upload| &upload.to);
     let overwrite = args.overwrite || to.is_some_and(|to| to.on_drift == OnDrift::Overwrite);
+    if to.is_some_and(|to| to.pull_request) {
+        let text = "`pull_request = true` proposes every change, and a rollback is made on the branch itself";
+        let hint = "put the older sources back and build, or take `pull_request` out for the rollback";
+        return Err(Error::new(ErrorKind::Usage, text).hint(hint).into());
+    }
     let word = args.version.as_deref();
     if args.dry_run {
         let line = past::block_on(async {

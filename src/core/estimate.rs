@@ -44,7 +44,7 @@ pub fn estimate(
     if matches!(decision.verdict, Verdict::Blocked { .. }) {
         return blocked;
     }
-    let drifted = observed.map(early_drift).unwrap_or_default();
+    let drifted = observed.map(|o| early_drift(o, &|path| upload.names(path))).unwrap_or_default();
     if how.refuses(&drifted) {
         let verdict = Some(UploadVerdict::Drift { files: drifted, pull_request: None });
         return SendEstimate { verdict, ..SendEstimate::default() };
@@ -76,11 +76,9 @@ pub fn estimate(
 
 /// Files that an earlier publish put there, of a mirror all that are there, and that no artifact is named for.
 fn unnamed(upload: &Upload, observed: &Observed) -> Vec<String> {
-    let named =
-        |path: &String| upload.files.iter().any(|(to, ..)| path == to || (to.ends_with('/') && path.starts_with(to)));
     let others = observed.files.iter().filter(|_| upload.to.mirror).flat_map(|files| files.keys());
     let there: BTreeSet<&String> = observed.managed.keys().chain(others.filter(|path| *path != ATTRIBUTES)).collect();
-    there.into_iter().filter(|path| !named(path) && *path != RECORD).cloned().collect()
+    there.into_iter().filter(|path| !upload.names(path)).cloned().collect()
 }
 
 /// What the last publish had of a node that is not made yet, with sizes; a shard's files begin with its name.

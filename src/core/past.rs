@@ -107,13 +107,16 @@ pub struct Marks {
     pub record: String,
     /// The commit whose tree a rollback restored.
     pub restores: Option<String>,
+    /// The word that no other publish has: of two commits with it the older is the publish, the other quotes it.
+    pub nonce: String,
 }
 
 /// Reads them. `None`: it is no publish of hfbuild.
 pub fn marks(description: &str) -> Option<Marks> {
     let line = |key: &str| description.lines().rev().find_map(|l| l.trim().strip_prefix(key)).map(str::trim);
-    line("nonce:").filter(|nonce| nonce.starts_with("hfbuild-"))?;
+    let nonce = line("nonce:").filter(|nonce| nonce.starts_with("hfbuild-"))?.to_string();
     Some(Marks {
+        nonce,
         tree: line("tree:")?.parse().ok()?,
         record: line("record:")?.to_string(),
         restores: line("restores:").map(String::from),
@@ -165,7 +168,8 @@ mod tests {
     fn a_commit_of_ours_says_what_it_published_and_others_do_not() {
         let tree = Digest::of(b"tree");
         let text = format!("~ README.md\n\nrestores: abc\ntree: {tree}\nrecord: 12ef\nnonce: hfbuild-77");
-        let expected = Marks { tree, record: "12ef".into(), restores: Some("abc".into()) };
+        let nonce = "hfbuild-77".into();
+        let expected = Marks { tree, record: "12ef".into(), restores: Some("abc".into()), nonce };
         assert_eq!(marks(&text), Some(expected));
         assert_eq!(marks(&text.replace("hfbuild-77", "77")), None);
         assert_eq!(marks("tree: the tall one\nnonce: hfbuild-1"), None);

@@ -171,6 +171,8 @@ pub struct Observed {
     pub last_commit: Option<String>,
     /// The commit of the publish that `managed` is of, where it is known.
     pub by: Option<String>,
+    /// That publish, where another machine made it after this one's last.
+    pub elsewhere: Option<Elsewhere>,
     /// The facts of what is published there, where a gate may ask for them.
     pub replaced: Replaced,
     /// Clauses over `published` that what is published there was allowed to go against, by its own record.
@@ -180,6 +182,31 @@ pub struct Observed {
     pub start: Option<String>,
     /// The open pull request of an earlier publish, where it was looked for.
     pub proposal: Option<Box<Proposal>>,
+}
+
+/// A publish by another machine, after the last one that this machine knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Elsewhere {
+    /// Its commit.
+    pub commit: String,
+    /// Its title.
+    pub title: String,
+    /// Who made it, where the hub says so.
+    pub author: Option<String>,
+    /// When, RFC 3339.
+    pub date: Option<String>,
+    /// Whether it was a rollback.
+    pub rollback: bool,
+}
+
+impl std::fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = if self.rollback { "a rollback" } else { "a publish" };
+        let author = self.author.as_deref().unwrap_or("somebody");
+        let date = self.date.as_deref().map(|date| format!(", {date}")).unwrap_or_default();
+        let id = self.commit.get(..7).unwrap_or(&self.commit);
+        write!(f, "{what} from elsewhere, {author}: \"{}\" ({id}{date})", self.title.escape_debug())
+    }
 }
 
 /// An open pull request that an earlier publish made.
@@ -369,7 +396,7 @@ fn on_branch(desired: &Tree, observed: &Observed, how: How) -> UploadVerdict {
     if let (true, Some(head)) = (changes.is_empty(), &observed.head) {
         return UploadVerdict::UpToDate { commit: head.clone(), adopt: !same_head };
     }
-    let drifted = match early_drift(observed) {
+    let drifted = match early_drift(observed, &|_| true) {
         gone if gone == [Drifted::Gone] => gone,
         _ => drift(desired, remote, &observed.managed),
     };
@@ -425,13 +452,15 @@ fn goes(desired: &Tree, path: &str) -> bool {
     path != ATTRIBUTES && !desired.contains_key(path)
 }
 
-/// What can be said of drift before the desired tree is known: managed files that were changed or deleted there.
-pub fn early_drift(observed: &Observed) -> Vec<Drifted> {
+/// What can be said of drift before the desired tree is known: managed files that were changed there, or deleted though the
+/// desired tree may hold them (`named`).
+pub fn early_drift(observed: &Observed, named: &dyn Fn(&str) -> bool) -> Vec<Drifted> {
     if observed.head.is_none() && observed.last_commit.is_some() {
         return vec![Drifted::Gone];
     }
     let Some(remote) = &observed.files else { return vec![] };
     let moved = |(path, recorded): (&String, &HubDigests)| match remote.get(path) {
+        None if !named(path) => None,
         None => Some(Drifted::Deleted { path: path.clone() }),
         Some(there) if !is_recorded(recorded, there) => Some(Drifted::Changed { path: path.clone() }),
         Some(_) => None,

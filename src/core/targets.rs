@@ -24,6 +24,16 @@ pub fn check(graph: &Graph, source: &Source) -> Result<()> {
                     message,
                     format!("give `{b}` another `repo`, `type` or `revision`, or put its files into [artifact.{a}]"),
                 )
+            } else if let (Some(tag), true) =
+                (&to.tag, (&to.kind, &to.repo, &to.tag) == (&into.kind, &into.repo, &into.tag))
+            {
+                (
+                    format!(
+                        "`{b}` and `{a}` both tag the {} `{}` with `{tag}`: it would stand where one of them was first",
+                        to.kind, to.repo
+                    ),
+                    format!("give [artifact.{b}] a `tag` of its own"),
+                )
             } else if is_within(upload.dist.as_str(), other.dist.as_str())
                 || is_within(other.dist.as_str(), upload.dist.as_str())
             {

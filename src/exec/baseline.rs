@@ -129,7 +129,7 @@ pub(super) async fn newest_publish(
         // what lies below them is the branch's own history
         let brought = merged.iter().take_while(|merged| commits.iter().all(|commit| commit.id != merged.id));
         for said in std::iter::once(commit).chain(brought) {
-            let Some(marks) = marks(&said.message) else { continue };
+            let Some(marks) = marks(&said.message).filter(|_| !is_quoted(commits, said)) else { continue };
             let bytes = remote.client.download_small(&remote.repo, &said.id, RECORD).await?;
             let Some(bytes) = bytes.filter(|b| hex::encode(sha2::Sha256::digest(b)) == marks.record) else { continue };
             let Some(files) = record::files(&bytes).filter(|files| files_digest(files) == marks.tree) else { continue };
@@ -138,6 +138,13 @@ pub(super) async fn newest_publish(
         }
     }
     Ok(None)
+}
+
+/// Whether a commit quotes the description of an older one (a revert, a cherry-pick), which is the publish.
+pub fn is_quoted(commits: &[CommitInfo], commit: &CommitInfo) -> bool {
+    let Some(marks) = marks(&commit.message) else { return false };
+    let older = commits.iter().skip_while(|other| other.id != commit.id).skip(1);
+    older.filter(|other| other.message.contains(&marks.nonce)).any(|_| true)
 }
 
 /// The pull request whose merge a commit's title tells: `... (#12)`.

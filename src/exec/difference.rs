@@ -224,7 +224,7 @@ impl Sides<'_> {
             Some((_, _, Some(UploadVerdict::Drift { files, .. }))) => files.clone(),
             Some(_) => vec![],
             None => {
-                let drifted = crate::core::publish::early_drift(self.observed);
+                let drifted = crate::core::publish::early_drift(self.observed, &|path| self.upload.names(path));
                 if self.world.how(self.upload).refuses(&drifted) { drifted } else { vec![] }
             }
         }

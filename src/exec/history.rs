@@ -8,7 +8,7 @@ use crate::core::past::{Counts, Files, Marks, counts, files_of, marks};
 use crate::core::plan::RECORD;
 use crate::core::publish::{Published, Target, files_digest, tree_digest};
 use crate::core::record::{self, Account};
-use crate::exec::baseline::{SEARCHED, kept_record};
+use crate::exec::baseline::{SEARCHED, is_quoted, kept_record};
 use crate::exec::remote::Remote;
 use crate::hub::client::CommitInfo;
 use crate::store::blobs::Blobs;
@@ -73,7 +73,7 @@ pub fn entries(publishes: &Publishes, target: &Target, branch: Option<&Branch>) 
     let seen = branch.unwrap_or(&nothing);
     for commit in &seen.commits {
         let receipt = receipts.remove(commit.id.as_str());
-        let marks = marks(&commit.message);
+        let marks = marks(&commit.message).filter(|_| !is_quoted(&seen.commits, commit));
         if receipt.is_some() || marks.is_some() {
             out.push(entry(commit, receipt, marks, &seen.tags));
         }

@@ -10,7 +10,7 @@ use crate::hub::client::CommitInfo;
 use crate::store::records::Publishes;
 use std::collections::BTreeSet;
 
-/// How many of the open pull requests are looked into.
+/// How many of the open pull requests are looked into whose titles are not hfbuild's own.
 const LOOKED_AT: usize = 20;
 /// How many commits of one are.
 const COMMITS: usize = 20;
@@ -18,6 +18,13 @@ const COMMITS: usize = 20;
 const HISTORY: usize = 200;
 /// What every commit of ours has in its description.
 const NONCE: &str = "nonce: hfbuild-";
+
+/// Whether a title is of the form that publishes give theirs: `NAME VERSION: 3 files`.
+fn has_our_title(title: &str) -> bool {
+    let count =
+        title.rsplit_once(": ").and_then(|(_, files)| files.strip_suffix(" files").or(files.strip_suffix(" file")));
+    count.is_some_and(|count| count.parse::<usize>().is_ok())
+}
 
 impl Remote {
     /// A pull request of this repo.
@@ -77,7 +84,8 @@ impl Remote {
             None => vec![],
         };
         let on_branch: BTreeSet<&str> = branch.iter().map(|c| c.id.as_str()).collect();
-        for pull in open.into_iter().take(LOOKED_AT) {
+        let (ours, others): (Vec<_>, Vec<_>) = open.into_iter().partition(|pull| has_our_title(&pull.title));
+        for pull in ours.into_iter().chain(others.into_iter().take(LOOKED_AT)) {
             let revision = PullRequest::revision(pull.number);
             let commits = self.client.commits_since(&self.repo, &revision, "", COMMITS).await?;
             // what lies below is the branch's own history
@@ -96,7 +104,7 @@ impl Remote {
             Some(Propose { number: Some(number) }) => vec![Some(number)],
             Some(Propose { number: None }) => {
                 let open = self.client.open_pulls(&self.repo).await?;
-                open.into_iter().take(LOOKED_AT).map(|pull| Some(pull.number)).collect()
+                open.into_iter().map(|pull| Some(pull.number)).collect()
             }
         })
     }

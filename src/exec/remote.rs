@@ -6,8 +6,9 @@
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::NodeId;
 use crate::core::manifest::{Hub, OnDrift};
+use crate::core::past::marks;
 use crate::core::plan::RECORD;
-use crate::core::publish::{How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
+use crate::core::publish::{Elsewhere, How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
 use crate::core::record;
 use crate::core::replaced::Replaced;
 use crate::exec::baseline::newest_publish;
@@ -156,7 +157,7 @@ impl Remote {
         let mut observed = seen(last);
         match self.client.head(&self.repo, revision).await? {
             Some(head) => observed.head = Some(head.sha),
-            None if revision == DEFAULT || last.is_some() || revision.starts_with("refs/") => return Ok(observed),
+            None if revision == DEFAULT || revision.starts_with("refs/") => return Ok(observed),
             None => match self.client.head(&self.repo, DEFAULT).await? {
                 Some(head) => observed.start = Some(head.sha),
                 None => return Ok(observed),
@@ -172,7 +173,19 @@ impl Remote {
             return Ok(observed);
         }
         let commit = observed.head.clone().or_else(|| observed.start.clone()).unwrap_or_default();
+        // what stood on a branch that is gone says nothing of the one that it would be made from
+        let last = last.filter(|_| observed.start.is_none());
+        if observed.start.is_some() {
+            observed.managed.clear();
+        }
         self.look(&commit, last, &publishes.commits(&self.target), &mut observed).await?;
+        let is_there = |p: &Published| {
+            p.tree.len() == observed.managed.len()
+                && p.tree.iter().all(|(path, file)| observed.managed.get(path) == Some(&file.hub))
+        };
+        if publishes.landed.iter().any(is_there) {
+            observed.elsewhere = None; // our own pull request, merged
+        }
         if let (Some(last), Some(blobs)) = (last, blobs)
             && observed.by.as_ref() == Some(&last.commit)
         {
@@ -194,7 +207,10 @@ impl Remote {
         let commits = self.client.commits_since(&self.repo, commit, "", SEARCHED).await?;
         let newest = newest_publish(self, &commits, last.map_or("", |last| &last.commit), own).await?;
         let (by, record) = match (newest, last) {
-            (Some((_, baseline)), _) => (baseline.commit, baseline.record),
+            (Some((at, baseline)), last) => {
+                observed.elsewhere = last.map(|_| made_elsewhere(&commits[at]));
+                (baseline.commit, baseline.record)
+            }
             (None, Some(last)) => {
                 observed.replaced = Replaced::Unknown;
                 observed.allowed = last.allowed.clone();
@@ -269,6 +285,16 @@ impl Remote {
             endpoint if is_loopback(endpoint) => 2,
             _ => 90,
         })
+    }
+}
+
+fn made_elsewhere(commit: &CommitInfo) -> Elsewhere {
+    Elsewhere {
+        commit: commit.id.clone(),
+        title: commit.title.clone(),
+        author: commit.author.clone(),
+        date: commit.date.clone(),
+        rollback: marks(&commit.message).is_some_and(|marks| marks.restores.is_some()),
     }
 }
 

@@ -128,7 +128,7 @@ pub async fn preflight(
         let ready = match found.refusal() {
             Some(error) => Err(error),
             None => match check_limits(project, plan, history, *id) {
-                Ok(()) => ready(project, &remotes.of[id], *id, world).await,
+                Ok(()) => ready(project, &remotes.of[id], *id, plan, world).await,
                 refused => refused,
             },
         };
@@ -144,14 +144,17 @@ pub async fn preflight(
     }
 }
 
-async fn ready(project: &Project, remote: &Remote, id: NodeId, world: &World) -> Result<()> {
+async fn ready(project: &Project, remote: &Remote, id: NodeId, plan: &Plan, world: &World) -> Result<()> {
     let (Some(observed), Some(upload)) = (world.remotes.get(&id), project.graph.upload(id)) else { return Ok(()) };
     let exists = observed.head.is_some() || observed.start.is_some();
     remote.preflight(exists).await?;
     if exists && !world.how(upload).pull_request {
         check_tag(remote, &upload.to).await?;
     }
-    let drifted = publish::early_drift(observed);
+    let drifted = match plan.decisions[id.index()].as_ref().and_then(|decision| decision.upload.as_ref()) {
+        Some(_) => vec![], // the tree is known, and with it what became of the remote
+        None => publish::early_drift(observed, &|path| upload.names(path)),
+    };
     match world.how(upload).refuses(&drifted) {
         true => Err(drift_error(&drifted, remote, None)),
         false => Ok(()),

@@ -4,7 +4,7 @@ use crate::core::estimate::SendEstimate;
 use crate::core::event::verdict_word;
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::plan::Plan;
-use crate::core::publish::{Changes, Drifted, Propose, Sized, Target, UploadVerdict};
+use crate::core::publish::{Changes, Drifted, Elsewhere, Propose, Sized, Target, UploadVerdict};
 use crate::core::value::human_bytes;
 use crate::core::verdict::Verdict;
 use crate::ui::{count, explain, short};
@@ -47,6 +47,8 @@ pub struct Sending {
     pub target: Target,
     /// Where its branch is not there: the commit that it would be made at.
     pub start: Option<String>,
+    /// The publish that it goes over, where another machine made it since.
+    pub elsewhere: Option<Elsewhere>,
     /// What it would send.
     pub send: SendEstimate,
 }
@@ -169,9 +171,10 @@ fn send_lines(sending: &Sending, all: bool) -> String {
             };
             out.push_str(&format!("{verb:>9} {repo}: {}{how}\n", crate::ui::changes_line(sent)));
             out.push_str(&start_line(sending));
-            if pull_request.is_some() {
-                out.push_str(&drift_lines(over));
+            if pull_request.is_none() && !over.is_empty() {
+                out.push_str(&format!("{:>9}   over what was changed there:\n", ""));
             }
+            out.push_str(&drift_lines(over));
             out.push_str(&changed_files(sent, all));
             return out;
         }
@@ -210,12 +213,14 @@ fn drift_lines(files: &[Drifted]) -> String {
     files.iter().map(line).collect()
 }
 
-/// Says that a branch will be made.
+/// Says that a branch will be made, and whose publish will be gone over.
 fn start_line(sending: &Sending) -> String {
     let branch = &sending.target.revision;
-    sending.start.as_ref().map_or(String::new(), |start| {
+    let start = sending.start.as_ref().map_or(String::new(), |start| {
         format!("{:>9}   the branch `{branch}` is not there: it is made from `main` at {}\n", "", short(start))
-    })
+    });
+    let elsewhere = sending.elsewhere.as_ref().map(|elsewhere| format!("{:>9}   over {elsewhere}\n", ""));
+    start + &elsewhere.unwrap_or_default()
 }
 
 /// What a commit changes, file by file, below a head.
@@ -324,7 +329,7 @@ pub fn to_json(graph: &Graph, plan: &Plan, publishes: &[Sending]) -> Json {
         .collect();
     let sends: Vec<Json> = publishes
         .iter()
-        .map(|Sending { id, target, start, send }| {
+        .map(|Sending { id, target, start, elsewhere, send }| {
             json!({
                 "artifact": graph.node(*id).name.to_string(),
                 "repo": target.repo,
@@ -332,6 +337,7 @@ pub fn to_json(graph: &Graph, plan: &Plan, publishes: &[Sending]) -> Json {
                 "revision": target.revision,
                 "endpoint": target.endpoint,
                 "branch_from": start,
+                "over_publish": elsewhere,
                 "known": send.verdict,
                 "certain": send.certain.iter().map(|(p, s)| json!({"path": p, "size": s})).collect::<Vec<_>>(),
                 "maybe": send.maybe.iter().map(|(p, s)| json!({"path": p, "last_size": s})).collect::<Vec<_>>(),

@@ -413,6 +413,81 @@ fn a_tag_or_a_commit_as_revision_is_refused_before_any_stage() {
 }
 
 #[test]
+fn the_same_change_on_both_sides_is_no_drift() {
+    let (hub, project) = two_versions();
+    project.write("data.bin", "fixed");
+    hub.colleague("the same fix", "data.bin", b"fixed");
+    hub.publish(&project, &["build", "data", "card"]).code(0);
+    hub.publish(&project, &["plan"]).code(0).prints("Send");
+    hub.publish(&project, &[]).code(0).says("Published");
+}
+
+#[test]
+fn a_commit_that_quotes_a_publish_is_none() {
+    let (hub, project) = two_versions();
+    let list: Json = serde_json::from_str(&get(&hub, &format!("api/models/{REPO}/commits/main"))).unwrap();
+    let quoted = format!("Revert\n\n{}", list[0]["message"].as_str().unwrap());
+    hub.runtime.block_on(async {
+        let client = hfbuild::hub::HubClient::new(hub.url(), hfbuild::hub::Token::new(TOKEN)).unwrap();
+        let repo = hfbuild::hub::RepoId::new(hfbuild::hub::RepoKind::Model, REPO).unwrap();
+        let parent = client.head(&repo, "main").await.unwrap().unwrap().sha;
+        let operations = vec![Operation::AddRegular { path: "notes.md".into(), bytes: b"mine".to_vec() }];
+        let request =
+            hfbuild::hub::client::CommitRequest { summary: "Revert".into(), description: quoted, parent, operations };
+        client.commit(&repo, "main", &request).await.unwrap();
+    });
+    assert_eq!(hub.commits(), 3);
+    hub.publish(&project, &["history"]).code(0).says("2 publishes");
+    hub.publish(&light(), &["history"]).code(0).says("2 publishes");
+}
+
+#[test]
+fn a_publish_from_elsewhere_is_named_by_whoever_goes_over_it() {
+    let (hub, project) = two_versions();
+    let laptop = light();
+    next(&laptop, "from the laptop", "1.2.0");
+    hub.publish(&laptop, &[]).code(0).never_says("elsewhere");
+    let line = "a publish from elsewhere, local: \"light 1.2.0";
+    hub.publish(&project, &["plan"]).code(0).prints(line);
+    hub.publish(&project, &[]).code(0).says(line);
+    hub.publish(&laptop, &["rollback"]).code(0);
+    hub.publish(&project, &["plan"]).code(0).prints("a rollback from elsewhere");
+}
+
+#[test]
+fn what_stands_in_a_repo_that_was_made_meanwhile_is_compared_first() {
+    let (hub, project) = (Hub::start(Options::default()), light());
+    let url = hub.url().to_string();
+    hub.at_each(move |point, _| {
+        if point == "whoami" {
+            let url = url.clone();
+            let work = move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let client = hfbuild::hub::HubClient::new(&url, hfbuild::hub::Token::new(TOKEN)).unwrap();
+                    let repo = hfbuild::hub::RepoId::new(hfbuild::hub::RepoKind::Model, REPO).unwrap();
+                    client.create_repo(&repo, false, None).await.unwrap();
+                });
+                crate::hubs::colleague_meanwhile(url, "my data", "data.bin");
+            };
+            std::thread::spawn(work).join().unwrap();
+        }
+        Fault::None
+    });
+    hub.publish(&project, &[]).code(5).says("`data.bin` (not of ours)");
+    assert_eq!(file(&hub, "main", "data.bin"), "mine\n", "the colleague's file stands");
+}
+
+#[test]
+fn a_rollback_is_refused_where_every_change_is_proposed() {
+    let (hub, project) = two_versions();
+    let manifest = project.read("publish.toml");
+    project.write("publish.toml", &manifest.replace("tag = ", "pull_request = true\ntag = "));
+    hub.publish(&project, &["rollback"]).code(2).says("`pull_request = true` proposes every change");
+    assert_eq!(hub.commits(), 2);
+}
+
+#[test]
 fn a_full_verification_reads_every_byte_and_finds_what_the_listing_hides() {
     let (hub, project) = two_versions();
     let full = json(&hub.publish(&project, &["verify", "--full", "--json"]).code(0));

@@ -373,6 +373,32 @@ fn a_branch_that_others_deleted_is_drift() {
 }
 
 #[test]
+fn a_branch_that_is_made_again_has_nothing_but_what_it_had() {
+    let project = three("", "");
+    project.run(&["build", "model"]).code(0);
+    let on_main = project.read("publish.toml");
+    let dev = on_main
+        .replace("[artifact.model]", "[artifact.notes]\nkind = \"files\"\npaths = [\"app.py\"]\n[artifact.model]");
+    let dev = dev.replace("{ \"weights.bin\" = \"weights\" }", "{ \"app.py\" = \"notes\" }");
+    project.write("publish.toml", &dev.replace("[hub]", "[hub]\nrevision = \"dev\""));
+    for _ in 0..2 {
+        project.run(&["build", "model", "--overwrite"]).code(0).says("made the branch `dev`");
+        let (_, files) = remote(&project, RepoKind::Model, "me/cats", "dev");
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["app.py", "provenance.json"]);
+        std::fs::remove_file(project.path("cache/hub/repos/models/me/cats/refs/heads/dev")).unwrap();
+    }
+}
+
+#[test]
+fn two_uploads_to_one_repo_may_not_share_a_tag() {
+    let project = three("tag = \"v{project.version}\"", "type = \"model\"\nrevision = \"dev\"\n");
+    let manifest = project.read("publish.toml").replace("type = \"space\"\n", "");
+    let manifest = manifest.replace("{ \"README.md\" = \"readme\", \"app.py\" = \"app\" }", "{ \"app.py\" = \"app\" }");
+    project.write("publish.toml", &manifest);
+    project.run(&["plan"]).code(2).says("both tag the model `me/cats` with `v1.0.0`").says("a `tag` of its own");
+}
+
+#[test]
 fn a_spaces_front_matter_is_checked_before_anything_is_sent() {
     let project = three("", "");
     project.write("space/README.md.hbs", &SPACE.replace("app_file: app.py", "app_file: main.py"));

@@ -47,6 +47,9 @@ struct Changes {
 
 #[derive(Deserialize)]
 struct Discussions {
+    /// How many there are on all pages.
+    #[serde(default)]
+    count: Option<u64>,
     #[serde(default)]
     discussions: Vec<Discussion>,
 }
@@ -64,6 +67,8 @@ impl From<Discussion> for Pull {
 }
 
 const NOTHING: Option<&()> = None;
+/// How many pages of discussions are read.
+const PAGES: usize = 20;
 
 impl HubClient {
     /// Sends `commit` once, as a new pull request against the branch `revision`. An error means that it surely did not
@@ -82,16 +87,27 @@ impl HubClient {
         }
     }
 
-    /// The open pull requests of `repo`, newest first, the first page of them. None on a hub that has no such thing.
+    /// The open pull requests of `repo`, newest first, at most [`PAGES`] pages of them. None on a hub that has no such thing.
     pub async fn open_pulls(&self, repo: &RepoId) -> Result<Vec<Pull>> {
-        let query = "p=0&type=pull_request&status=open";
-        let call = Call::get(format!("{}/discussions?{query}", repo.api_path()));
-        let listed: Discussions = match self.http().json(&call, NOTHING).await {
-            Ok(listed) => listed,
-            Err(failure) if lacks(&failure) => return Ok(vec![]),
-            Err(failure) => return Err(self.http().explain(&call, failure)),
-        };
-        let pulls = listed.discussions.into_iter().filter(|d| d.is_pull_request).map(Pull::from);
+        let mut found: Vec<Discussion> = Vec::new();
+        for page in 0..PAGES {
+            let query = format!("p={page}&type=pull_request&status=open");
+            let call = Call::get(format!("{}/discussions?{query}", repo.api_path()));
+            let listed: Discussions = match self.http().json(&call, NOTHING).await {
+                Ok(listed) => listed,
+                Err(failure) if lacks(&failure) => break,
+                Err(failure) => return Err(self.http().explain(&call, failure)),
+            };
+            let before = found.len();
+            let is_new = |d: &Discussion| found.iter().all(|known| known.num != d.num);
+            let new: Vec<Discussion> = listed.discussions.into_iter().filter(is_new).collect();
+            found.extend(new);
+            let all = listed.count.is_none_or(|count| found.len() as u64 >= count);
+            if all || found.len() == before {
+                break;
+            }
+        }
+        let pulls = found.into_iter().filter(|d| d.is_pull_request).map(Pull::from);
         let mut pulls: Vec<Pull> = pulls.filter(|pull| pull.is_open).collect();
         pulls.sort_by_key(|pull| std::cmp::Reverse(pull.number));
         Ok(pulls)
