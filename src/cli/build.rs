@@ -190,6 +190,9 @@ async fn prepare<'a>(
     let mut turned_down = vec![];
     if !remotes.of.is_empty() {
         let plan = plan_whole(project, store, &wanted, &targets, &loaded, &mut memo, &mut world, &sink)?;
+        for text in targets::notes(project, &remotes, &plan, &world) {
+            sink(Event::Note { text });
+        }
         let history = &loaded.history;
         turned_down = targets::preflight(project, store, &remotes, &plan, &world, history, &mut memo).await?;
         if !turned_down.is_empty() {
@@ -289,13 +292,18 @@ pub async fn look(
     let remotes = targets::open(project, store, wanted, global.flags(), Access::Read).await?;
     targets::settle(&remotes, loaded, None, &|_| {}).await?;
     targets::observe(project, &remotes, loaded, world).await?;
+    for (id, observed) in &world.remotes {
+        if let (Some(name), Some(remote)) = (&observed.renamed, remotes.of.get(id)) {
+            super::past::talk(global, &format!("note: `{}` is called `{name}` now", remote.target));
+        }
+    }
     let targets = remotes.of.iter().map(|(id, remote)| (*id, remote.target.clone())).collect();
     remotes.close().await;
     Ok(targets)
 }
 
 /// Puts the remotes into the world as the last publishes left them, and says so; where the wanted uploads go.
-fn assume(
+pub fn assume(
     global: &Global,
     project: &Project,
     store: &Store,
@@ -361,19 +369,17 @@ pub fn plan(global: &Global, words: &[String], force: &[String], args: &PlanArgs
         .into_iter()
         .filter_map(|(id, target)| {
             let (last, observed) = (loaded.publishes.last(&target), world.remotes.get(&id));
-            let send = estimate(graph, &plan, id, last, observed, world.how(graph.upload(id)?));
+            let send = estimate(graph, &plan, &world, id, last);
             let start = observed.and_then(|o| o.start.clone());
             Some(shown::Sending { id, target, start, send })
         })
         .collect();
     let totals = shown::totals(graph, &plan);
-    let mut out = std::io::stdout().lock();
     if json {
         let text = serde_json::to_string_pretty(&shown::to_json(graph, &plan, &sends)).unwrap_or_default();
-        let _ = writeln!(out, "{text}");
+        super::out::print(&format!("{text}\n"));
     } else {
-        let _ = write!(out, "{}", shown::render(graph, &plan, &sends, global.verbose));
-        let _ = out.flush();
+        super::out::print(&shown::render(graph, &plan, &sends, global.verbose));
         let _ = writeln!(std::io::stderr(), "{}", shown::last_line(&totals, &plan));
     }
     match check && totals.work() {

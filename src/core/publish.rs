@@ -164,6 +164,8 @@ pub struct Observed {
     pub start: Option<String>,
     /// The open pull request of an earlier publish, where it was looked for.
     pub proposal: Option<Box<Proposal>>,
+    /// What the hub calls the repo now, where it was renamed.
+    pub renamed: Option<String>,
 }
 
 /// An open pull request that an earlier publish made.
@@ -409,8 +411,27 @@ fn goes(desired: &Tree, path: &str) -> bool {
     path != ATTRIBUTES && !desired.contains_key(path)
 }
 
+/// What is drift whatever is still to be made: of the managed files that were changed or deleted there those that the
+/// desired tree will not have just so. `named`: whether the desired tree will have this path; `same`: whether it is known
+/// that it will have this very content.
+pub fn certain_drift(
+    observed: &Observed,
+    named: &dyn Fn(&str) -> bool,
+    same: &dyn Fn(&str, &RemoteFile) -> bool,
+) -> Vec<Drifted> {
+    let stays = |drifted: &Drifted| match drifted {
+        Drifted::Deleted { path } => named(path),
+        Drifted::Changed { path } => {
+            let there = observed.files.as_ref().and_then(|files| files.get(path));
+            !there.is_some_and(|there| same(path, there))
+        }
+        _ => true,
+    };
+    early_drift(observed).into_iter().filter(stays).collect()
+}
+
 /// What can be said of drift before the desired tree is known: managed files that were changed or deleted there.
-pub fn early_drift(observed: &Observed) -> Vec<Drifted> {
+fn early_drift(observed: &Observed) -> Vec<Drifted> {
     if observed.head.is_none() && observed.last_commit.is_some() {
         return vec![Drifted::Gone];
     }
@@ -424,7 +445,7 @@ pub fn early_drift(observed: &Observed) -> Vec<Drifted> {
 }
 
 /// Whether the remote's file is what a record says: LFS files by SHA-256, regular ones by git's blob SHA-1.
-fn is_recorded(recorded: &HubDigests, remote: &RemoteFile) -> bool {
+pub fn is_recorded(recorded: &HubDigests, remote: &RemoteFile) -> bool {
     match &remote.sha256 {
         Some(sha256) => *sha256 == recorded.sha256,
         None => recorded.git_sha1.as_ref() == Some(&remote.git_sha1),

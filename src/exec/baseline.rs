@@ -18,7 +18,7 @@ use sha2::Digest as _;
 use std::collections::BTreeMap;
 
 /// How many commits are looked through.
-pub const SEARCHED: usize = 200;
+pub const SEARCHED: usize = 1000;
 /// So many commits are told apart by their trees, a request each.
 const TOLD_APART: usize = 20;
 
@@ -60,6 +60,8 @@ pub struct Seen {
     pub since: Vec<CommitInfo>,
     /// Whether the baseline's commit is in the branch's history, as far as it was looked through.
     pub connected: bool,
+    /// Whether all of the branch's history was looked through.
+    pub whole: bool,
 }
 
 /// The remote's files as the core names them.
@@ -94,6 +96,7 @@ pub async fn look(remote: &Remote, publishes: &Publishes, blobs: &Blobs) -> Resu
     let last = receipt.map_or("", |last| last.commit.as_str());
     if last != head.sha {
         seen.since = remote.client.commits_since(&remote.repo, &head.sha, "", SEARCHED).await?;
+        seen.whole = seen.since.len() < SEARCHED;
     }
     let found = match last == head.sha {
         true => None,
@@ -117,6 +120,10 @@ async fn recorded(remote: &Remote, head: &str, seen: &mut Seen, last: &str) -> R
         let bytes = remote.client.download_small(&remote.repo, &commit.id, RECORD).await?;
         let Some(bytes) = bytes.filter(|b| hex::encode(sha2::Sha256::digest(b)) == marks.record) else { continue };
         let Some(files) = record::files(&bytes).filter(|files| files_digest(files) == marks.tree) else { continue };
+        // a commit that only quotes the description of another has another tree
+        if !compare(&files, &files_at(remote, &commit.id).await?).drifted.is_empty() {
+            continue;
+        }
         let baseline = Baseline { commit: Some(commit.id.clone()), files, record: Some(bytes), source: Source::Record };
         seen.connected = true;
         seen.since.truncate(at);

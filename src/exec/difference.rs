@@ -5,10 +5,11 @@
 
 use crate::core::digest::HubDigests;
 use crate::core::error::Result;
+use crate::core::estimate::names;
 use crate::core::facts::{FOLDS, FactSet, Facts};
 use crate::core::graph::{Graph, NodeId, Upload, placed_path, repo_place};
-use crate::core::plan::{Plan, RECORD, Settled, World, fact_set};
-use crate::core::publish::{Drifted, Observed, Published, TreeFile, UploadVerdict, is_same};
+use crate::core::plan::{Plan, RECORD, Settled, World, fact_set, tree_of};
+use crate::core::publish::{Drifted, Observed, Published, RemoteFile, TreeFile, UploadVerdict, certain_drift, is_same};
 use crate::core::replaced::Replaced;
 use crate::core::value::Value;
 use crate::exec::remote::Remote;
@@ -217,14 +218,17 @@ impl Sides<'_> {
         (made, pending)
     }
 
-    /// What others changed, where the manifest does not allow to publish over it.
+    /// What others changed: where the manifest does not allow to publish over it, and where it does.
     fn drift(&self) -> Vec<Drifted> {
         let decision = self.plan.decisions[self.id.index()].as_ref();
         match decision.and_then(|d| d.upload.as_ref()) {
             Some((_, _, Some(UploadVerdict::Drift { files, .. }))) => files.clone(),
+            Some((_, _, Some(UploadVerdict::Send { over, .. }))) => over.clone(),
             Some(_) => vec![],
             None => {
-                let drifted = crate::core::publish::early_drift(self.observed);
+                let made = tree_of(self.graph, self.upload, &self.plan.settled, self.world);
+                let same = |path: &str, there: &RemoteFile| made.get(path).is_some_and(|file| is_same(file, there));
+                let drifted = certain_drift(self.observed, &|path| names(self.upload, path), &same);
                 if self.world.how(self.upload).refuses(&drifted) { drifted } else { vec![] }
             }
         }

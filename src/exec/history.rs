@@ -53,6 +53,13 @@ pub struct Branch {
     whole: bool,
 }
 
+impl Branch {
+    /// The commit that a tag is on.
+    pub fn tagged(&self, tag: &str) -> Option<&str> {
+        self.tags.get(tag).map(String::as_str)
+    }
+}
+
 /// Looks at the branch. One that is not there has no commits.
 pub async fn branch(remote: &Remote) -> Result<Branch> {
     let (client, repo, revision) = (&remote.client, &remote.repo, &remote.target.revision);
@@ -154,7 +161,9 @@ pub async fn fill(entries: &mut [Entry], most: usize, remote: Option<&Remote>, b
     }
     for at in 0..told {
         let nothing = Files::new();
-        let before = match entries.get(at + 1) {
+        // a publish that the remote lost came before none that it has
+        let lost = entries[at].there == Some(false);
+        let before = match entries[at + 1..].iter().find(|other| lost || other.there != Some(false)) {
             Some(before) => before.files.as_ref(),
             None => Some(&nothing),
         };

@@ -3,16 +3,16 @@
 //! It is known from this machine's record, or for another machine from the nonce in the commits of the open ones: so a
 //! build that runs in a fresh clone every time opens no second one. Decides nothing.
 
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::publish::{Intent, Proposal, Propose, PullRequest};
 use crate::exec::remote::{Remote, seen};
 use crate::store::records::Publishes;
 use std::collections::BTreeSet;
 
 /// How many of the open pull requests are looked into.
-const LOOKED_AT: usize = 20;
+const LOOKED_AT: usize = 200;
 /// How many commits of one are.
-const COMMITS: usize = 20;
+const COMMITS: usize = 200;
 /// How many of the branch are.
 const HISTORY: usize = 200;
 /// What every commit of ours has in its description.
@@ -25,7 +25,7 @@ impl Remote {
     }
 
     /// The open pull request of an earlier publish to this branch, with what stands on it.
-    pub(super) async fn proposal(&self, publishes: &Publishes) -> Result<Option<Proposal>> {
+    pub async fn proposal(&self, publishes: &Publishes) -> Result<Option<Proposal>> {
         let last = publishes.last_proposed(&self.target);
         let known = match last.and_then(|p| p.pull_request.as_ref()) {
             Some(pull) => self.open_against_branch(pull.number).await?.then_some(pull.number),
@@ -62,6 +62,7 @@ impl Remote {
             None => vec![],
         };
         let on_branch: BTreeSet<&str> = branch.iter().map(|c| c.id.as_str()).collect();
+        let more = open.len() > LOOKED_AT;
         for pull in open.into_iter().take(LOOKED_AT) {
             let revision = PullRequest::revision(pull.number);
             let commits = self.client.commits_since(&self.repo, &revision, "", COMMITS).await?;
@@ -71,7 +72,12 @@ impl Remote {
                 return Ok(Some(pull.number));
             }
         }
-        Ok(None)
+        match more {
+            false => Ok(None),
+            true => Err(Error::hub(format!("`{}` has more than {LOOKED_AT} open pull requests", self.target))
+                .cause("whether one of the older ones is of this project is not known, and a second one is not opened")
+                .hint("merge or close some, or publish from the machine that opened it")),
+        }
     }
 
     /// Where the commit of an intent may stand: on the branch (nothing), or on one of these pull requests.

@@ -6,13 +6,14 @@
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::NodeId;
 use crate::core::manifest::{Hub, OnDrift};
+use crate::core::past::marks;
 use crate::core::plan::RECORD;
 use crate::core::publish::{How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
 use crate::core::record;
 use crate::core::replaced::Replaced;
-use crate::hub::client::CommitInfo;
+use crate::hub::client::{CommitInfo, Head, check_endpoint};
 use crate::hub::embedded::{Options, Running};
-use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, Token, resolve_token};
+use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, Token, resolve_token, token_texts};
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
 use std::collections::BTreeMap;
@@ -122,7 +123,14 @@ impl Remotes {
 }
 
 fn elsewhere(endpoint: &str, access: Access) -> Result<HubClient> {
-    let token = resolve_token(&|name| std::env::var(name).ok());
+    let env = |name: &str| std::env::var(name).ok();
+    check_endpoint(endpoint)?;
+    let token = resolve_token(&env)?;
+    let named = env("HF_TOKEN_PATH").filter(|path| token.is_none() && !path.is_empty());
+    if let (Some(path), Access::Write) = (named, access) {
+        return Err(Error::hub(format!("`HF_TOKEN_PATH` names `{path}`, where no token is"))
+            .hint("log in with `hf auth login`, or unset it where none is needed"));
+    }
     if token.is_none() && access == Access::Write && !is_loopback(endpoint) {
         return Err(Error::hub(format!("there is no token for `{endpoint}`")).hint(
             "set HF_TOKEN, or log in with `hf auth login`; to try without a hub of your own, use `--endpoint embedded`",
@@ -155,10 +163,18 @@ impl Remote {
         let revision = &self.target.revision;
         let mut observed = seen(last);
         match self.client.head(&self.repo, revision).await? {
-            Some(head) => observed.head = Some(head.sha),
-            None if revision == DEFAULT || last.is_some() || revision.starts_with("refs/") => return Ok(observed),
+            Some(head) => {
+                observed.renamed = self.renamed(&head);
+                observed.head = Some(head.sha);
+            }
+            None if revision == DEFAULT || revision.starts_with("refs/") => return Ok(observed),
+            // one that is no longer there is made anew, and has then what the default branch has
             None => match self.client.head(&self.repo, DEFAULT).await? {
-                Some(head) => observed.start = Some(head.sha),
+                Some(head) => {
+                    observed = Observed { last_commit: observed.last_commit, ..seen(None) };
+                    observed.renamed = self.renamed(&head);
+                    observed.start = Some(head.sha);
+                }
                 None => return Ok(observed),
             },
         }
@@ -173,7 +189,30 @@ impl Remote {
         }
         let commit = observed.head.clone().or_else(|| observed.start.clone()).unwrap_or_default();
         self.look(&commit, &mut observed).await?;
+        if let (Replaced::First, Some(blobs)) = (&observed.replaced, blobs) {
+            observed.replaced = self.without_record(last, &commit, blobs).await?;
+        }
         Ok(observed)
+    }
+
+    /// The facts of the last publish, where the commit has no record: somebody may have deleted it. A gate that compares
+    /// with what is published is not let through by that.
+    async fn without_record(&self, last: Option<&Published>, commit: &str, blobs: &Blobs) -> Result<Replaced> {
+        if let Some(last) = last {
+            return self.replaced(last, blobs).await;
+        }
+        let commits = self.client.commits_since(&self.repo, commit, "", SEARCHED).await?;
+        let Some(ours) = commits.iter().find(|commit| marks(&commit.message).is_some()) else {
+            return Ok(Replaced::First);
+        };
+        let record = self.client.download_small(&self.repo, &ours.id, RECORD).await?;
+        Ok(record.map_or(Replaced::Unknown, |record| record::version(&record).0))
+    }
+
+    /// The repo's name as the hub writes it, where it is another: a hub leads from the name before to the one after.
+    fn renamed(&self, head: &Head) -> Option<String> {
+        let name = head.id.as_ref().filter(|id| id.contains('/'))?;
+        (!name.eq_ignore_ascii_case(self.repo.name())).then(|| name.clone())
     }
 
     /// Looks at the files of a commit, and at the record among them.
@@ -281,6 +320,11 @@ pub(super) fn is_loopback(endpoint: &str) -> bool {
 /// Starts the hub that people and tools look at; a build that runs meanwhile publishes through it.
 pub async fn serve(folder: &Path, port: u16, xet: bool) -> Result<Running> {
     EmbeddedHub::start(folder, Options { port, xet, token: served_token(), ..Options::default() }).await
+}
+
+/// Every text that may be a token which hfbuild uses.
+pub fn own_tokens() -> Vec<String> {
+    token_texts(&|name| std::env::var(name).ok()).into_iter().chain(served_token()).collect()
 }
 
 /// The token that `hub serve` asks for, if it asks for any.

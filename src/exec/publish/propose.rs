@@ -4,7 +4,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::event::{Event, Proposing, Pulled};
-use crate::core::publish::{Drifted, Intent, Propose, Published, PullRequest, Tree};
+use crate::core::publish::{ATTRIBUTES, Drifted, Intent, Propose, Published, PullRequest, Tree};
 use crate::exec::drive::now_ms;
 use crate::exec::publish::{Publisher, drift};
 use crate::exec::remote::DEFAULT;
@@ -29,8 +29,21 @@ impl Publisher<'_, '_> {
             Some(start) => start,
             None => {
                 let sdk = if repo.kind() == RepoKind::Space { self.space_sdk(tree)? } else { None };
-                client.create_repo(repo, self.hub()?.private, sdk.as_deref()).await?;
-                client.head(repo, DEFAULT).await?.ok_or_else(|| lost(DEFAULT))?.sha
+                let is_new = client.create_repo(repo, self.hub()?.private, sdk.as_deref()).await?;
+                let unseen = || {
+                    Error::hub(format!("`{target}` is there, and cannot be seen"))
+                        .cause(format!("the hub does not make it anew, and shows no branch `{DEFAULT}` of it"))
+                        .hint(
+                            "it is private, and this token may not read it: give the token read and write access to it",
+                        )
+                };
+                let start = client.head(repo, DEFAULT).await?.ok_or_else(unseen)?.sha;
+                // somebody was faster: what stands there has to be compared first
+                let made_with = |path: &String| is_new && [ATTRIBUTES, "README.md"].contains(&path.as_str());
+                if !client.tree(repo, &start).await?.keys().all(made_with) {
+                    return Ok(None);
+                }
+                start
             }
         };
         if target.revision == DEFAULT {

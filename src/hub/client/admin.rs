@@ -54,15 +54,19 @@ pub(super) fn client(http: &Http) -> Result<HFClient> {
 }
 
 impl HubClient {
-    /// Creates `repo`; one that exists is left as it is. A Space needs `space_sdk` (`static`, `gradio`, `docker`).
-    pub async fn create_repo(&self, repo: &RepoId, private: bool, space_sdk: Option<&str>) -> Result<()> {
+    /// Creates `repo`, and says whether it did: one that exists is left as it is. A Space needs `space_sdk` (`static`, `gradio`, `docker`).
+    pub async fn create_repo(&self, repo: &RepoId, private: bool, space_sdk: Option<&str>) -> Result<bool> {
         let call = Call::post("api/repos/create".to_owned());
         let sdk = (repo.kind() == RepoKind::Space).then(|| space_sdk.unwrap_or("static").to_owned());
         let made = self.around(async || {
             let request = self.inner.hf.create_repository().repo_id(repo.name()).repo_type(kind(repo));
-            request.private(private).exist_ok(true).maybe_space_sdk(sdk.clone()).send().await
+            request.private(private).exist_ok(false).maybe_space_sdk(sdk.clone()).send().await
         });
-        made.await.map(|_| ()).map_err(|failure| self.http().explain(&call, failure))
+        match made.await {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.status() == Some(409) => Ok(false),
+            Err(failure) => Err(self.http().explain(&call, failure)),
+        }
     }
 
     /// The branches and tags of `repo`.
