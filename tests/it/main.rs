@@ -19,6 +19,7 @@ mod hub_routes;
 mod hubs;
 mod laws;
 mod leaks;
+mod network;
 mod onnx;
 mod past;
 mod preflight;

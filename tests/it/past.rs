@@ -415,3 +415,70 @@ fn diff_shows_files_texts_and_facts_and_says_what_is_not_made_yet() {
     hub.colleague("from the web", "README.md", b"better words\n");
     hub.publish(&project, &["diff"]).code(0).prints("-better words\n").says("changed by others");
 }
+
+#[test]
+fn a_repo_that_was_deleted_is_said_to_be_gone_and_what_it_gets_then_is_all_new() {
+    let (hub, project) = (Hub::start(Options::default()), light());
+    hub.publish(&project, &[]).code(0);
+    let body = serde_json::json!({"name": "tinydit-cats", "organization": "d-oit", "type": "model"}).to_string();
+    let url = format!("{}/api/repos/delete", hub.url());
+    let deleted = hub.runtime.block_on(async {
+        let request = reqwest::Client::new().delete(url).bearer_auth(TOKEN).header("content-type", "application/json");
+        request.body(body).send().await.unwrap().status()
+    });
+    assert!(deleted.is_success(), "{deleted}");
+    let status = hub.publish(&project, &["status"]).code(0).prints("the repo or its branch is no longer there");
+    assert!(!status.stdout.contains("yet"), "{}", status.stdout);
+    hub.publish(&project, &["rollback"]).code(5).says("it is gone");
+    hub.publish(&project, &[]).code(5).says("it is gone");
+    hub.publish(&project, &["--overwrite"]).code(0);
+    let history = json(&hub.publish(&project, &["history", "--json"]).code(0));
+    let newest = &history["repos"][0]["publishes"][0]["files"];
+    assert_eq!(newest["added"], newest["total"], "{history}");
+    assert_eq!(history["repos"][0]["publishes"][0]["on_remote"], true);
+}
+
+#[test]
+fn a_rollback_is_refused_where_every_change_is_proposed() {
+    let (hub, project) = two_versions();
+    let manifest = project.read("publish.toml").replace("tag = ", "pull_request = true\ntag = ");
+    project.write("publish.toml", &(manifest + "[profile.direct.hub]\npull_request = false\n"));
+    hub.publish(&project, &["rollback"]).code(2).says("proposes every change").says("--profile");
+    assert_eq!(hub.commits(), 2);
+    hub.publish(&project, &["rollback", "--profile", "direct"]).code(0);
+    assert_eq!(hub.commits(), 3);
+}
+
+#[test]
+fn a_commit_that_quotes_a_publish_is_none() {
+    let (hub, project) = two_versions();
+    let list: Json = serde_json::from_str(&get(&hub, &format!("api/models/{REPO}/commits/main"))).unwrap();
+    let quoted = list[0]["message"].as_str().unwrap().to_string();
+    assert!(quoted.contains("nonce: hfbuild-"), "{quoted}");
+    hub.runtime.block_on(async {
+        let client = hfbuild::hub::HubClient::new(hub.url(), hfbuild::hub::Token::new(TOKEN)).unwrap();
+        let repo = hfbuild::hub::RepoId::new(hfbuild::hub::RepoKind::Model, REPO).unwrap();
+        let parent = client.head(&repo, "main").await.unwrap().unwrap().sha;
+        let operations = vec![Operation::AddRegular { path: "data.bin".into(), bytes: b"theirs".to_vec() }];
+        let summary = "Revert \"light 1.1.0\"".into();
+        let request = hfbuild::hub::client::CommitRequest { summary, description: quoted, parent, operations };
+        client.commit(&repo, "main", &request).await.unwrap();
+    });
+    let status = hub.publish(&project, &["status"]).code(0).prints("moved since").prints("data.bin");
+    assert!(!status.stdout.contains("published from elsewhere"), "{}", status.stdout);
+    assert!(!status.stdout.contains("as the last publish left it"), "{}", status.stdout);
+    hub.publish(&project, &["history"]).code(0).says("2 publishes");
+    hub.publish(&project, &["verify"]).code(5);
+    hub.publish(&project, &[]).code(5);
+}
+
+#[test]
+fn data_that_cannot_be_written_is_no_success() {
+    let (hub, project) = (Hub::start(Options::default()), light());
+    hub.publish(&project, &[]).code(0);
+    for args in [&["plan", "--json"][..], &["verify", "--json"], &["history"], &["status"], &["graph"], &["schema"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let refused = run(hub.command(&project, args).stdout(full)).code(1);
+        assert!(refused.stderr.contains("could not be written"), "{args:?}: {}", refused.stderr);
+    }
+}
