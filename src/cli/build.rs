@@ -190,7 +190,8 @@ async fn prepare<'a>(
     let mut turned_down = vec![];
     if !remotes.of.is_empty() {
         let plan = plan_whole(project, store, &wanted, &targets, &loaded, &mut memo, &mut world, &sink)?;
-        for text in targets::notes(project, &remotes, &plan, &world) {
+        let named = remotes.of.iter().map(|(id, remote)| (*id, remote.target.clone())).collect();
+        for text in targets::notes(project, &named, &plan, &world) {
             sink(Event::Note { text });
         }
         let history = &loaded.history;
@@ -292,11 +293,6 @@ pub async fn look(
     let remotes = targets::open(project, store, wanted, global.flags(), Access::Read).await?;
     targets::settle(&remotes, loaded, None, &|_| {}).await?;
     targets::observe(project, &remotes, loaded, world).await?;
-    for (id, observed) in &world.remotes {
-        if let (Some(name), Some(remote)) = (&observed.renamed, remotes.of.get(id)) {
-            super::past::talk(global, &format!("note: `{}` is called `{name}` now", remote.target));
-        }
-    }
     let targets = remotes.of.iter().map(|(id, remote)| (*id, remote.target.clone())).collect();
     remotes.close().await;
     Ok(targets)
@@ -364,6 +360,7 @@ pub fn plan(global: &Global, words: &[String], force: &[String], args: &PlanArgs
     let sink: Sink = Arc::new(move |event| shower.show(&event));
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     programs::check(&project, &plan, &world, &sink)?;
+    targets::notes(&project, &targets, &plan, &world).into_iter().for_each(|text| sink(Event::Note { text }));
     let graph = &project.graph;
     let sends: Vec<shown::Sending> = targets
         .into_iter()

@@ -164,6 +164,8 @@ pub struct Observed {
     pub start: Option<String>,
     /// The open pull request of an earlier publish, where it was looked for.
     pub proposal: Option<Box<Proposal>>,
+    /// The newest publish that another machine made after this one's last, in words.
+    pub elsewhere: Option<String>,
     /// What the hub calls the repo now, where it was renamed.
     pub renamed: Option<String>,
 }

@@ -9,7 +9,9 @@ use crate::core::estimate::names;
 use crate::core::facts::{FOLDS, FactSet, Facts};
 use crate::core::graph::{Graph, NodeId, Upload, placed_path, repo_place};
 use crate::core::plan::{Plan, RECORD, Settled, World, fact_set, tree_of};
-use crate::core::publish::{Drifted, Observed, Published, RemoteFile, TreeFile, UploadVerdict, certain_drift, is_same};
+use crate::core::publish::{
+    ATTRIBUTES, Drifted, Observed, Published, RemoteFile, TreeFile, UploadVerdict, certain_drift, is_same,
+};
 use crate::core::replaced::Replaced;
 use crate::core::value::Value;
 use crate::exec::remote::Remote;
@@ -150,8 +152,10 @@ impl Sides<'_> {
         }
         let may_come =
             |path: &str| pending.iter().any(|p| path == p || (p.ends_with('/') && path.starts_with(p.as_str())));
-        for path in self.observed.managed.keys().filter(|path| !after.contains_key(*path) && before.contains_key(*path))
-        {
+        let ours = self.observed.managed.keys().filter(|path| before.contains_key(*path));
+        let all = before.keys().filter(|path| self.upload.to.mirror && *path != ATTRIBUTES);
+        let goes: BTreeSet<&String> = ours.chain(all).filter(|path| !after.contains_key(*path)).collect();
+        for path in goes {
             let change = if may_come(path) { Change::Pending } else { Change::Deleted };
             let side = before.get(path).cloned();
             out.files.push(FileChange { path: path.clone(), change, before: side, after: None, diff: None });

@@ -6,7 +6,7 @@
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::NodeId;
 use crate::core::manifest::{Hub, OnDrift};
-use crate::core::past::marks;
+use crate::core::past::{Marks, marks};
 use crate::core::plan::RECORD;
 use crate::core::publish::{How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
 use crate::core::record;
@@ -192,6 +192,10 @@ impl Remote {
         if let (Replaced::First, Some(blobs)) = (&observed.replaced, blobs) {
             observed.replaced = self.without_record(last, &commit, blobs).await?;
         }
+        if let (Some(last), Some(head)) = (last, &observed.head) {
+            let since = self.client.commits_since(&self.repo, head, &last.commit, SEARCHED).await?;
+            observed.elsewhere = since.iter().find_map(|commit| Some(in_words(commit, &marks(&commit.message)?)));
+        }
         Ok(observed)
     }
 
@@ -286,6 +290,15 @@ impl Remote {
             _ => 90,
         })
     }
+}
+
+/// `f3497a5 "cats 1.1.0: 2 files" by ann`, and what a rollback goes back to.
+fn in_words(commit: &CommitInfo, marks: &Marks) -> String {
+    let short = |id: &str| id.chars().take(7).collect::<String>();
+    let by = commit.author.as_ref().map_or(String::new(), |author| format!(" by {author}"));
+    let back = marks.restores.as_ref().map_or(String::new(), |to| format!(", a rollback to {}", short(to)));
+    let said = format!("{} \"{}\"{by}{back}", short(&commit.id), commit.title);
+    said.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// What is known of a remote before it is asked.

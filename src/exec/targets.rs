@@ -130,16 +130,20 @@ pub async fn observe(project: &Project, remotes: &Remotes, loaded: &Loaded, worl
 
 /// What is to be said of the repos before anything is sent: that one is called otherwise now, and that files stand where
 /// files will be sent, which no publish of ours put there. What they hold is known only then.
-pub fn notes(project: &Project, remotes: &Remotes, plan: &Plan, world: &World) -> Vec<String> {
+pub fn notes(project: &Project, targets: &BTreeMap<NodeId, Target>, plan: &Plan, world: &World) -> Vec<String> {
     let mut notes = Vec::new();
-    for (id, remote) in &remotes.of {
+    for (id, target) in targets {
         let (Some(observed), Some(upload)) = (world.remotes.get(id), project.graph.upload(*id)) else { continue };
-        let target = &remote.target;
+        let verdict = plan.decisions[id.index()].as_ref().map(|d| &d.verdict);
+        let sends = matches!(verdict, Some(Verdict::Run { .. } | Verdict::Pending { .. }));
+        notes.extend(observed.elsewhere.iter().filter(|_| sends).map(|commit| {
+            format!("`{target}` was published from elsewhere since: {commit}; this is published over it")
+        }));
         notes.extend(observed.renamed.iter().map(|name| {
             let folder = if target.kind == "model" { String::new() } else { format!("{}s/", target.kind) };
             format!("`{target}` is called `{folder}{name}` now: write that into the manifest")
         }));
-        let waits = matches!(plan.decisions[id.index()].as_ref().map(|d| &d.verdict), Some(Verdict::Pending { .. }));
+        let waits = matches!(verdict, Some(Verdict::Pending { .. }));
         let others = |path: &&String| {
             observed.files.as_ref().is_some_and(|files| files.contains_key(*path))
                 && !observed.managed.contains_key(*path)
