@@ -190,6 +190,10 @@ async fn prepare<'a>(
     let mut turned_down = vec![];
     if !remotes.of.is_empty() {
         let plan = plan_whole(project, store, &wanted, &targets, &loaded, &mut memo, &mut world, &sink)?;
+        let named = remotes.of.iter().map(|(id, remote)| (*id, remote.target.clone())).collect();
+        for text in targets::notes(project, &named, &plan, &world) {
+            sink(Event::Note { text });
+        }
         let history = &loaded.history;
         turned_down = targets::preflight(project, store, &remotes, &plan, &world, history, &mut memo).await?;
         if !turned_down.is_empty() {
@@ -295,7 +299,7 @@ pub async fn look(
 }
 
 /// Puts the remotes into the world as the last publishes left them, and says so; where the wanted uploads go.
-fn assume(
+pub fn assume(
     global: &Global,
     project: &Project,
     store: &Store,
@@ -356,25 +360,24 @@ pub fn plan(global: &Global, words: &[String], force: &[String], args: &PlanArgs
     let sink: Sink = Arc::new(move |event| shower.show(&event));
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     programs::check(&project, &plan, &world, &sink)?;
+    targets::notes(&project, &targets, &plan, &world).into_iter().for_each(|text| sink(Event::Note { text }));
     let graph = &project.graph;
     let sends: Vec<shown::Sending> = targets
         .into_iter()
         .filter_map(|(id, target)| {
             let (last, observed) = (loaded.publishes.last(&target), world.remotes.get(&id));
-            let send = estimate(graph, &plan, id, last, observed, world.how(graph.upload(id)?));
+            let send = estimate(graph, &plan, &world, id, last);
             let start = observed.and_then(|o| o.start.clone());
             let elsewhere = observed.and_then(|o| o.elsewhere.clone());
             Some(shown::Sending { id, target, start, elsewhere, send })
         })
         .collect();
     let totals = shown::totals(graph, &plan);
-    let mut out = std::io::stdout().lock();
     if json {
         let text = serde_json::to_string_pretty(&shown::to_json(graph, &plan, &sends)).unwrap_or_default();
-        let _ = writeln!(out, "{text}");
+        super::out::print(&format!("{text}\n"));
     } else {
-        let _ = write!(out, "{}", shown::render(graph, &plan, &sends, global.verbose));
-        let _ = out.flush();
+        super::out::print(&shown::render(graph, &plan, &sends, global.verbose));
         let _ = writeln!(std::io::stderr(), "{}", shown::last_line(&totals, &plan));
     }
     match check && totals.work() {

@@ -8,7 +8,7 @@ use crate::core::graph::Work;
 use crate::exec::project::Project;
 use crate::store::{Store, records};
 use crate::ui::markdown;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 /// Columns where neither the terminal nor `COLUMNS` says.
 const WIDTH: usize = 100;
@@ -39,7 +39,7 @@ pub fn card(global: &Global, preview: bool) -> Result<(), Failure> {
     } else {
         text
     };
-    let _ = write!(std::io::stdout(), "{shown}"); // a closed pipe ends the talk
+    super::out::print(&shown);
     Ok(())
 }
 

@@ -65,7 +65,7 @@ pub fn gates(global: &Global) -> Result<(), Failure> {
         };
         lines.push((word, format!("{word:<7}  {}  {text}\n", graph.node(id).name)));
     }
-    let _ = write!(std::io::stdout(), "{}", lines.iter().map(|(_, line)| line.as_str()).collect::<String>());
+    super::out::print(&lines.iter().map(|(_, line)| line.as_str()).collect::<String>());
     let counted = |word: &str| lines.iter().filter(|(w, _)| *w == word).count();
     let words = [("passed", "passed"), ("refused", "refused"), ("unknown", "not known yet")];
     let leaks = leaks(&project, &store)?;
@@ -119,7 +119,7 @@ fn leaks(project: &Project, store: &Store) -> Result<usize> {
         lines.extend(found.refused.iter().map(|(path, finding)| crate::core::leaks::say(path, finding)));
     }
     for line in &lines {
-        let _ = writeln!(std::io::stdout(), "refused  leaks  {line}");
+        super::out::print(&format!("refused  leaks  {line}\n"));
     }
     Ok(lines.len())
 }
@@ -233,7 +233,7 @@ fn run_each(global: &Global, twice: &mut Twice<'_>, nodes: &[NodeId]) -> Vec<Err
                 format!("failed  {name}")
             }
         };
-        let _ = writeln!(std::io::stdout(), "{line}");
+        super::out::print(&format!("{line}\n"));
     }
     errors
 }

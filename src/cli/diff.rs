@@ -57,7 +57,7 @@ pub fn diff(global: &Global, json: bool) -> Result<(), Failure> {
             Ok(found)
         })?;
         if json {
-            told.push(as_json(target, &found));
+            told.push(past::repo_json(&opened, *id, target, as_json(&found)));
             continue;
         }
         show(&text(&found, global.verbose));
@@ -79,7 +79,7 @@ fn show(text: &str) {
             Some(b'@') => Style::new().fg_color(Some(AnsiColor::Cyan.into())),
             _ => Style::new(),
         };
-        let _ = writeln!(out, "{colour}{line}{colour:#}"); // a closed pipe ends the talk
+        super::out::written(writeln!(out, "{colour}{line}{colour:#}"));
     }
 }
 
@@ -194,7 +194,7 @@ fn summary(target: &Target, found: &Difference) -> String {
         0 => String::new(),
         n => format!("; the remote was changed by others ({}): see `hfbuild status`", count(n, "file")),
     };
-    format!("hfbuild: `{}`: {}, {} the same{drift}", target.repo, parts.join(", "), found.same)
+    format!("hfbuild: `{target}`: {}, {} the same{drift}", parts.join(", "), found.same)
 }
 
 /// ` (waits for generator, samples)`
@@ -202,7 +202,7 @@ fn explain_pending(names: &[String]) -> String {
     if names.is_empty() { String::new() } else { format!(" ({})", crate::ui::progress::fold(names)) }
 }
 
-fn as_json(target: &Target, found: &Difference) -> Json {
+fn as_json(found: &Difference) -> Json {
     let json_of = |v: &Option<Value>| v.as_ref().map(Value::to_json);
     let facts: Vec<Json> = found
         .facts
@@ -211,8 +211,6 @@ fn as_json(target: &Target, found: &Difference) -> Json {
         .map(|f| json!({"name": f.name, "was": json_of(&f.was), "now": json_of(&f.now)}))
         .collect();
     json!({
-        "repo": target.repo,
-        "endpoint": target.endpoint,
         "files": found.files,
         "same": found.same,
         "facts": facts,

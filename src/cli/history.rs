@@ -14,22 +14,22 @@ use crate::ui::{count, short};
 use serde_json::{Value as Json, json};
 
 /// `hfbuild history`
-pub fn history(global: &Global, most: usize, json: bool) -> Result<(), Failure> {
+pub fn history(global: &Global, most: usize, json: bool, offline: bool) -> Result<(), Failure> {
     let mut opened = past::open(global)?;
     let uploads = opened.uploads.clone();
     let mut told = Vec::new();
     for (id, target) in &uploads {
-        let (entries, all) = past::block_on(look(global, &mut opened, *id, target, most))?;
+        let (entries, all) = past::block_on(look(global, &mut opened, *id, target, most, offline))?;
         if json {
             let publishes: Vec<Json> = entries.iter().map(as_json).collect();
-            told.push(json!({"repo": target.repo, "endpoint": target.endpoint, "publishes": publishes, "all": all}));
+            told.push(past::repo_json(&opened, *id, target, json!({"publishes": publishes, "all": all})));
             continue;
         }
         past::print(&lines(&entries));
         let shown = if entries.len() < all { format!(", the newest {} shown", entries.len()) } else { String::new() };
         past::talk(
             global,
-            &format!("hfbuild: {} to `{}`{shown}", count(all, "publish").replace("publishs", "publishes"), target.repo),
+            &format!("hfbuild: {} to `{target}`{shown}", count(all, "publish").replace("publishs", "publishes")),
         );
     }
     if json {
@@ -45,30 +45,35 @@ async fn look(
     id: NodeId,
     target: &Target,
     most: usize,
+    offline: bool,
 ) -> Result<(Vec<Entry>, usize)> {
     let blobs = opened.store.blobs();
-    let asked = async {
-        let (remotes, remote) = opened.reading(id).await?;
-        let branch = history::branch(&remote).await?;
-        Ok::<_, crate::core::error::Error>((remotes, remote, branch))
-    };
-    let asked: Result<(Remotes, Remote, history::Branch)> = asked.await;
-    let mut entries = match &asked {
-        Ok((_, _, branch)) => history::entries(&opened.loaded.publishes, target, Some(branch)),
-        Err(error) if opened.loaded.publishes.last(target).is_none() => return Err(error.clone()),
-        Err(error) => {
+    let asked = if offline { None } else { Some(ask(opened, id).await) };
+    let remote = match asked {
+        None => None,
+        Some(Ok(remote)) => Some(remote),
+        Some(Err(error)) if opened.loaded.publishes.last(target).is_none() => return Err(error),
+        Some(Err(error)) => {
             past::talk(global, &format!("warning: the remote cannot be asked, so these are this cache's own: {error}"));
-            history::entries(&opened.loaded.publishes, target, None)
+            None
         }
     };
+    let branch = remote.as_ref().map(|(_, _, branch)| branch);
+    let mut entries = history::entries(&opened.loaded.publishes, target, branch);
     let all = entries.len();
-    let remote = asked.ok();
     history::fill(&mut entries, most, remote.as_ref().map(|(_, remote, _)| remote), &blobs).await?;
     entries.truncate(most);
     if let Some((remotes, ..)) = remote {
         remotes.close().await;
     }
     Ok((entries, all))
+}
+
+/// The remote, and what is seen of its branch.
+async fn ask(opened: &mut Opened, id: NodeId) -> Result<(Remotes, Remote, history::Branch)> {
+    let (remotes, remote) = opened.reading(id).await?;
+    let branch = history::branch(&remote).await?;
+    Ok((remotes, remote, branch))
 }
 
 /// Aligned lines below a head.

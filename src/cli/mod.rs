@@ -7,6 +7,7 @@ mod card;
 mod check;
 mod diff;
 mod history;
+mod out;
 mod past;
 mod rollback;
 mod show;
@@ -147,7 +148,11 @@ pub enum Command {
         preview: bool,
     },
     /// Say what was built and published last, and whether it still holds
-    Status,
+    Status {
+        /// Ask no hub: say what this machine knows
+        #[arg(long)]
+        offline: bool,
+    },
     /// Show what a publish would change, file by file
     Diff {
         /// As JSON
@@ -171,6 +176,9 @@ pub enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// Ask no hub: list what this machine published
+        #[arg(long)]
+        offline: bool,
     },
     /// Publish an earlier version again, in one commit
     Rollback(rollback::RollbackArgs),
@@ -255,10 +263,11 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
         false => Err(Error::new(ErrorKind::Usage, "`--set` stands before the command and after it")
             .hint("give them all in one place: of the others nothing would be known")),
     };
-    let errors = match result {
+    let mut errors = match result {
         Ok(errors) => errors,
         Err(error) => vec![error],
     };
+    errors.extend(out::failure());
     report(&errors)
 }
 
@@ -284,10 +293,10 @@ fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
         Some(Command::Check { determinism }) if determinism.is_empty() => check::gates(global),
         Some(Command::Check { determinism }) => check::determinism(global, &determinism),
         Some(Command::Card { preview }) => card::card(global, preview),
-        Some(Command::Status) => show::status(global),
+        Some(Command::Status { offline }) => show::status(global, offline),
         Some(Command::Diff { json }) => diff::diff(global, json),
         Some(Command::Verify { full, json }) => verify::verify(global, full, json),
-        Some(Command::History { most, json }) => history::history(global, most, json),
+        Some(Command::History { most, json, offline }) => history::history(global, most, json, offline),
         Some(Command::Rollback(args)) => rollback::rollback(global, &args),
         Some(Command::Graph) => show::graph(global),
         Some(Command::Inspect { file, json }) => show::inspect(&file, json),

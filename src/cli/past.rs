@@ -1,11 +1,11 @@
 //! What the commands about past publishes share: the project with its targets, and words for commits, dates and texts
 //! that others wrote.
 
-use super::{Global, build};
+use super::{Global, build, out};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::NodeId;
 use crate::core::publish::{Drifted, Target};
-use crate::exec::baseline::Seen;
+use crate::exec::baseline::{self, Seen};
 use crate::exec::project::Project;
 use crate::exec::publish::settle_intents;
 use crate::exec::remote::{Access, Remote, Remotes};
@@ -67,7 +67,22 @@ pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// Prints data.
 pub fn print(text: &str) {
-    let _ = write!(std::io::stdout(), "{text}"); // a closed pipe ends the talk
+    out::print(text);
+}
+
+/// What is told of one repo in JSON: first which it is, by its upload, type and branch.
+pub fn repo_json(opened: &Opened, id: NodeId, target: &Target, told: serde_json::Value) -> serde_json::Value {
+    let mut out = serde_json::json!({
+        "artifact": opened.project.graph.node(id).name.to_string(),
+        "repo": target.repo,
+        "type": target.kind,
+        "revision": target.revision,
+        "endpoint": target.endpoint,
+    });
+    if let (Some(out), serde_json::Value::Object(told)) = (out.as_object_mut(), told) {
+        out.extend(told);
+    }
+    out
 }
 
 /// Prints a JSON document.
@@ -122,8 +137,11 @@ pub async fn since_lines(global: &Global, remote: &Remote, seen: &Seen) -> Resul
     let indent = " ".repeat(14);
     let mut lines: Vec<String> = seen.since.iter().map(commit).collect();
     if !seen.connected && seen.baseline.as_ref().is_some_and(|b| b.commit.is_some()) {
-        lines =
-            vec!["the last publish's commit is not in its history: which commits came after it is not known".into()];
+        let where_to = match seen.whole {
+            true => "in its history".to_string(),
+            false => format!("among its newest {} commits", baseline::SEARCHED),
+        };
+        lines = vec![format!("the last publish's commit is not {where_to}: which commits came after it is not known")];
     }
     out.push_str(&limited(&lines, most, &indent));
     let mut rows: Vec<(&str, &str)> = comparison.drifted.iter().map(drifted).collect();

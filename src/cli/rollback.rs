@@ -10,7 +10,7 @@ use crate::core::event::Event;
 use crate::core::graph::NodeId;
 use crate::core::manifest::OnDrift;
 use crate::core::plan::World;
-use crate::core::publish::{How, UploadVerdict};
+use crate::core::publish::{Drifted, How, UploadVerdict};
 use crate::exec::drive::{self, Cancel, Driver, Options, Sink, Start};
 use crate::exec::history::{self, Entry};
 use crate::exec::publish::rollback::{self, RolledBack, Version};
@@ -54,12 +54,15 @@ pub fn rollback(global: &Global, args: &RollbackArgs) -> Result<(), Failure> {
     let upload = the_one(&opened, args.upload.as_deref())?;
     let to = opened.project.graph.upload(upload).map(|upload| &upload.to);
     let overwrite = args.overwrite || to.is_some_and(|to| to.on_drift == OnDrift::Overwrite);
-    if to.is_some_and(|to| to.pull_request) {
-        let text = "`pull_request = true` proposes every change, and a rollback is made on the branch itself";
-        let hint = "put the older sources back and build, or take `pull_request` out for the rollback";
-        return Err(Error::new(ErrorKind::Usage, text).hint(hint).into());
-    }
     let word = args.version.as_deref();
+    if to.is_some_and(|to| to.pull_request) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "`pull_request = true` proposes every change, and a rollback is a commit",
+        )
+        .hint("to commit it to the branch all the same, give a `--profile` whose [hub] says `pull_request = false`")
+        .into());
+    }
     if args.dry_run {
         let line = past::block_on(async {
             let (remotes, remote) = opened.open(upload, Access::Read).await?;
@@ -189,7 +192,10 @@ async fn aim(
     let found = match word {
         Some(word) => named(&entries, &branch, word, repo)?,
         None => {
-            let current = history::current(&entries).ok_or_else(|| nothing(repo))?;
+            let current = history::current(&entries).ok_or_else(|| match loaded.publishes.last(&remote.target) {
+                Some(_) => rollback::may_not(&[Drifted::Gone], remote),
+                None => nothing(repo),
+            })?;
             if let Some(to) = &current.restores {
                 let how = if recovered.is_some() { " (it had landed already)" } else { "" };
                 return Ok(Aim::Nothing(format!(
@@ -221,6 +227,12 @@ fn named<'e>(entries: &'e [Entry], branch: &history::Branch, word: &str, repo: &
     };
     match &history::find(entries, branch, word)[..] {
         [one] => Ok(one),
+        [] if branch.tagged(word).is_some() => {
+            let at = short(branch.tagged(word).unwrap_or_default());
+            Err(wrong(format!(
+                "the tag `{word}` is on {at}, which is no publish to `{repo}` as far as its newest commits tell"
+            )))
+        }
         [] => Err(wrong(format!(
             "`{word}` is no publish to `{repo}`: neither a tag on one, nor the beginning of a commit"
         ))),

@@ -1,12 +1,13 @@
 //! Commands that only look: `explain`, `status`, `graph`, `inspect`, `schema`, `hub serve`.
 
+use super::out::print;
 use super::{Failure, Global, build, past};
 use crate::core::action::{Component, InputFrom};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::{Graph, NodeId, Work};
 use crate::core::name::NodeName;
 use crate::core::plan::{Decision, Plan, Settled, World, action_of};
-use crate::core::publish::{Observed, PullRequest, UploadVerdict};
+use crate::core::publish::{Observed, PullRequest, Target, UploadVerdict};
 use crate::core::receipt::History;
 use crate::core::value::human_bytes;
 use crate::core::verdict::{Reason, Verdict, difference};
@@ -26,10 +27,6 @@ use serde_json::Value as Json;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-
-fn print(text: &str) {
-    let _ = write!(std::io::stdout(), "{text}"); // a closed pipe ends the talk
-}
 
 fn when(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map(|t| t.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()).unwrap_or_default()
@@ -181,24 +178,31 @@ fn verdict_lines(verdict: &Verdict, outcome: Option<&crate::core::gate::Outcome>
 }
 
 /// `hfbuild status`
-pub fn status(global: &Global) -> Result<(), Failure> {
+pub fn status(global: &Global, offline: bool) -> Result<(), Failure> {
     let project = Project::open(&global.project, &global.settings())?;
     let asked = build::asked(&project, &[])?;
     let store = Store::at(&project.root);
     let mut loaded = records::load(&store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let mut world = observe::observe(&project, &asked.wanted, &loaded.history, &mut memo)?;
-    let mut remote_lines = String::new();
-    build::runtime()?.block_on(async {
-        let remotes = targets::open(&project, &store, &asked.wanted, global.flags(), Access::Read).await?;
-        targets::settle(&remotes, &mut loaded, None, &|_| {}).await?;
-        targets::observe(&project, &remotes, &loaded, &mut world).await?;
-        for (id, remote) in &remotes.of {
-            remote_lines.push_str(&remote_status(global, remote, &loaded, world.remotes.get(id), &store).await?);
+    let uploads = targets::targets(&project, &asked.wanted, global.flags())?;
+    let mut silent = None;
+    let mut remote_lines = None;
+    if !offline {
+        let looked = look(global, &project, &store, &asked.wanted, &mut loaded, &mut world);
+        match build::runtime()?.block_on(looked) {
+            Ok(lines) => remote_lines = Some(lines),
+            Err(error) if error.kind() == ErrorKind::Hub => silent = Some(error),
+            Err(error) => return Err(error.into()),
         }
-        remotes.close().await;
-        Ok::<_, Error>(())
-    })?;
+    }
+    let remote_lines = match remote_lines {
+        Some(lines) => lines,
+        None => {
+            build::assume(global, &project, &store, &asked.wanted, &loaded, &mut world)?;
+            uploads.values().map(|target| last_publish(target, &loaded) + "remote        not asked\n").collect()
+        }
+    };
     let sink: Sink = Arc::new(|_| {});
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     let mut rows: Vec<(String, Json)> = Vec::new();
@@ -208,7 +212,50 @@ pub fn status(global: &Global) -> Result<(), Failure> {
     print(&table::render(&rows));
     print(&remote_lines);
     let _ = writeln!(std::io::stderr(), "{}", ui::plan::last_line(&ui::plan::totals(&project.graph, &plan), &plan));
-    Ok(())
+    match silent {
+        None => Ok(()),
+        Some(error) if uploads.values().all(|target| loaded.publishes.last(target).is_some()) => {
+            past::talk(
+                global,
+                &format!("warning: the remote cannot be asked, so it is taken as this machine left it: {error}"),
+            );
+            Ok(())
+        }
+        Some(error) => Err(error.into()),
+    }
+}
+
+/// What is seen of the remotes, in lines.
+async fn look(
+    global: &Global,
+    project: &Project,
+    store: &Store,
+    wanted: &[bool],
+    loaded: &mut records::Loaded,
+    world: &mut World,
+) -> crate::core::error::Result<String> {
+    let remotes = targets::open(project, store, wanted, global.flags(), Access::Read).await?;
+    targets::settle(&remotes, loaded, None, &|_| {}).await?;
+    targets::observe(project, &remotes, loaded, world).await?;
+    let mut lines = String::new();
+    for (id, remote) in &remotes.of {
+        lines.push_str(&remote_status(global, remote, loaded, world.remotes.get(id), store).await?);
+    }
+    remotes.close().await;
+    Ok(lines)
+}
+
+fn last_publish(target: &Target, loaded: &records::Loaded) -> String {
+    match loaded.publishes.last(target) {
+        Some(last) => format!(
+            "\nlast publish  {} at {} on {} ({})\n",
+            target,
+            ui::short(&last.commit),
+            when(last.at_ms),
+            ui::count(last.tree.len(), "file")
+        ),
+        None => format!("\nlast publish  none to {target} from here\n"),
+    }
 }
 
 /// The state of an artifact in a word or two.
@@ -251,22 +298,18 @@ async fn remote_status(
     observed: Option<&Observed>,
     store: &Store,
 ) -> Result<String> {
-    let mut out = String::new();
     let target = &remote.target;
-    match loaded.publishes.last(target) {
-        Some(last) => out.push_str(&format!(
-            "\nlast publish  {} at {} on {} ({})\n",
-            target,
-            ui::short(&last.commit),
-            when(last.at_ms),
-            ui::count(last.tree.len(), "file")
-        )),
-        None => out.push_str(&format!("\nlast publish  none to {target} from here\n")),
+    let mut out = last_publish(target, loaded);
+    if let Some(name) = observed.and_then(|o| o.renamed.as_ref()) {
+        out.push_str(&format!("renamed       it is called {name} now\n"));
     }
     let seen = baseline::look(remote, &loaded.publishes, &store.blobs()).await?;
     let Some(head) = &seen.head else {
         out.push_str(&match observed.and_then(|o| o.start.as_ref()) {
             Some(start) => format!("remote        no such branch yet; `main` is at {}\n", ui::short(start)),
+            None if loaded.publishes.last(target).is_some() => {
+                "remote        the repo or its branch is no longer there\n".to_string()
+            }
             None => "remote        there is no such repo or branch yet\n".to_string(),
         });
         return Ok(out);
@@ -289,7 +332,14 @@ async fn remote_status(
     out.push_str(&past::since_lines(global, remote, &seen).await?);
     let listed = || seen.there.values().map(|file| file.size).sum();
     out.push_str(&format!("stored        {}\n", human_bytes(head.used_storage.unwrap_or_else(listed))));
-    if let Some(open) = observed.and_then(|o| o.proposal.as_ref()) {
+    // one that `--pr` opened was not looked for to plan
+    let proposal = match observed.and_then(|o| o.proposal.clone()) {
+        None if loaded.publishes.last_proposed(target).is_some() => {
+            remote.proposal(&loaded.publishes).await?.map(Box::new)
+        }
+        looked => looked,
+    };
+    if let Some(open) = proposal {
         let PullRequest { number, url } = &open.pull_request;
         let page = url.as_deref().filter(|_| target.endpoint != EMBEDDED).unwrap_or("open");
         out.push_str(&format!("pull request  #{number}, {page}\n"));
@@ -357,7 +407,6 @@ pub fn serve(global: &Global, port: u16, xet: bool) -> Result<(), Failure> {
     build::runtime()?.block_on(async {
         let running = remote::serve(&folder, port, xet).await?;
         print(&format!("{}\n", running.url()));
-        let _ = std::io::stdout().flush();
         let _ = writeln!(
             std::io::stderr(),
             "a staging hub on loopback, {}; for Python: HF_ENDPOINT={}{} (Ctrl-C ends it)",

@@ -104,11 +104,7 @@ pub fn verify(global: &Global) -> Result<(), Failure> {
         .map_err(|e| Error::io("open", &global.project, &e).with_kind(ErrorKind::Usage))?;
     let Some((store, _lock)) = locked(&project)? else { return Ok(()) };
     let found = verify::verify(&store)?;
-    let mut out = std::io::stdout().lock();
-    found_lines(&found).iter().for_each(|line| {
-        let _ = writeln!(out, "{line}"); // a closed pipe ends the talk
-    });
-    let _ = out.flush();
+    super::out::print(&found_lines(&found).iter().map(|line| format!("{line}\n")).collect::<String>());
     tell(found_line(&found));
     match found.is_well() {
         true => Ok(()),

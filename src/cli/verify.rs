@@ -35,7 +35,7 @@ pub fn verify(global: &Global, full: bool, json: bool) -> Result<(), Failure> {
         match past::block_on(look(global, &mut opened, *id, target, full)) {
             Ok(found) => {
                 match json {
-                    true => told.push(as_json(target, &found)),
+                    true => told.push(past::repo_json(&opened, *id, target, as_json(target, &found))),
                     false => past::print(&table::render(&rows(global, target, &found))),
                 }
                 let verdict = found.error(target);
@@ -44,7 +44,11 @@ pub fn verify(global: &Global, full: bool, json: bool) -> Result<(), Failure> {
                 }
                 errors.extend(verdict);
             }
-            Err(error) => errors.push(error),
+            Err(error) => {
+                let failed = json!({"holds": false, "error": error.message()});
+                told.push(past::repo_json(&opened, *id, target, failed));
+                errors.push(error);
+            }
         }
     }
     if json {
@@ -60,7 +64,7 @@ async fn look(global: &Global, opened: &mut Opened, id: NodeId, target: &Target,
     let mut comparison = seen.comparison().ok_or_else(|| {
         let what =
             if seen.head.is_some() { "nothing that hfbuild published is in" } else { "there is no repo or branch" };
-        Error::hub(format!("{what} `{}`", target.repo))
+        Error::hub(format!("{what} `{target}`"))
             .hint("a publish leaves `provenance.json` there, and a receipt in this cache; neither was found")
     })?;
     let mut read = None;
@@ -104,12 +108,8 @@ impl Found {
             return None;
         }
         let n = causes.len();
-        let text = format!(
-            "`{}` is not what was published: {} differ{}",
-            target.repo,
-            things(n),
-            if n == 1 { "s" } else { "" }
-        );
+        let text =
+            format!("`{target}` is not what was published: {} differ{}", things(n), if n == 1 { "s" } else { "" });
         let error = causes.into_iter().take(10).fold(Error::new(ErrorKind::Drift, text), Error::cause);
         Some(error.hint("`hfbuild status` says which commits did it; `hfbuild diff` what a publish would change"))
     }
@@ -148,7 +148,7 @@ fn rows(global: &Global, target: &Target, found: &Found) -> Vec<(String, Json)> 
     let published = found.seen.baseline.as_ref().map(|b| at(&b.commit)).unwrap_or_default();
     let head = found.seen.head.as_ref().map_or("gone".to_string(), |h| short(&h.sha).to_string());
     let mut out = vec![
-        row("repo", target.repo.clone()),
+        row("repo", target.to_string()),
         row("published", format!("at {published}, by {}", whose(&found.seen))),
         row("head", head),
         row("files", format!("{} as published, {}", found.comparison.same, human_bytes(found.comparison.bytes))),
@@ -178,7 +178,7 @@ fn rows(global: &Global, target: &Target, found: &Found) -> Vec<(String, Json)> 
 fn summary(target: &Target, found: &Found) -> String {
     let how = if found.read.is_some() { "downloaded and hashed" } else { "by the digests that the Hub lists" };
     let head = found.seen.head.as_ref().map_or("", |head| short(&head.sha));
-    format!("hfbuild: `{}` at {head} is what was published ({how})", target.repo)
+    format!("hfbuild: `{target}` at {head} is what was published ({how})")
 }
 
 fn as_json(target: &Target, found: &Found) -> Json {
@@ -188,8 +188,6 @@ fn as_json(target: &Target, found: &Found) -> Json {
     };
     let baseline = found.seen.baseline.as_ref();
     json!({
-        "repo": target.repo,
-        "endpoint": target.endpoint,
         "holds": found.error(target).is_none(),
         "head": found.seen.head.as_ref().map(|head| &head.sha),
         "published": baseline.map(|b| json!({"commit": b.commit, "source": b.source})),

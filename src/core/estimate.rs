@@ -2,10 +2,13 @@
 //!
 //! Pure; knows plans and records of publishes.
 
+use crate::core::action::InputFrom;
 use crate::core::graph::{Graph, Node, NodeId, Upload, Work, placed_path, repo_place};
 use crate::core::name::slug;
-use crate::core::plan::{Plan, RECORD, Settled};
-use crate::core::publish::{ATTRIBUTES, How, Observed, Published, Tree, TreeFile, UploadVerdict, early_drift};
+use crate::core::plan::{Plan, RECORD, Settled, World, tree_of};
+use crate::core::publish::{
+    ATTRIBUTES, Observed, Published, RemoteFile, Tree, TreeFile, UploadVerdict, certain_drift, is_same,
+};
 use crate::core::receipt::Output;
 use crate::core::verdict::Verdict;
 use std::collections::BTreeSet;
@@ -25,15 +28,8 @@ pub struct SendEstimate {
     pub delete: Vec<String>,
 }
 
-/// Estimates what an upload would send. `last` is its last publish, `observed` its remote.
-pub fn estimate(
-    graph: &Graph,
-    plan: &Plan,
-    id: NodeId,
-    last: Option<&Published>,
-    observed: Option<&Observed>,
-    how: How,
-) -> SendEstimate {
+/// Estimates what an upload would send. `last` is its last publish.
+pub fn estimate(graph: &Graph, plan: &Plan, world: &World, id: NodeId, last: Option<&Published>) -> SendEstimate {
     let blocked = SendEstimate { blocked: true, ..SendEstimate::default() };
     let (Some(decision), Work::Upload(upload)) = (&plan.decisions[id.index()], &graph.node(id).work) else {
         return blocked;
@@ -44,7 +40,10 @@ pub fn estimate(
     if matches!(decision.verdict, Verdict::Blocked { .. }) {
         return blocked;
     }
-    let drifted = observed.map(|o| early_drift(o, &|path| upload.names(path))).unwrap_or_default();
+    let (observed, how) = (world.remotes.get(&id), world.how(upload));
+    let made = tree_of(graph, upload, &plan.settled, world);
+    let same = |path: &str, there: &RemoteFile| made.get(path).is_some_and(|file| is_same(file, there));
+    let drifted = observed.map(|o| certain_drift(o, &|path| names(upload, path), &same)).unwrap_or_default();
     if how.refuses(&drifted) {
         let verdict = Some(UploadVerdict::Drift { files: drifted, pull_request: None });
         return SendEstimate { verdict, ..SendEstimate::default() };
@@ -65,7 +64,14 @@ pub fn estimate(
                     let differs = placed.filter(|(to, o)| last.get(to).is_none_or(|f| !same(f, o)));
                     out.certain.extend(differs.map(|(to, o)| (to, o.size)));
                 }
-                _ => out.maybe.extend(published_before(graph.node(*dep), &place, last)),
+                _ => match sources(graph, *dep) {
+                    Some(names) => out.maybe.extend(names.map(|name| {
+                        let to = placed_path(&place, name);
+                        let size = last.get(&to).map(|f| f.size);
+                        (to, size)
+                    })),
+                    None => out.maybe.extend(published_before(graph.node(*dep), &place, last)),
+                },
             }
         }
     }
@@ -74,11 +80,26 @@ pub fn estimate(
     out
 }
 
+/// Whether an upload will have this path, as far as the manifest says.
+pub fn names(upload: &Upload, path: &str) -> bool {
+    let is = |to: &str| path == to || (to.ends_with('/') && path.starts_with(to));
+    path == RECORD || upload.files.iter().any(|(to, ..)| is(to))
+}
+
 /// Files that an earlier publish put there, of a mirror all that are there, and that no artifact is named for.
 fn unnamed(upload: &Upload, observed: &Observed) -> Vec<String> {
     let others = observed.files.iter().filter(|_| upload.to.mirror).flat_map(|files| files.keys());
     let there: BTreeSet<&String> = observed.managed.keys().chain(others.filter(|path| *path != ATTRIBUTES)).collect();
-    there.into_iter().filter(|path| !upload.names(path)).cloned().collect()
+    there.into_iter().filter(|path| !names(upload, path)).cloned().collect()
+}
+
+/// The names of the project's files that an artifact of them will have.
+fn sources(graph: &Graph, id: NodeId) -> Option<impl Iterator<Item = &str>> {
+    let declaration = graph.stage(id).filter(|declaration| declaration.kind == "files")?;
+    Some(declaration.inputs.iter().filter_map(|input| match &input.from {
+        InputFrom::File(path) => Some(path.file_name()),
+        _ => None,
+    }))
 }
 
 /// What the last publish had of a node that is not made yet, with sizes; a shard's files begin with its name.

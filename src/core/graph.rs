@@ -9,7 +9,6 @@ use crate::core::gate::Clause;
 use crate::core::manifest::Hub;
 use crate::core::manifest::dom::{Source, join};
 use crate::core::name::{ArtifactName, FilePattern, NodeName, RelPath, nearest};
-use crate::core::plan::RECORD;
 use petgraph::algo::{kosaraju_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -46,14 +45,6 @@ pub struct Upload {
     pub dist: RelPath,
     /// Where it goes.
     pub to: Hub,
-}
-
-impl Upload {
-    /// Whether a path in the repo is, or may be, of the desired tree, the record included.
-    pub fn names(&self, path: &str) -> bool {
-        let is_below = |to: &String| to == path || (to.ends_with('/') && path.starts_with(to.as_str()));
-        path == RECORD || self.files.iter().any(|(to, ..)| is_below(to))
-    }
 }
 
 /// One node.

@@ -15,6 +15,8 @@ pub const STRAY_FILE: &str = "stray-file";
 pub const LFS_POINTER: &str = "lfs-pointer";
 /// A pickle that runs code when it is loaded, or one of which that cannot be told.
 pub const PICKLE: &str = "pickle";
+/// A token that hfbuild itself uses. No manifest lets it pass.
+pub const OWN_TOKEN: &str = "own-token";
 
 /// Where in a file something was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,6 +90,7 @@ pub fn say(path: &str, finding: &Finding) -> String {
         STRAY_FILE => format!("`{path}` is what a tool leaves behind, and no manifest means to publish it"),
         LFS_POINTER => format!("`{path}` is a Git LFS pointer, and not the content"),
         PICKLE => format!("`{path}` would be published as a pickle that may run code: {}", finding.what),
+        OWN_TOKEN => format!("`{path}` holds a token that hfbuild itself uses{spot}"),
         rule => format!("`{path}` holds what looks like a secret{spot} (rule `{rule}`)"),
     }
 }
@@ -99,6 +102,9 @@ fn refusal(path: &str, finding: &Finding) -> Error {
         PICKLE => "publish the weights as safetensors",
         _ => "take it out, and revoke it where it is real: it may have been published before",
     };
+    if finding.rule == OWN_TOKEN {
+        return Error::stage(say(path, finding)).hint(format!("{mend}; this one cannot be let pass"));
+    }
     Error::stage(say(path, finding)).hint(format!(
         "{mend}; to publish it all the same, put `\"{path}\" = [\"{}\"]` under [hub.allow_findings]",
         finding.rule

@@ -114,13 +114,19 @@ pub struct Marks {
 /// Reads them. `None`: it is no publish of hfbuild.
 pub fn marks(description: &str) -> Option<Marks> {
     let line = |key: &str| description.lines().rev().find_map(|l| l.trim().strip_prefix(key)).map(str::trim);
-    let nonce = line("nonce:").filter(|nonce| nonce.starts_with("hfbuild-"))?.to_string();
+    let nonce = nonce_of(description)?.to_string();
     Some(Marks {
         nonce,
         tree: line("tree:")?.parse().ok()?,
         record: line("record:")?.to_string(),
         restores: line("restores:").map(String::from),
     })
+}
+
+/// The word that one commit of ours alone has. Another that has it too quotes it.
+pub fn nonce_of(description: &str) -> Option<&str> {
+    let mut lines = description.lines().rev().filter_map(|line| line.trim().strip_prefix("nonce:"));
+    lines.next().map(str::trim).filter(|nonce| nonce.starts_with("hfbuild-"))
 }
 
 /// Which of the commits after a publish touched a path last: `trees` are the publish's own tree and those after each

@@ -182,6 +182,8 @@ pub struct Observed {
     pub start: Option<String>,
     /// The open pull request of an earlier publish, where it was looked for.
     pub proposal: Option<Box<Proposal>>,
+    /// What the hub calls the repo now, where it was renamed.
+    pub renamed: Option<String>,
 }
 
 /// A publish by another machine, after the last one that this machine knows.
@@ -195,17 +197,21 @@ pub struct Elsewhere {
     pub author: Option<String>,
     /// When, RFC 3339.
     pub date: Option<String>,
-    /// Whether it was a rollback.
-    pub rollback: bool,
+    /// Of a rollback: the commit whose tree it restored.
+    pub restores: Option<String>,
 }
 
 impl std::fmt::Display for Elsewhere {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = if self.rollback { "a rollback" } else { "a publish" };
-        let author = self.author.as_deref().unwrap_or("somebody");
-        let date = self.date.as_deref().map(|date| format!(", {date}")).unwrap_or_default();
-        let id = self.commit.get(..7).unwrap_or(&self.commit);
-        write!(f, "{what} from elsewhere, {author}: \"{}\" ({id}{date})", self.title.escape_debug())
+        let short = |id: &str| id.chars().take(7).collect::<String>();
+        write!(f, "{} \"{}\"", short(&self.commit), self.title.escape_debug())?;
+        if let Some(author) = &self.author {
+            write!(f, " by {}", author.escape_debug())?;
+        }
+        match &self.restores {
+            Some(to) => write!(f, ", a rollback to {}", short(to)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -396,7 +402,7 @@ fn on_branch(desired: &Tree, observed: &Observed, how: How) -> UploadVerdict {
     if let (true, Some(head)) = (changes.is_empty(), &observed.head) {
         return UploadVerdict::UpToDate { commit: head.clone(), adopt: !same_head };
     }
-    let drifted = match early_drift(observed, &|_| true) {
+    let drifted = match early_drift(observed) {
         gone if gone == [Drifted::Gone] => gone,
         _ => drift(desired, remote, &observed.managed),
     };
@@ -452,15 +458,32 @@ fn goes(desired: &Tree, path: &str) -> bool {
     path != ATTRIBUTES && !desired.contains_key(path)
 }
 
-/// What can be said of drift before the desired tree is known: managed files that were changed there, or deleted though the
-/// desired tree may hold them (`named`).
-pub fn early_drift(observed: &Observed, named: &dyn Fn(&str) -> bool) -> Vec<Drifted> {
+/// What is drift whatever is still to be made: of the managed files that were changed or deleted there those that the
+/// desired tree will not have just so. `named`: whether the desired tree will have this path; `same`: whether it is known
+/// that it will have this very content.
+pub fn certain_drift(
+    observed: &Observed,
+    named: &dyn Fn(&str) -> bool,
+    same: &dyn Fn(&str, &RemoteFile) -> bool,
+) -> Vec<Drifted> {
+    let stays = |drifted: &Drifted| match drifted {
+        Drifted::Deleted { path } => named(path),
+        Drifted::Changed { path } => {
+            let there = observed.files.as_ref().and_then(|files| files.get(path));
+            !there.is_some_and(|there| same(path, there))
+        }
+        _ => true,
+    };
+    early_drift(observed).into_iter().filter(stays).collect()
+}
+
+/// What can be said of drift before the desired tree is known: managed files that were changed or deleted there.
+fn early_drift(observed: &Observed) -> Vec<Drifted> {
     if observed.head.is_none() && observed.last_commit.is_some() {
         return vec![Drifted::Gone];
     }
     let Some(remote) = &observed.files else { return vec![] };
     let moved = |(path, recorded): (&String, &HubDigests)| match remote.get(path) {
-        None if !named(path) => None,
         None => Some(Drifted::Deleted { path: path.clone() }),
         Some(there) if !is_recorded(recorded, there) => Some(Drifted::Changed { path: path.clone() }),
         Some(_) => None,
@@ -469,7 +492,7 @@ pub fn early_drift(observed: &Observed, named: &dyn Fn(&str) -> bool) -> Vec<Dri
 }
 
 /// Whether the remote's file is what a record says: LFS files by SHA-256, regular ones by git's blob SHA-1.
-fn is_recorded(recorded: &HubDigests, remote: &RemoteFile) -> bool {
+pub fn is_recorded(recorded: &HubDigests, remote: &RemoteFile) -> bool {
     match &remote.sha256 {
         Some(sha256) => *sha256 == recorded.sha256,
         None => recorded.git_sha1.as_ref() == Some(&remote.git_sha1),

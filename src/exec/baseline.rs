@@ -19,7 +19,7 @@ use sha2::Digest as _;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many commits are looked through.
-pub const SEARCHED: usize = 200;
+pub const SEARCHED: usize = 1000;
 /// So many commits are told apart by their trees, a request each.
 const TOLD_APART: usize = 20;
 
@@ -61,6 +61,8 @@ pub struct Seen {
     pub since: Vec<CommitInfo>,
     /// Whether the baseline's commit is in the branch's history, as far as it was looked through.
     pub connected: bool,
+    /// Whether all of the branch's history was looked through.
+    pub whole: bool,
 }
 
 /// The remote's files as the core names them.
@@ -96,6 +98,7 @@ pub async fn look(remote: &Remote, publishes: &Publishes, blobs: &Blobs) -> Resu
     let own_commits = publishes.commits(&remote.target);
     if last != head.sha {
         seen.since = remote.client.commits_since(&remote.repo, &head.sha, "", SEARCHED).await?;
+        seen.whole = seen.since.len() < SEARCHED;
     }
     let found = match last == head.sha {
         true => None,

@@ -5,10 +5,13 @@
 
 use crate::core::digest::HubDigests;
 use crate::core::error::Result;
+use crate::core::estimate::names;
 use crate::core::facts::{FOLDS, FactSet, Facts};
 use crate::core::graph::{Graph, NodeId, Upload, placed_path, repo_place};
-use crate::core::plan::{Plan, RECORD, Settled, World, fact_set};
-use crate::core::publish::{Drifted, Observed, Published, TreeFile, UploadVerdict, is_same};
+use crate::core::plan::{Plan, RECORD, Settled, World, fact_set, tree_of};
+use crate::core::publish::{
+    ATTRIBUTES, Drifted, Observed, Published, RemoteFile, TreeFile, UploadVerdict, certain_drift, is_same,
+};
 use crate::core::replaced::Replaced;
 use crate::core::value::Value;
 use crate::exec::remote::Remote;
@@ -149,8 +152,10 @@ impl Sides<'_> {
         }
         let may_come =
             |path: &str| pending.iter().any(|p| path == p || (p.ends_with('/') && path.starts_with(p.as_str())));
-        for path in self.observed.managed.keys().filter(|path| !after.contains_key(*path) && before.contains_key(*path))
-        {
+        let ours = self.observed.managed.keys().filter(|path| before.contains_key(*path));
+        let all = before.keys().filter(|path| self.upload.to.mirror && *path != ATTRIBUTES);
+        let goes: BTreeSet<&String> = ours.chain(all).filter(|path| !after.contains_key(*path)).collect();
+        for path in goes {
             let change = if may_come(path) { Change::Pending } else { Change::Deleted };
             let side = before.get(path).cloned();
             out.files.push(FileChange { path: path.clone(), change, before: side, after: None, diff: None });
@@ -217,14 +222,17 @@ impl Sides<'_> {
         (made, pending)
     }
 
-    /// What others changed, where the manifest does not allow to publish over it.
+    /// What others changed: where the manifest does not allow to publish over it, and where it does.
     fn drift(&self) -> Vec<Drifted> {
         let decision = self.plan.decisions[self.id.index()].as_ref();
         match decision.and_then(|d| d.upload.as_ref()) {
             Some((_, _, Some(UploadVerdict::Drift { files, .. }))) => files.clone(),
+            Some((_, _, Some(UploadVerdict::Send { over, .. }))) => over.clone(),
             Some(_) => vec![],
             None => {
-                let drifted = crate::core::publish::early_drift(self.observed, &|path| self.upload.names(path));
+                let made = tree_of(self.graph, self.upload, &self.plan.settled, self.world);
+                let same = |path: &str, there: &RemoteFile| made.get(path).is_some_and(|file| is_same(file, there));
+                let drifted = certain_drift(self.observed, &|path| names(self.upload, path), &same);
                 if self.world.how(self.upload).refuses(&drifted) { drifted } else { vec![] }
             }
         }

@@ -4,7 +4,7 @@
 //! own record (`provenance.json` at that commit). Decides nothing but which publish comes before the current one.
 
 use crate::core::error::Result;
-use crate::core::past::{Counts, Files, Marks, counts, files_of, marks};
+use crate::core::past::{Counts, Files, Marks, counts, files_of, marks, nonce_of};
 use crate::core::plan::RECORD;
 use crate::core::publish::{Published, Target, files_digest, tree_digest};
 use crate::core::record::{self, Account};
@@ -13,7 +13,7 @@ use crate::exec::remote::Remote;
 use crate::hub::client::CommitInfo;
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One publish.
 #[derive(Debug, Clone)]
@@ -53,13 +53,27 @@ pub struct Branch {
     whole: bool,
 }
 
+impl Branch {
+    /// The commit that a tag is on.
+    pub fn tagged(&self, tag: &str) -> Option<&str> {
+        self.tags.get(tag).map(String::as_str)
+    }
+}
+
 /// Looks at the branch. One that is not there has no commits.
 pub async fn branch(remote: &Remote) -> Result<Branch> {
     let (client, repo, revision) = (&remote.client, &remote.repo, &remote.target.revision);
     let Some(head) = client.head(repo, revision).await? else {
         return Ok(Branch { whole: true, ..Branch::default() });
     };
-    let commits = client.commits_since(repo, &head.sha, "", SEARCHED).await?;
+    let mut commits = client.commits_since(repo, &head.sha, "", SEARCHED).await?;
+    let mut ours = BTreeSet::new();
+    for commit in commits.iter_mut().rev() {
+        // of two with one nonce the older is ours, and the other quotes it
+        if nonce_of(&commit.message).is_some_and(|nonce| !ours.insert(nonce.to_string())) {
+            commit.message.clear();
+        }
+    }
     Ok(Branch { whole: commits.len() < SEARCHED, commits, tags: client.tags(repo).await? })
 }
 
@@ -154,7 +168,9 @@ pub async fn fill(entries: &mut [Entry], most: usize, remote: Option<&Remote>, b
     }
     for at in 0..told {
         let nothing = Files::new();
-        let before = match entries.get(at + 1) {
+        // a publish that the remote lost came before none that it has
+        let lost = entries[at].there == Some(false);
+        let before = match entries[at + 1..].iter().find(|other| lost || other.there != Some(false)) {
             Some(before) => before.files.as_ref(),
             None => Some(&nothing),
         };

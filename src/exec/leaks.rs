@@ -12,6 +12,7 @@ use crate::core::leaks::{Allowed, Findings};
 use crate::core::name::RelPath;
 use crate::core::plan::{self, Plan, World};
 use crate::exec::project::Project;
+use crate::exec::remote::own_tokens;
 use crate::stage::leaks;
 use crate::store::Store;
 use crate::store::memo::Memo;
@@ -49,6 +50,20 @@ pub fn search(files: &[Candidate], allowed: &Allowed, memo: &mut Memo) -> Result
         findings.add(&file.path, memo.leaks(file.digest, &judged(&file.path)).cloned().unwrap_or_default(), allowed);
     }
     Ok(findings)
+}
+
+/// Adds the files that hold a token of this very call. They are read each time: what was found would have to be kept under
+/// the token.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn add_own_tokens(files: &[Candidate], findings: &mut Findings) -> Result<()> {
+    let Some(own) = leaks::OwnTokens::of(&own_tokens()) else { return Ok(()) };
+    let found: Vec<_> = files.par_iter().map(|f| own.in_file(&f.file)).collect::<Result<_>>()?;
+    for (file, found) in files.iter().zip(found) {
+        findings.add(&file.path, found.into_iter().collect(), &Allowed::new());
+    }
+    Ok(())
 }
 
 fn check_rules(allowed: &Allowed) -> Result<()> {

@@ -42,6 +42,9 @@ impl Driver<'_> {
         if !there.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
             observe::observe_place(&self.project.root, path, &mut self.memo, &mut self.world)?;
         }
+        if there.as_ref().map_or_else(|e| e.kind() == std::io::ErrorKind::NotADirectory, |m| m.is_dir()) {
+            self.make_room(path)?;
+        }
         let is_link = there.is_ok_and(|m| m.is_symlink());
         match self.world.placed.get(path) {
             Some(there) if there == digest => return Ok(()),
@@ -52,6 +55,36 @@ impl Driver<'_> {
         blobs.place(digest, &self.project.root, path)?;
         self.memo.placed(&self.project.root, path, *digest)?;
         self.world.placed.insert(path.into(), *digest);
+        Ok(())
+    }
+
+    /// Takes away a file where a folder has to be, or a folder where a file has to be: what an earlier tree had there.
+    /// Where anything in it was not made by hfbuild, all of it is moved aside.
+    fn make_room(&mut self, path: &str) -> Result<()> {
+        let root = self.project.root.clone();
+        let is_file = |place: &&str| std::fs::symlink_metadata(root.join(place)).is_ok_and(|m| !m.is_dir());
+        let above = path.match_indices('/').map(|(at, _)| &path[..at]).find(is_file);
+        let place = above.unwrap_or(path);
+        let full = root.join(place);
+        let mut ours = true;
+        for entry in walkdir::WalkDir::new(&full) {
+            let entry = entry.map_err(|e| Error::stage(format!("cannot look into `{place}`")).cause(e.to_string()))?;
+            let relative = entry.path().strip_prefix(&root).ok().and_then(|path| path.to_str());
+            let digest = match relative.filter(|_| entry.file_type().is_file()) {
+                Some(file) => self.memo.digest(&root, file)?,
+                None => None,
+            };
+            ours &= entry.file_type().is_dir() || digest.is_some_and(|digest| self.is_ours(&digest));
+        }
+        if !ours {
+            self.move_aside(place)?;
+        } else if above.is_some() {
+            std::fs::remove_file(&full).on("remove", &full)?;
+        } else {
+            std::fs::remove_dir_all(&full).on("remove", &full)?;
+        }
+        let below = format!("{place}/");
+        self.world.placed.retain(|placed, _| placed != place && !placed.starts_with(&below));
         Ok(())
     }
 

@@ -3,28 +3,21 @@
 //! It is known from this machine's record, or for another machine from the nonce in the commits of the open ones: so a
 //! build that runs in a fresh clone every time opens no second one. Decides nothing.
 
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::publish::{Intent, Proposal, Propose, PullRequest};
 use crate::exec::remote::{Remote, seen};
 use crate::hub::client::CommitInfo;
 use crate::store::records::Publishes;
 use std::collections::BTreeSet;
 
-/// How many of the open pull requests are looked into whose titles are not hfbuild's own.
-const LOOKED_AT: usize = 20;
+/// How many of the open pull requests are looked into.
+const LOOKED_AT: usize = 200;
 /// How many commits of one are.
-const COMMITS: usize = 20;
+const COMMITS: usize = 200;
 /// How many of the branch are.
 const HISTORY: usize = 200;
 /// What every commit of ours has in its description.
 const NONCE: &str = "nonce: hfbuild-";
-
-/// Whether a title is of the form that publishes give theirs: `NAME VERSION: 3 files`.
-fn has_our_title(title: &str) -> bool {
-    let count =
-        title.rsplit_once(": ").and_then(|(_, files)| files.strip_suffix(" files").or(files.strip_suffix(" file")));
-    count.is_some_and(|count| count.parse::<usize>().is_ok())
-}
 
 impl Remote {
     /// A pull request of this repo.
@@ -33,7 +26,7 @@ impl Remote {
     }
 
     /// The open pull request of an earlier publish to this branch, with what stands on it.
-    pub(super) async fn proposal(&self, publishes: &Publishes) -> Result<Option<Proposal>> {
+    pub async fn proposal(&self, publishes: &Publishes) -> Result<Option<Proposal>> {
         let last = publishes.last_proposed(&self.target);
         let known = match last.and_then(|p| p.pull_request.as_ref()) {
             Some(pull) => self.open_against_branch(pull.number).await?.then_some(pull.number),
@@ -84,8 +77,8 @@ impl Remote {
             None => vec![],
         };
         let on_branch: BTreeSet<&str> = branch.iter().map(|c| c.id.as_str()).collect();
-        let (ours, others): (Vec<_>, Vec<_>) = open.into_iter().partition(|pull| has_our_title(&pull.title));
-        for pull in ours.into_iter().chain(others.into_iter().take(LOOKED_AT)) {
+        let more = open.len() > LOOKED_AT;
+        for pull in open.into_iter().take(LOOKED_AT) {
             let revision = PullRequest::revision(pull.number);
             let commits = self.client.commits_since(&self.repo, &revision, "", COMMITS).await?;
             // what lies below is the branch's own history
@@ -94,7 +87,12 @@ impl Remote {
                 return Ok(Some(pull.number));
             }
         }
-        Ok(None)
+        match more {
+            false => Ok(None),
+            true => Err(Error::hub(format!("`{}` has more than {LOOKED_AT} open pull requests", self.target))
+                .cause("whether one of the older ones is of this project is not known, and a second one is not opened")
+                .hint("merge or close some, or publish from the machine that opened it")),
+        }
     }
 
     /// Where the commit of an intent may stand: on the branch (nothing), or on one of these pull requests.

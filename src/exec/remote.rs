@@ -12,9 +12,9 @@ use crate::core::publish::{Elsewhere, How, Intent, Observed, Published, PullRequ
 use crate::core::record;
 use crate::core::replaced::Replaced;
 use crate::exec::baseline::newest_publish;
-use crate::hub::client::CommitInfo;
+use crate::hub::client::{CommitInfo, Head, check_endpoint};
 use crate::hub::embedded::{Options, Running};
-use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, Token, resolve_token};
+use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, Token, resolve_token, token_texts};
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +124,14 @@ impl Remotes {
 }
 
 fn elsewhere(endpoint: &str, access: Access) -> Result<HubClient> {
-    let token = resolve_token(&|name| std::env::var(name).ok());
+    let env = |name: &str| std::env::var(name).ok();
+    check_endpoint(endpoint)?;
+    let token = resolve_token(&env)?;
+    let named = env("HF_TOKEN_PATH").filter(|path| token.is_none() && !path.is_empty());
+    if let (Some(path), Access::Write) = (named, access) {
+        return Err(Error::hub(format!("`HF_TOKEN_PATH` names `{path}`, where no token is"))
+            .hint("log in with `hf auth login`, or unset it where none is needed"));
+    }
     if token.is_none() && access == Access::Write && !is_loopback(endpoint) {
         return Err(Error::hub(format!("there is no token for `{endpoint}`")).hint(
             "set HF_TOKEN, or log in with `hf auth login`; to try without a hub of your own, use `--endpoint embedded`",
@@ -156,10 +163,18 @@ impl Remote {
         let (last, revision) = (publishes.last(&self.target), &self.target.revision);
         let mut observed = seen(last);
         match self.client.head(&self.repo, revision).await? {
-            Some(head) => observed.head = Some(head.sha),
+            Some(head) => {
+                observed.renamed = self.renamed(&head);
+                observed.head = Some(head.sha);
+            }
             None if revision == DEFAULT || revision.starts_with("refs/") => return Ok(observed),
+            // one that is no longer there is made anew, and has then what the default branch has
             None => match self.client.head(&self.repo, DEFAULT).await? {
-                Some(head) => observed.start = Some(head.sha),
+                Some(head) => {
+                    observed = Observed { last_commit: observed.last_commit, ..seen(None) };
+                    observed.renamed = self.renamed(&head);
+                    observed.start = Some(head.sha);
+                }
                 None => return Ok(observed),
             },
         }
@@ -175,9 +190,6 @@ impl Remote {
         let commit = observed.head.clone().or_else(|| observed.start.clone()).unwrap_or_default();
         // what stood on a branch that is gone says nothing of the one that it would be made from
         let last = last.filter(|_| observed.start.is_none());
-        if observed.start.is_some() {
-            observed.managed.clear();
-        }
         self.look(&commit, last, &publishes.commits(&self.target), &mut observed).await?;
         let is_there = |p: &Published| {
             p.tree.len() == observed.managed.len()
@@ -192,6 +204,12 @@ impl Remote {
             observed.replaced = self.replaced(last, blobs).await?;
         }
         Ok(observed)
+    }
+
+    /// The repo's name as the hub writes it, where it is another: a hub leads from the name before to the one after.
+    fn renamed(&self, head: &Head) -> Option<String> {
+        let name = head.id.as_ref().filter(|id| id.contains('/'))?;
+        (!name.eq_ignore_ascii_case(self.repo.name())).then(|| name.clone())
     }
 
     /// Looks at the files of a commit, and at what the newest publish below it left: another machine's, by its record, or
@@ -294,7 +312,7 @@ fn made_elsewhere(commit: &CommitInfo) -> Elsewhere {
         title: commit.title.clone(),
         author: commit.author.clone(),
         date: commit.date.clone(),
-        rollback: marks(&commit.message).is_some_and(|marks| marks.restores.is_some()),
+        restores: marks(&commit.message).and_then(|marks| marks.restores),
     }
 }
 
@@ -331,6 +349,11 @@ pub(super) fn is_loopback(endpoint: &str) -> bool {
 /// Starts the hub that people and tools look at; a build that runs meanwhile publishes through it.
 pub async fn serve(folder: &Path, port: u16, xet: bool) -> Result<Running> {
     EmbeddedHub::start(folder, Options { port, xet, token: served_token(), ..Options::default() }).await
+}
+
+/// Every text that may be a token which hfbuild uses.
+pub fn own_tokens() -> Vec<String> {
+    token_texts(&|name| std::env::var(name).ok()).into_iter().chain(served_token()).collect()
 }
 
 /// The token that `hub serve` asks for, if it asks for any.

@@ -4,20 +4,23 @@
 //! is published.
 
 use crate::core::error::{Error, ErrorKind, Result};
+use crate::core::estimate::names;
 use crate::core::event::Event;
 use crate::core::graph::NodeId;
 use crate::core::manifest::dom::join;
 use crate::core::plan::{Plan, World};
-use crate::core::publish::{self, Target};
+use crate::core::publish::{Drifted, RemoteFile, Target, certain_drift, is_recorded};
 use crate::core::receipt::History;
 use crate::core::verdict::Verdict;
 use crate::exec::drive::Sink;
-use crate::exec::leaks;
+use crate::exec::leaks::{self, Candidate};
 use crate::exec::preflight::check_limits;
 use crate::exec::project::Project;
 use crate::exec::publish::{check_tag, drift_error, settle_intents};
-use crate::exec::remote::{self, Access, Remote, Remotes};
+use crate::exec::remote::{self, Access, EMBEDDED, Remote, Remotes};
+use crate::hub::client::check_endpoint;
 use crate::store::Store;
+use crate::store::hash;
 use crate::store::memo::Memo;
 use crate::store::records::{Loaded, Recorder};
 use std::collections::BTreeMap;
@@ -47,6 +50,9 @@ pub fn targets(project: &Project, wanted: &[bool], flags: Flags<'_>) -> Result<B
     let mut out: BTreeMap<NodeId, Target> = BTreeMap::new();
     for (id, upload) in uploads {
         let target = remote::target(&upload.to, flags.endpoint, flags.repo);
+        if target.endpoint != EMBEDDED {
+            check_endpoint(&target.endpoint)?; // before it is printed anywhere
+        }
         if let Some((other, _)) = out.iter().find(|(_, other)| **other == target) {
             let (one, two) = (&graph.node(*other).name, &graph.node(id).name);
             return Err(Error::new(ErrorKind::Usage, format!("`{one}` and `{two}` would both publish to `{target}`"))
@@ -105,6 +111,39 @@ pub async fn observe(project: &Project, remotes: &Remotes, loaded: &Loaded, worl
     Ok(())
 }
 
+/// What is to be said of the repos before anything is sent: that one is called otherwise now, and that files stand where
+/// files will be sent, which no publish of ours put there. What they hold is known only then.
+pub fn notes(project: &Project, targets: &BTreeMap<NodeId, Target>, plan: &Plan, world: &World) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (id, target) in targets {
+        let (Some(observed), Some(upload)) = (world.remotes.get(id), project.graph.upload(*id)) else { continue };
+        let verdict = plan.decisions[id.index()].as_ref().map(|d| &d.verdict);
+        let sends = matches!(verdict, Some(Verdict::Run { .. } | Verdict::Pending { .. }));
+        notes.extend(observed.elsewhere.iter().filter(|_| sends).map(|commit| {
+            format!("`{target}` was published from elsewhere since: {commit}; this is published over it")
+        }));
+        notes.extend(observed.renamed.iter().map(|name| {
+            let folder = if target.kind == "model" { String::new() } else { format!("{}s/", target.kind) };
+            format!("`{target}` is called `{folder}{name}` now: write that into the manifest")
+        }));
+        let waits = matches!(verdict, Some(Verdict::Pending { .. }));
+        let others = |path: &&String| {
+            observed.files.as_ref().is_some_and(|files| files.contains_key(*path))
+                && !observed.managed.contains_key(*path)
+        };
+        let foreign: Vec<String> =
+            upload.files.iter().map(|(path, ..)| path).filter(others).map(|path| format!("`{path}`")).collect();
+        let refuses = world.how(upload).refuses(&[Drifted::Foreign { path: String::new() }]);
+        if waits && refuses && !foreign.is_empty() {
+            notes.push(format!(
+                "`{target}` has {}, which hfbuild did not put there: if it comes out otherwise, the publish is refused without `--overwrite`",
+                foreign.join(", ")
+            ));
+        }
+    }
+    notes
+}
+
 /// Checks, before any stage runs, every upload that has or may have something to send. Those that cannot be, with why;
 /// an error where none can.
 pub async fn preflight(
@@ -123,12 +162,13 @@ pub async fn preflight(
     let mut turned_down = Vec::new();
     for id in remotes.of.keys().filter(sends) {
         let allowed = project.graph.upload(*id).map(|upload| upload.to.allow_findings.clone()).unwrap_or_default();
-        let found = leaks::search(&leaks::known(project, store, plan, world, *id), &allowed, memo)?;
+        let known = leaks::known(project, store, plan, world, *id);
+        let found = leaks::search(&known, &allowed, memo)?;
         // what this machine can tell goes before what a hub has to be asked
         let ready = match found.refusal() {
             Some(error) => Err(error),
             None => match check_limits(project, plan, history, *id) {
-                Ok(()) => ready(project, &remotes.of[id], *id, plan, world).await,
+                Ok(()) => ready(project, &remotes.of[id], *id, plan, world, &known).await,
                 refused => refused,
             },
         };
@@ -144,16 +184,28 @@ pub async fn preflight(
     }
 }
 
-async fn ready(project: &Project, remote: &Remote, id: NodeId, plan: &Plan, world: &World) -> Result<()> {
+async fn ready(
+    project: &Project,
+    remote: &Remote,
+    id: NodeId,
+    plan: &Plan,
+    world: &World,
+    known: &[Candidate],
+) -> Result<()> {
     let (Some(observed), Some(upload)) = (world.remotes.get(&id), project.graph.upload(id)) else { return Ok(()) };
     let exists = observed.head.is_some() || observed.start.is_some();
     remote.preflight(exists).await?;
     if exists && !world.how(upload).pull_request {
         check_tag(remote, &upload.to).await?;
     }
+    // the very change that is to be published may stand there already
+    let same = |path: &str, there: &RemoteFile| {
+        let read = known.iter().find(|file| file.path == path).and_then(|file| hash::all_of(&file.file).ok());
+        read.is_some_and(|read| read.size == there.size && is_recorded(&read.hub, there))
+    };
     let drifted = match plan.decisions[id.index()].as_ref().and_then(|decision| decision.upload.as_ref()) {
         Some(_) => vec![], // the tree is known, and with it what became of the remote
-        None => publish::early_drift(observed, &|path| upload.names(path)),
+        None => certain_drift(observed, &|path| names(upload, path), &same),
     };
     match world.how(upload).refuses(&drifted) {
         true => Err(drift_error(&drifted, remote, None)),

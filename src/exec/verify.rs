@@ -68,8 +68,9 @@ pub async fn download_all(
     });
     let reads: Vec<_> = reads.collect(); // a stream of closures that borrow cannot be sent between threads
     let read: Vec<_> = futures_util::stream::iter(reads).buffer_unordered(AT_ONCE).try_collect().await?;
-    let mut bytes = 0;
+    let (mut came, mut bytes) = (0, 0);
     for (path, same, found) in &read {
+        came += usize::from(found.is_some());
         bytes += found.as_ref().map_or(0, |f| f.size);
         let drifted = match found {
             _ if *same => continue,
@@ -81,7 +82,7 @@ pub async fn download_all(
         comparison.drifted.push(drifted);
     }
     comparison.drifted.sort_by(|a, b| a.path().cmp(&b.path()));
-    Ok((read.len(), bytes))
+    Ok((came, bytes))
 }
 
 /// Holds the page against what was published: the card's front matter, and the parameters that were measured.

@@ -117,7 +117,7 @@ pub fn workspace(
         proven,
         facts,
         secrets,
-        hidden: own_token().into_iter().collect(),
+        hidden: own_tokens(),
         pinned: BTreeMap::new(),
         directories,
         timeout_ms: declaration.timeout_ms,
@@ -129,10 +129,10 @@ pub fn workspace(
     })
 }
 
-/// hfbuild's own token, which a program may come upon by itself (it has `HOME`).
-fn own_token() -> Option<String> {
-    static TOKEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    TOKEN.get_or_init(|| Some(crate::hub::resolve_token(&|name| std::env::var(name).ok())?.for_masking())).clone()
+/// hfbuild's own tokens, which a program may come upon by itself (it has `HOME`).
+fn own_tokens() -> Vec<String> {
+    static TOKENS: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+    TOKENS.get_or_init(crate::exec::remote::own_tokens).clone()
 }
 
 /// The facts that a stage reads, and no others.
@@ -292,6 +292,10 @@ fn walk(out: &Path, job: &Job) -> Result<Vec<Output>> {
             relative.to_str().ok_or_else(|| Error::stage(format!("output `{}` is no UTF-8", relative.display())))?;
         if path.chars().any(char::is_control) {
             return Err(Error::stage(format!("output `{}` holds control characters in its name", path.escape_debug())));
+        }
+        if job.published && path.contains('\\') {
+            return Err(Error::stage(format!("output `{path}` holds a backslash in its name, and is to be published"))
+                .hint("no repository takes such a path: let the program write `/`, or another sign"));
         }
         if !entry.file_type().is_file() {
             return Err(Error::stage(format!("output `{path}` is no regular file"))

@@ -16,6 +16,6 @@ pub mod repo;
 #[cfg(test)]
 mod tests;
 
-pub use client::{HubClient, Token, resolve_token};
+pub use client::{HubClient, Token, resolve_token, token_texts};
 pub use embedded::EmbeddedHub;
 pub use repo::{RepoId, RepoKind};

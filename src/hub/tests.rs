@@ -256,7 +256,7 @@ async fn what_the_hub_asks_for_is_waited() {
 #[tokio::test]
 async fn tokens() {
     let bench = Bench::with(Options { token: Some("right".into()), ..Options::default() }).await;
-    let who = bench.client.whoami().await.unwrap();
+    let who = bench.client.whoami().await.unwrap().unwrap();
     assert_eq!((who.name.as_str(), who.role.as_deref()), ("local", Some("write")));
     let object = bench.object("w", b"by grant");
     assert_eq!(bench.upload(&[object]).await.0.sent, 1);

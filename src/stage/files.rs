@@ -1,7 +1,7 @@
 //! `files`: files of the project, published as they are, after a look: no Git LFS pointer in place of a model, no pickle
 //! that would run code. Secrets are looked for in all that is published: see [`super::leaks`].
 
-use super::{Declare, Kind, Workspace};
+use super::{Declare, Kind, Workspace, arrays};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::error::{Error, OnPath, Result};
 use crate::core::facts::Facts;
@@ -9,7 +9,7 @@ use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::RelPath;
 use crate::model::checkpoint::zip::Archive;
-use crate::model::checkpoint::{Checkpoint, unpickle};
+use crate::model::checkpoint::{Checkpoint, calls, unpickle};
 use crate::model::magic::{self, Magic};
 use crate::model::onnx::import::OnnxFile;
 use std::collections::BTreeMap;
@@ -114,31 +114,38 @@ pub fn check(path: &str, file: &std::path::Path) -> Result<()> {
 }
 
 /// Refuses a pickle that would run code, whatever the file is called, and a file that is called a checkpoint and cannot
-/// be read as one: nobody could say what it would do.
+/// be read as one: nobody could say what it would do. (`.bin` is what anybody calls any bytes.)
 pub fn check_pickle(path: &str, file: &std::path::Path, found: Magic) -> Result<()> {
-    let named = PICKLE_NAMES.iter().any(|e| path.to_lowercase().ends_with(e));
+    let open = || Ok::<_, Error>(BufReader::new(File::open(file).on("open", file)?));
+    let what = format!("`{path}`");
+    let name = path.to_lowercase();
+    let named = PICKLE_NAMES.iter().any(|e| name.ends_with(e));
     let torch_zip = || Archive::open(file).is_ok_and(|a| a.entries.iter().any(|e| e.name.ends_with("data.pkl")));
     match found {
-        Magic::TorchLegacy => Checkpoint::open(file).map(drop),
-        Magic::Zip if named || torch_zip() => Checkpoint::open(file).map(drop),
-        Magic::Unknown if starts_like_pickle(file)? => {
-            let mut reader = BufReader::new(File::open(file).on("open", file)?);
-            unpickle::check(&mut reader, &format!("`{path}`"))
+        Magic::TorchLegacy => return Checkpoint::open(file).map(drop),
+        Magic::Zip if named || torch_zip() => return Checkpoint::open(file).map(drop),
+        Magic::Zip => return arrays::check_zip(path, file),
+        Magic::Unknown if starts_like_pickle(file)? => return unpickle::check(&mut open()?, &what),
+        Magic::Unknown => {
+            arrays::check(&mut open()?, &what)?;
+            arrays::check_tar(path, file)?;
         }
-        Magic::Unknown | Magic::Json if named && !path.to_lowercase().ends_with(".bin") => {
-            Err(Error::stage(format!("`{path}` is called a checkpoint and is none that hfbuild can read"))
-                .hint("whoever loads it may run whatever it holds: publish it under another name if it is no pickle"))
-        }
-        _ => Ok(()),
+        _ => {}
     }
+    arrays::refuse_called(calls::first_called(&mut open()?), &what)?;
+    let unreadable = named && !name.ends_with(".bin") && matches!(found, Magic::Unknown | Magic::Json);
+    if unreadable && unpickle::check(&mut open()?, &what).is_err() {
+        return Err(Error::stage(format!("{what} is called a checkpoint and is none that hfbuild can read"))
+            .hint("whoever loads it may run whatever it holds: publish it under another name if it is no pickle"));
+    }
+    Ok(())
 }
 
 /// Names that loaders unpickle.
 const PICKLE_NAMES: [&str; 8] = [".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".dill"];
 
-/// Whether a file opens as a pickle of protocol 2 to 5 does.
 fn starts_like_pickle(file: &std::path::Path) -> Result<bool> {
     let mut head = [0; 2];
     let read = File::open(file).on("open", file)?.read_exact(&mut head);
-    Ok(read.is_ok() && head[0] == 0x80 && (2..=5).contains(&head[1]))
+    Ok(read.is_ok() && arrays::opens_pickle(&head))
 }

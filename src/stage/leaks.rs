@@ -1,7 +1,7 @@
 //! What a file must not hold before it is published: secrets, a Git LFS pointer in the content's place, a pickle that runs
 //! code; and names that no manifest means to publish.
 //!
-//! Texts are searched wholly. Of binary files what people and tools write texts into is searched: the header of safetensors,
+//! Texts are searched wholly, also those in UTF-16. Of binary files what people and tools write texts into is searched: the header of safetensors,
 //! and of any other the first and the last [`WINDOW`] bytes, where checkpoints keep their pickle, ONNX and GGUF their
 //! metadata, PNG its texts. Compressed content is not unpacked.
 //!
@@ -9,15 +9,17 @@
 
 use super::{files, secrets};
 use crate::core::error::{OnPath, Result};
-use crate::core::leaks::{Finding, LFS_POINTER, PICKLE, SECRET_FILE, STRAY_FILE, Spot};
+use crate::core::leaks::{Finding, LFS_POINTER, OWN_TOKEN, PICKLE, SECRET_FILE, STRAY_FILE, Spot};
 use crate::model::magic::{self, Magic};
+use aho_corasick::AhoCorasick;
+use encoding_rs::{Decoder, Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Raised when the same file is judged otherwise.
-const FORMAT: &str = "leaks 1";
+const FORMAT: &str = "leaks 2";
 /// Bytes at either end of a binary file.
 const WINDOW: u64 = 256 << 10;
 /// Bytes of a text that are searched at a time.
@@ -119,16 +121,90 @@ pub fn in_content(path: &str, file: &Path) -> Result<Vec<Finding>> {
         let what = error.message().replace(&file.display().to_string(), path);
         found.all.insert(Finding { rule: PICKLE.into(), spot: Spot::File, what });
     }
-    match (head.contains(&0), magic) {
-        (false, _) => found.text()?,
-        (true, Magic::Safetensors) => found.window(8, header(&head, size))?,
-        (true, _) if size <= 2 * WINDOW => found.window(0, size)?,
-        (true, _) => {
+    match (utf16(&head), magic) {
+        (Some(encoding), _) => found.text(Some(encoding.new_decoder_with_bom_removal()))?,
+        (_, Magic::Safetensors) => found.window(8, header(&head, size))?,
+        _ if !is_binary(&head) => found.text(None)?,
+        _ if size <= 2 * WINDOW => found.window(0, size)?,
+        _ => {
             found.window(0, WINDOW)?;
             found.window(size - WINDOW, WINDOW)?;
         }
     }
     Ok(found.all.into_iter().take(KEPT).collect())
+}
+
+/// Whether a file that begins so is no text: it has zero bytes, and more than one in 32 is a control character. A single
+/// zero byte in a log makes it no binary file.
+fn is_binary(head: &[u8]) -> bool {
+    let control = |byte: &&u8| byte.is_ascii_control() && !byte.is_ascii_whitespace() && **byte != 0x1b;
+    head.contains(&0) && head.iter().filter(control).count() * 32 > head.len()
+}
+
+/// The encoding of a text in UTF-16: by its byte order mark, or because nearly every second byte is zero and the others
+/// are printable.
+fn utf16(head: &[u8]) -> Option<&'static Encoding> {
+    if head.starts_with(&[0xff, 0xfe, 0, 0]) {
+        return None; // UTF-32
+    }
+    let marked = Encoding::for_bom(head).map(|(encoding, _)| encoding).filter(|encoding| *encoding != UTF_8);
+    let latin = |units: &dyn Fn([u8; 2]) -> u16| {
+        let (pairs, _) = head.as_chunks::<2>();
+        let printable = |unit: &u16| matches!(unit, 0x20..=0x7e | 0x09 | 0x0a | 0x0d);
+        let count = pairs.iter().map(|pair| units(*pair)).filter(printable).count();
+        pairs.len() >= 8 && count * 10 >= pairs.len() * 9
+    };
+    marked.or_else(|| match (latin(&u16::from_le_bytes), latin(&u16::from_be_bytes)) {
+        (true, _) => Some(UTF_16LE),
+        (_, true) => Some(UTF_16BE),
+        _ => None,
+    })
+}
+
+/// The tokens that hfbuild itself uses, as fixed words.
+pub struct OwnTokens {
+    words: AhoCorasick,
+    longest: usize,
+}
+
+impl OwnTokens {
+    /// Tokens of fewer characters are not looked for: they may be any word.
+    pub const SHORTEST: usize = 8;
+
+    /// `None`: there is none that can be looked for.
+    pub fn of(tokens: &[String]) -> Option<OwnTokens> {
+        let long = tokens.iter().filter(|token| token.chars().count() >= Self::SHORTEST);
+        let wide = |token: &str, bytes: fn(u16) -> [u8; 2]| token.encode_utf16().flat_map(bytes).collect();
+        let words = long.flat_map(|token| {
+            [token.clone().into_bytes(), wide(token, u16::to_le_bytes), wide(token, u16::to_be_bytes)]
+        });
+        let words: Vec<Vec<u8>> = words.collect();
+        let longest = words.iter().map(Vec::len).max()?;
+        Some(OwnTokens { words: AhoCorasick::new(&words).ok()?, longest })
+    }
+
+    /// Where the first of them stands in a file, whatever it is: read wholly, in pieces that overlap. What was found is
+    /// kept nowhere, and neither is that nothing was.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn in_file(&self, file: &Path) -> Result<Option<Finding>> {
+        let mut open = File::open(file).on("open", file)?;
+        let (mut bytes, mut before) = (Vec::with_capacity(PIECE + self.longest), 0);
+        loop {
+            let read = (&mut open).take(PIECE as u64).read_to_end(&mut bytes).on("read", file)?;
+            if let Some(found) = self.words.find(&bytes) {
+                let spot = Spot::Byte(before + found.start() as u64);
+                return Ok(Some(Finding { rule: OWN_TOKEN.into(), spot, what: String::new() }));
+            }
+            if read < PIECE {
+                return Ok(None);
+            }
+            let kept = bytes.len().saturating_sub(self.longest - 1);
+            before += kept as u64;
+            bytes.drain(..kept);
+        }
+    }
 }
 
 /// Bytes of a safetensors header, which the file says in its first eight.
@@ -165,11 +241,23 @@ impl Found<'_> {
     }
 
     /// Searches a whole text, in pieces that overlap: a secret on the seam stands whole in one of them.
-    fn text(&mut self) -> Result<()> {
+    /// One that is not in ASCII or UTF-8 comes with its decoder.
+    fn text(&mut self, mut decoder: Option<Decoder>) -> Result<()> {
         let (mut bytes, mut line) = (Vec::new(), 1);
         self.open.seek(SeekFrom::Start(0)).on("read", self.file)?;
         loop {
-            let read = (&self.open).take(PIECE as u64).read_to_end(&mut bytes).on("read", self.file)?;
+            let read = match &mut decoder {
+                None => (&self.open).take(PIECE as u64).read_to_end(&mut bytes).on("read", self.file)?,
+                Some(decoder) => {
+                    let mut coded = Vec::new();
+                    let read = (&self.open).take(PIECE as u64).read_to_end(&mut coded).on("read", self.file)?;
+                    let longest = decoder.max_utf8_buffer_length(read);
+                    let mut text = String::with_capacity(longest.unwrap_or(4 * PIECE)); // it is not made longer
+                    let _ = decoder.decode_to_string(&coded, &mut text, read < PIECE);
+                    bytes.extend_from_slice(text.as_bytes());
+                    read
+                }
+            };
             let mut seen = (0, line);
             for hit in secrets::search(self.name, &bytes)? {
                 seen = (hit.at, seen.1 + lines(&bytes[seen.0..hit.at]));
@@ -238,6 +326,74 @@ mod tests {
         let pickle = b"\x80\x02cos\nsystem\nX\x02\0\0\0id\x85R.";
         assert_eq!(found("a.dat", pickle), [(PICKLE.into(), Spot::File)]);
         assert!(found("empty.pt", b"").is_empty());
+    }
+
+    #[test]
+    fn a_token_in_utf_16_and_in_a_log_with_a_zero_byte_is_found() {
+        let text = format!("one\ntwo\nkey = \"{}\"\nmore words\n", token());
+        let expected = [("huggingface-access-token".to_string(), Spot::Line(3))];
+        for (mark, bytes) in [("\u{feff}", u16::to_le_bytes as fn(u16) -> [u8; 2]), ("\u{feff}", u16::to_be_bytes)] {
+            let coded = |text: &str| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+            assert_eq!(found("a.txt", &coded(&text)), expected);
+            assert_eq!(found("a.txt", &coded(&format!("{mark}{text}"))), expected);
+            let long = format!("{mark}{}{text}{}", "\u{e4} line\n".repeat(200_000), "a line\n".repeat(200_000));
+            let spots = found("a.txt", &coded(&long));
+            assert_eq!(spots, [("huggingface-access-token".into(), Spot::Line(200_003))]);
+        }
+        let log = format!("a\0line\n{}{text}{}", "a line\n".repeat(200_000), "a line\n".repeat(200_000));
+        let spots = found("a.log", log.as_bytes());
+        assert_eq!(spots, [("huggingface-access-token".into(), Spot::Line(200_004))]);
+    }
+
+    #[test]
+    fn own_tokens_are_found_anywhere_in_any_file() {
+        let own = OwnTokens::of(&["short".into(), "s3lfh0stedT0kenValue77".into()]).unwrap();
+        assert!(OwnTokens::of(&["short".into()]).is_none() && OwnTokens::of(&[]).is_none());
+        let at = |content: &[u8]| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), content).unwrap();
+            own.in_file(file.path()).unwrap().map(|finding| finding.spot)
+        };
+        assert_eq!(at(b"the words s3lfh0stedT0kenValue77."), Some(Spot::Byte(10)));
+        assert_eq!(at(b"the words s3lfh0stedT0kenValue7 and short"), None);
+        let wide: Vec<u8> = "s3lfh0stedT0kenValue77".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(at(&wide), Some(Spot::Byte(0)));
+        for before in [PIECE - 30, PIECE - 10, PIECE - 1, PIECE, 2 * PIECE + 5] {
+            let mut binary = vec![0x80; before];
+            binary.extend(b"s3lfh0stedT0kenValue77");
+            binary.extend(vec![0; PIECE]);
+            assert_eq!(at(&binary), Some(Spot::Byte(before as u64)), "{before}");
+        }
+    }
+
+    #[test]
+    fn old_pickles_and_arrays_of_objects_that_run_code_are_found_and_raw_numbers_are_not() {
+        let old = b"cos\nsystem\n(S'id'\ntR.";
+        let array = |rest: &[u8]| {
+            let header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n";
+            let mut array = b"\x93NUMPY\x01\x00".to_vec();
+            array.extend((header.len() as u16).to_le_bytes());
+            array.extend(header);
+            array.extend(rest);
+            array
+        };
+        for (name, bytes) in [
+            ("pytorch_model.bin", old.to_vec()),
+            ("p.weights", old.to_vec()),
+            ("obj.npy", array(b"\x80\x02cos\nsystem\nX\x02\0\0\0id\x85R.")),
+            ("obj.npy", array(old)),
+        ] {
+            assert_eq!(found(name, &bytes), [(PICKLE.into(), Spot::File)], "{name}");
+        }
+        for (name, bytes) in [
+            ("pytorch_model.bin", 0.5_f32.to_le_bytes().repeat(1000)),
+            ("model.bin", b"GGUF\x03\0\0\0".to_vec()),
+            ("vocab.bin", b"cat\ndog\nRabbit\n".to_vec()),
+            ("obj.npy", array(b"\x80\x02]X\x02\0\0\0ida.")),
+            ("plain.pkl", b"(dp0\nS'a'\np1\nI1\ns.".to_vec()),
+        ] {
+            assert!(found(name, &bytes).is_empty(), "{name}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! Knows manifests, workspaces and models. Does not know the store, the history or the Hub.
 
+mod arrays;
 mod bounds;
 mod card;
 mod checkpoint;

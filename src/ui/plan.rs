@@ -172,7 +172,7 @@ fn send_lines(sending: &Sending, all: bool) -> String {
             out.push_str(&format!("{verb:>9} {repo}: {}{how}\n", crate::ui::changes_line(sent)));
             out.push_str(&start_line(sending));
             if pull_request.is_none() && !over.is_empty() {
-                out.push_str(&format!("{:>9}   over what was changed there:\n", ""));
+                out.push_str(&format!("{:>9}   over what others changed on the remote:\n", ""));
             }
             out.push_str(&drift_lines(over));
             out.push_str(&changed_files(sent, all));
@@ -196,8 +196,13 @@ fn send_lines(sending: &Sending, all: bool) -> String {
     let certain = this.certain.iter().map(|(path, size)| (path.clone(), Some(*size))).collect();
     out.push_str(&file_lines("+", "", certain, all));
     out.push_str(&file_lines("?", "~", this.maybe.clone(), all));
-    this.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
+    this.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {}\n", "", plain(p))));
     out
+}
+
+/// A path that others chose, on one line, without what could steer the terminal.
+fn plain(path: &str) -> String {
+    path.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn drift_lines(files: &[Drifted]) -> String {
@@ -208,19 +213,18 @@ fn drift_lines(files: &[Drifted]) -> String {
             Drifted::Foreign { path } => ("not of ours", path.as_str()),
             Drifted::Gone => ("gone", "the repo or its branch"),
         };
-        format!("{:>9}   {path}: {word}\n", "")
+        format!("{:>9}   {}: {word}\n", "", plain(path))
     };
     files.iter().map(line).collect()
 }
 
-/// Says that a branch will be made, and whose publish will be gone over.
+/// Says that a branch will be made.
 fn start_line(sending: &Sending) -> String {
     let branch = &sending.target.revision;
     let start = sending.start.as_ref().map_or(String::new(), |start| {
         format!("{:>9}   the branch `{branch}` is not there: it is made from `main` at {}\n", "", short(start))
     });
-    let elsewhere = sending.elsewhere.as_ref().map(|elsewhere| format!("{:>9}   over {elsewhere}\n", ""));
-    start + &elsewhere.unwrap_or_default()
+    start
 }
 
 /// What a commit changes, file by file, below a head.
@@ -232,7 +236,7 @@ fn changed_files(changes: &Changes, all: bool) -> String {
     let sized = |f: &Sized| (f.path.clone(), Some(f.size));
     let mut out = file_lines("+", "", changes.add.iter().map(sized).collect(), all);
     out.push_str(&file_lines("~", "", changes.change.iter().map(sized).collect(), all));
-    changes.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {p}\n", "")));
+    changes.delete.iter().for_each(|p| out.push_str(&format!("{:>9}   - {}\n", "", plain(p))));
     out
 }
 

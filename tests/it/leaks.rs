@@ -162,3 +162,100 @@ fn hfbuilds_own_token_is_in_no_log_receipt_error_or_argument() {
         assert!(!bytes.windows(token.len()).any(|w| w == token.as_bytes()), "{name} holds the token");
     }
 }
+
+#[test]
+fn a_token_that_hfbuild_uses_is_never_published_whatever_it_looks_like() {
+    let own = "s3lfh0stedT0kenValue77";
+    let project = project(
+        "",
+        "mkdir out && head -c 700000 /dev/zero > out/a.dat && printf $WORD >> out/a.dat && head -c 700000 /dev/zero >> out/a.dat",
+    );
+    project.write("publish.toml", &project.read("publish.toml").replace("[\"MARK\"]", "[\"MARK\", \"WORD\"]"));
+    let with = |name: &str, word: &str| {
+        let mut command = project.command(&[]);
+        run(command.env("MARK", project.path("ran")).env("WORD", word).env(name, own))
+    };
+    for name in ["HF_TOKEN", "HFBUILD_HUB_TOKEN"] {
+        let refused = with(name, own).code(1).never_says(own);
+        refused
+            .says("`made/out/a.dat` holds a token that hfbuild itself uses, at byte 700000")
+            .says("cannot be let pass");
+        assert_eq!(project.commits("ann/leaky"), 0);
+    }
+    project.write("notes.md", &format!("the word is {own}\n"));
+    with("HF_TOKEN", own).code(1).says("`notes.md` holds a token that hfbuild itself uses");
+    for (name, bytes) in project.tree("cache") {
+        let holds = bytes.windows(own.len()).any(|w| w == own.as_bytes());
+        assert!(!holds || name.starts_with("blobs/"), "{name} holds the token");
+    }
+    // for whoever has another token it is a word
+    run(project.command(&[]).env("MARK", project.path("ran")).env("WORD", own)).code(0);
+}
+
+#[test]
+fn pickles_of_any_protocol_and_arrays_of_objects_that_run_code_are_refused() {
+    let python = crate::support::python();
+    let program = r#"
+import io, numpy, os, pickle, tarfile
+class X:
+    def __reduce__(self): return (os.system, ("id",))
+for protocol in range(6):
+    open(f"p{protocol}.bin", "wb").write(pickle.dumps({"a": [X()]}, protocol=protocol))
+    open(f"p{protocol}.weights", "wb").write(pickle.dumps(X(), protocol=protocol))
+open("two.pkl", "wb").write(pickle.dumps(1) + pickle.dumps(X()))
+open("two.bin", "wb").write(pickle.dumps(1, protocol=0) + pickle.dumps(X(), protocol=0))
+def tar(name, content):
+    with tarfile.open(name, "w") as archive:
+        for member, bytes in [("sys_info", pickle.dumps({})), ("pickle", content)]:
+            info = tarfile.TarInfo(member)
+            info.size = len(bytes)
+            archive.addfile(info, io.BytesIO(bytes))
+tar("old.tar", pickle.dumps(X(), protocol=2))
+tar("older.nemo", pickle.dumps(X(), protocol=0))
+numpy.save("obj.npy", numpy.array([X()], dtype=object))
+numpy.savez("obj.npz", a=numpy.zeros(3), b=numpy.array([X()], dtype=object))
+numpy.savez_compressed("packed.npz", a=numpy.zeros(3), b=numpy.array([X()], dtype=object))
+os.mkdir("good")
+numpy.random.default_rng(0).standard_normal(100000, dtype=numpy.float32).tofile("good/model.bin")
+numpy.save("good/plain.npy", numpy.zeros(3))
+numpy.save("good/words.npy", numpy.array(["a", None, 3], dtype=object))
+numpy.savez("good/plain.npz", a=numpy.zeros(3))
+numpy.savez_compressed("good/packed.npz", a=numpy.zeros(3), b=numpy.array(["a"], dtype=object))
+for protocol in range(6):
+    open(f"good/p{protocol}.pkl", "wb").write(pickle.dumps({"a": [1, 2.5, None, True, "x"]}, protocol=protocol))
+tar("good/old.tar", pickle.dumps([1], protocol=2) + b"\\0" * 99)
+open("good/two.pkl", "wb").write(pickle.dumps(1) + pickle.dumps([2]))
+open("good/vocab.bin", "w").write("cat\ndog\nRabbit\n")
+open("good/c.txt", "w").write("call me (Ishmael).\nSome years ago.\n")
+"#;
+    let files = |names: &[&str]| {
+        let list = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+        let artifact = |name: &str| {
+            format!("[artifact.a{0}]\nkind = \"files\"\npaths = [\"{name}\"]\n", name.replace(['.', '/'], "_"))
+        };
+        let artifacts: String = names.iter().map(|name| artifact(name)).collect();
+        let upload: String =
+            names.iter().map(|name| format!("\"{name}\" = \"a{}\", ", name.replace(['.', '/'], "_"))).collect();
+        assert!(!list.is_empty());
+        format!(
+            "[project]\nname = \"p\"\nversion = \"1.0.0\"\nlicense = \"mit\"\n[hub]\nrepo = \"ann/p\"\nendpoint = \"embedded\"\n{artifacts}\
+             [artifact.publish]\nkind = \"upload\"\nfiles = {{ {} }}\n",
+            upload.trim_end_matches(", ")
+        )
+    };
+    let project = Project::empty();
+    let made = run(std::process::Command::new(python).args(["-c", program]).current_dir(project.path("")));
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let bad: Vec<String> = project.tree("").into_keys().filter(|name| !name.starts_with("good/")).collect();
+    assert_eq!(bad.len(), 19, "{bad:?}");
+    for name in &bad {
+        project.write("publish.toml", &files(&[name]));
+        let refused = project.run(&[]).code(1);
+        assert!(refused.stderr.contains("system") && refused.stderr.contains("refused"), "{name}: {}", refused.stderr);
+    }
+    assert_eq!(project.commits("ann/p"), 0);
+    let good: Vec<String> = project.tree("good").into_keys().map(|name| format!("good/{name}")).collect();
+    project.write("publish.toml", &files(&good.iter().map(String::as_str).collect::<Vec<_>>()));
+    project.run(&[]).code(0);
+    assert_eq!(project.commits("ann/p"), 1);
+}

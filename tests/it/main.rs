@@ -3,6 +3,7 @@
 mod support;
 
 mod bad_input;
+mod believed;
 mod card;
 mod check;
 mod checklist;
@@ -19,6 +20,7 @@ mod hub_routes;
 mod hubs;
 mod laws;
 mod leaks;
+mod network;
 mod onnx;
 mod past;
 mod preflight;

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use std::time::{Duration, Instant};
 
 /// Two publishes: `one` as 1.0.0, `second` as 1.1.0.
-fn two_versions() -> (Hub, Project) {
+pub fn two_versions() -> (Hub, Project) {
     let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
     next(&project, "second", "1.1.0");
@@ -21,19 +21,19 @@ fn two_versions() -> (Hub, Project) {
 }
 
 /// Another content under another version.
-fn next(project: &Project, content: &str, version: &str) {
+pub fn next(project: &Project, content: &str, version: &str) {
     project.write("data.bin", content);
     let manifest = project.read("publish.toml");
     let line = manifest.lines().find(|l| l.starts_with("version = ")).unwrap();
     project.write("publish.toml", &manifest.replace(line, &format!("version = \"{version}\"")));
 }
 
-fn get(hub: &Hub, path: &str) -> String {
+pub fn get(hub: &Hub, path: &str) -> String {
     let url = format!("{}/{path}", hub.url());
     hub.runtime.block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() })
 }
 
-fn file(hub: &Hub, revision: &str, path: &str) -> String {
+pub fn file(hub: &Hub, revision: &str, path: &str) -> String {
     get(hub, &format!("{REPO}/resolve/{revision}/{path}"))
 }
 
@@ -44,14 +44,14 @@ fn paths(hub: &Hub, revision: &str) -> Vec<String> {
     tree.as_array().unwrap().iter().map(|e| e["path"].as_str().unwrap().to_string()).collect()
 }
 
-fn tags(hub: &Hub) -> Vec<(String, String)> {
+pub fn tags(hub: &Hub) -> Vec<(String, String)> {
     let refs: Json = serde_json::from_str(&get(hub, &format!("api/models/{REPO}/refs"))).unwrap();
     let text = |v: &Json| v.as_str().unwrap().to_string();
     refs["tags"].as_array().unwrap().iter().map(|t| (text(&t["name"]), text(&t["targetCommit"]))).collect()
 }
 
 /// The branch's commits, newest first.
-fn commits(hub: &Hub) -> Vec<String> {
+pub fn commits(hub: &Hub) -> Vec<String> {
     let list: Json = serde_json::from_str(&get(hub, &format!("api/models/{REPO}/commits/main"))).unwrap();
     list.as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap().to_string()).collect()
 }
@@ -328,166 +328,6 @@ fn a_record_that_was_changed_by_hand_is_believed_by_nobody() {
 }
 
 #[test]
-fn what_a_colleague_put_back_with_its_record_is_drift_to_the_cache_and_to_a_fresh_clone() {
-    let (hub, project) = two_versions();
-    let first = commits(&hub)[1].clone();
-    let put_back = ["data.bin", "README.md", "provenance.json"];
-    let back = |path: &str| hub.colleague("the new one is broken", path, file(&hub, &first, path).as_bytes());
-    put_back.iter().for_each(|path| back(path));
-    let clone = light();
-    next(&clone, "second", "1.1.0");
-    for seen_by in [&project, &clone] {
-        hub.publish(seen_by, &["plan"]).prints("data.bin: changed");
-        hub.publish(seen_by, &[]).code(5).says("`data.bin` (changed there)");
-        hub.publish(seen_by, &["verify"]).code(5).says("`data.bin` (changed there)");
-    }
-    hub.publish(&project, &["status"]).prints("the new one is broken");
-    assert_eq!(file(&hub, "main", "data.bin"), "one", "the colleague's word stands");
-    hub.publish(&project, &["--overwrite"]).code(0);
-    assert_eq!(file(&hub, "main", "data.bin"), "second");
-}
-
-#[test]
-fn a_record_that_names_others_files_as_ours_deletes_none_of_them() {
-    let (hub, project) = two_versions();
-    hub.colleague("from the web", "notes.md", b"mine\n");
-    let record = file(&hub, "main", "provenance.json");
-    let entry = "\"managed\": {\n        \"notes.md\": {\"size\": 5, \"sha256\": \"00\", \"git_sha1\": \"00\"},";
-    let forged = record.replacen("\"managed\": {", entry, 1);
-    assert_ne!(forged, record);
-    hub.colleague("from the web", "provenance.json", forged.as_bytes());
-    hub.publish(&project, &["--overwrite"]).code(0);
-    assert!(hub.has("notes.md"));
-}
-
-#[test]
-fn a_colleagues_commit_on_top_is_no_publish_of_ours() {
-    let (hub, project) = two_versions();
-    let ours = commits(&hub)[0].clone();
-    hub.colleague("Upload notes.md", "notes.md", b"mine\n");
-    hub.publish(&project, &[]).code(0).says("remote unchanged");
-    hub.asked();
-    hub.publish(&project, &[]).code(0).says("remote unchanged");
-    assert_eq!(hub.asked(), ["revision"], "what was seen there is known");
-    hub.publish(&project, &["history"]).code(0).says("2 publishes").never_says("Upload notes.md");
-    hub.publish(&project, &["verify"]).code(0).prints(&ours[..7]);
-    let laptop = light();
-    next(&laptop, "second", "1.1.0");
-    hub.publish(&laptop, &[]).code(0).says("remote unchanged");
-    hub.publish(&laptop, &["history"]).code(0).says("2 publishes").never_says("Upload notes.md");
-}
-
-#[test]
-fn a_tag_that_could_not_be_set_is_set_by_the_next_run_that_can() {
-    let (hub, project) = (Hub::start(Options::default()), light());
-    let refused = || hub.at_each(|point, _| if point == "tag" { Fault::Status(403) } else { Fault::None });
-    refused();
-    hub.publish(&project, &[]).code(4).says("Published").says("without its tag");
-    for _ in 0..2 {
-        refused();
-        hub.publish(&project, &[]).code(4).says("403");
-    }
-    assert_eq!((tags(&hub).len(), hub.commits()), (0, 1));
-    hub.asked();
-    hub.publish(&project, &[]).code(0).says("`v1.0.0`");
-    assert_eq!(tags(&hub), [("v1.0.0".to_string(), commits(&hub)[0].clone())]);
-    hub.asked();
-    hub.publish(&project, &[]).code(0).says("remote unchanged");
-    assert_eq!(hub.asked(), ["revision"]);
-    // a tag that the manifest names later
-    project.write("publish.toml", &project.read("publish.toml").replace("v{project.version}", "later"));
-    hub.publish(&project, &[]).code(0).says("`later`");
-    assert_eq!((tags(&hub).len(), hub.commits()), (2, 1));
-}
-
-#[test]
-fn a_tag_or_a_commit_as_revision_is_refused_before_any_stage() {
-    let (hub, project) = two_versions();
-    let (manifest, first) = (project.read("publish.toml"), commits(&hub)[1].clone());
-    project.write("data.bin", "third");
-    for (revision, what) in [("v1.0.0", "a tag"), (first.as_str(), "a commit")] {
-        project.write("publish.toml", &manifest.replace("tag = ", &format!("revision = \"{revision}\"\ntag = ")));
-        hub.publish(&project, &[]).code(4).says(&format!("is {what} of")).never_says("Running");
-    }
-    assert_eq!(hub.commits(), 2);
-}
-
-#[test]
-fn the_same_change_on_both_sides_is_no_drift() {
-    let (hub, project) = two_versions();
-    project.write("data.bin", "fixed");
-    hub.colleague("the same fix", "data.bin", b"fixed");
-    hub.publish(&project, &["build", "data", "card"]).code(0);
-    hub.publish(&project, &["plan"]).code(0).prints("Send");
-    hub.publish(&project, &[]).code(0).says("Published");
-}
-
-#[test]
-fn a_commit_that_quotes_a_publish_is_none() {
-    let (hub, project) = two_versions();
-    let list: Json = serde_json::from_str(&get(&hub, &format!("api/models/{REPO}/commits/main"))).unwrap();
-    let quoted = format!("Revert\n\n{}", list[0]["message"].as_str().unwrap());
-    hub.runtime.block_on(async {
-        let client = hfbuild::hub::HubClient::new(hub.url(), hfbuild::hub::Token::new(TOKEN)).unwrap();
-        let repo = hfbuild::hub::RepoId::new(hfbuild::hub::RepoKind::Model, REPO).unwrap();
-        let parent = client.head(&repo, "main").await.unwrap().unwrap().sha;
-        let operations = vec![Operation::AddRegular { path: "notes.md".into(), bytes: b"mine".to_vec() }];
-        let request =
-            hfbuild::hub::client::CommitRequest { summary: "Revert".into(), description: quoted, parent, operations };
-        client.commit(&repo, "main", &request).await.unwrap();
-    });
-    assert_eq!(hub.commits(), 3);
-    hub.publish(&project, &["history"]).code(0).says("2 publishes");
-    hub.publish(&light(), &["history"]).code(0).says("2 publishes");
-}
-
-#[test]
-fn a_publish_from_elsewhere_is_named_by_whoever_goes_over_it() {
-    let (hub, project) = two_versions();
-    let laptop = light();
-    next(&laptop, "from the laptop", "1.2.0");
-    hub.publish(&laptop, &[]).code(0).never_says("elsewhere");
-    let line = "a publish from elsewhere, local: \"light 1.2.0";
-    hub.publish(&project, &["plan"]).code(0).prints(line);
-    hub.publish(&project, &[]).code(0).says(line);
-    hub.publish(&laptop, &["rollback"]).code(0);
-    hub.publish(&project, &["plan"]).code(0).prints("a rollback from elsewhere");
-}
-
-#[test]
-fn what_stands_in_a_repo_that_was_made_meanwhile_is_compared_first() {
-    let (hub, project) = (Hub::start(Options::default()), light());
-    let url = hub.url().to_string();
-    hub.at_each(move |point, _| {
-        if point == "whoami" {
-            let url = url.clone();
-            let work = move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(async {
-                    let client = hfbuild::hub::HubClient::new(&url, hfbuild::hub::Token::new(TOKEN)).unwrap();
-                    let repo = hfbuild::hub::RepoId::new(hfbuild::hub::RepoKind::Model, REPO).unwrap();
-                    client.create_repo(&repo, false, None).await.unwrap();
-                });
-                crate::hubs::colleague_meanwhile(url, "my data", "data.bin");
-            };
-            std::thread::spawn(work).join().unwrap();
-        }
-        Fault::None
-    });
-    hub.publish(&project, &[]).code(5).says("`data.bin` (not of ours)");
-    assert_eq!(file(&hub, "main", "data.bin"), "mine\n", "the colleague's file stands");
-}
-
-#[test]
-fn a_rollback_is_refused_where_every_change_is_proposed() {
-    let (hub, project) = two_versions();
-    let manifest = project.read("publish.toml");
-    project.write("publish.toml", &manifest.replace("tag = ", "pull_request = true\ntag = "));
-    hub.publish(&project, &["rollback"]).code(2).says("`pull_request = true` proposes every change");
-    assert_eq!(hub.commits(), 2);
-}
-
-#[test]
 fn a_full_verification_reads_every_byte_and_finds_what_the_listing_hides() {
     let (hub, project) = two_versions();
     let full = json(&hub.publish(&project, &["verify", "--full", "--json"]).code(0));
@@ -574,4 +414,61 @@ fn diff_shows_files_texts_and_facts_and_says_what_is_not_made_yet() {
     // after a colleague's edit the text is held against what is there now
     hub.colleague("from the web", "README.md", b"better words\n");
     hub.publish(&project, &["diff"]).code(0).prints("-better words\n").says("changed by others");
+}
+
+#[test]
+fn a_repo_that_was_deleted_is_said_to_be_gone_and_what_it_gets_then_is_all_new() {
+    let (hub, project) = (Hub::start(Options::default()), light());
+    hub.publish(&project, &[]).code(0);
+    let body = serde_json::json!({"name": "tinydit-cats", "organization": "d-oit", "type": "model"}).to_string();
+    let url = format!("{}/api/repos/delete", hub.url());
+    let deleted = hub.runtime.block_on(async {
+        let request = reqwest::Client::new().delete(url).bearer_auth(TOKEN).header("content-type", "application/json");
+        request.body(body).send().await.unwrap().status()
+    });
+    assert!(deleted.is_success(), "{deleted}");
+    let status = hub.publish(&project, &["status"]).code(0).prints("the repo or its branch is no longer there");
+    assert!(!status.stdout.contains("yet"), "{}", status.stdout);
+    hub.publish(&project, &["rollback"]).code(5).says("it is gone");
+    hub.publish(&project, &[]).code(5).says("it is gone");
+    hub.publish(&project, &["--overwrite"]).code(0);
+    let history = json(&hub.publish(&project, &["history", "--json"]).code(0));
+    let newest = &history["repos"][0]["publishes"][0]["files"];
+    assert_eq!(newest["added"], newest["total"], "{history}");
+    assert_eq!(history["repos"][0]["publishes"][0]["on_remote"], true);
+}
+
+#[test]
+fn data_that_cannot_be_written_is_no_success() {
+    let (hub, project) = (Hub::start(Options::default()), light());
+    hub.publish(&project, &[]).code(0);
+    for args in [&["plan", "--json"][..], &["verify", "--json"], &["history"], &["status"], &["graph"], &["schema"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let refused = run(hub.command(&project, args).stdout(full)).code(1);
+        assert!(refused.stderr.contains("could not be written"), "{args:?}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_publish_of_another_machine_is_named_before_it_is_published_over() {
+    let (hub, mine, theirs) = (Hub::start(Options::default()), light(), light());
+    hub.publish(&mine, &[]).code(0);
+    hub.publish(&theirs, &[]).code(0);
+    next(&theirs, "newer", "1.1.0");
+    hub.publish(&theirs, &[]).code(0);
+    let newest = &commits(&hub)[0][..7];
+    for args in [&["plan"][..], &[]] {
+        let said = format!("was published from elsewhere since: {newest} \"light 1.1.0");
+        hub.publish(&mine, args).code(0).says(&said);
+    }
+    hub.publish(&mine, &[]).code(0).never_says("elsewhere");
+}
+
+#[test]
+fn a_diff_of_a_mirror_names_what_would_be_deleted() {
+    let (hub, project) = (Hub::start(Options::default()), light());
+    project.write("publish.toml", &project.read("publish.toml").replace("tag = ", "mirror = true\ntag = "));
+    hub.publish(&project, &[]).code(0);
+    hub.colleague("from the web", "theirs.txt", b"mine\n");
+    hub.publish(&project, &["diff"]).code(0).prints("- theirs.txt").says("1 deleted");
 }

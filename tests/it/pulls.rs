@@ -2,6 +2,7 @@
 
 use crate::support::{Project, Served, python, root, run};
 use crate::targets::{colleague, with_client};
+use hfbuild::hub::client::{CommitRequest, Operation};
 use hfbuild::hub::embedded::{EmbeddedHub, Fault, Faults, Options};
 use hfbuild::hub::{RepoId, RepoKind};
 use std::process::Command;
@@ -245,4 +246,39 @@ fn what_a_merge_brought_is_ours_on_another_machine_too() {
     project.write("a.bin", "a3");
     project.run(&[]).code(0).never_says("changed there");
     assert_eq!(content(&project, "main", "a.bin"), "a3");
+}
+
+#[test]
+fn status_knows_the_pull_request_that_a_flag_opened() {
+    let project = project("");
+    project.run(&[]).code(0);
+    project.write("a.bin", "a2");
+    project.run(&["--pr"]).code(0).says("opened pull request #1");
+    project.run(&["status"]).code(0).prints("pull request  #1, open");
+    review(&project, 1, "status", "{\"status\": \"closed\"}");
+    let closed = project.run(&["status"]).code(0);
+    assert!(!closed.stdout.contains("pull request"), "{}", closed.stdout);
+}
+
+#[test]
+fn a_pull_request_of_ours_is_found_below_many_newer_ones() {
+    let project = project("");
+    project.run(&[]).code(0);
+    project.write("a.bin", "a2");
+    project.run(&["--pr"]).code(0).says("opened pull request #1");
+    with_client(&project, async |client| {
+        let parent = client.head(&repo(), "main").await.unwrap().unwrap().sha;
+        for n in 0..55 {
+            let content = Operation::AddRegular { path: "notes.md".into(), bytes: format!("{n}\n").into() };
+            let (summary, operations) = (format!("a note {n}"), vec![content]);
+            let request = CommitRequest { summary, description: String::new(), parent: parent.clone(), operations };
+            client.propose(&repo(), "main", &request).await.unwrap();
+        }
+    });
+    assert_eq!(open(&project).len(), 56);
+    for folder in ["cache/publishes", "cache/actions", "cache/memo"] {
+        std::fs::remove_dir_all(project.path(folder)).unwrap();
+    }
+    project.run(&["--pr"]).code(0).says("pull request #1");
+    assert_eq!(open(&project).len(), 56, "a second one was opened");
 }

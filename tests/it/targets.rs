@@ -373,23 +373,6 @@ fn a_branch_that_others_deleted_is_drift() {
 }
 
 #[test]
-fn a_branch_that_is_made_again_has_nothing_but_what_it_had() {
-    let project = three("", "");
-    project.run(&["build", "model"]).code(0);
-    let on_main = project.read("publish.toml");
-    let dev = on_main
-        .replace("[artifact.model]", "[artifact.notes]\nkind = \"files\"\npaths = [\"app.py\"]\n[artifact.model]");
-    let dev = dev.replace("{ \"weights.bin\" = \"weights\" }", "{ \"app.py\" = \"notes\" }");
-    project.write("publish.toml", &dev.replace("[hub]", "[hub]\nrevision = \"dev\""));
-    for _ in 0..2 {
-        project.run(&["build", "model", "--overwrite"]).code(0).says("made the branch `dev`");
-        let (_, files) = remote(&project, RepoKind::Model, "me/cats", "dev");
-        assert_eq!(files.keys().collect::<Vec<_>>(), ["app.py", "provenance.json"]);
-        std::fs::remove_file(project.path("cache/hub/repos/models/me/cats/refs/heads/dev")).unwrap();
-    }
-}
-
-#[test]
 fn two_uploads_to_one_repo_may_not_share_a_tag() {
     let project = three("tag = \"v{project.version}\"", "type = \"model\"\nrevision = \"dev\"\n");
     let manifest = project.read("publish.toml").replace("type = \"space\"\n", "");
@@ -429,4 +412,191 @@ fn a_new_space_is_made_for_what_its_readme_says() {
     let record = project.read("cache/hub/repos/spaces/me/cats/repo.json");
     let record: Value = serde_json::from_str(&record).unwrap();
     assert_eq!(record["sdk"], "gradio");
+}
+
+#[test]
+fn two_repos_of_one_name_are_told_apart() {
+    let project = three("", "");
+    project.run(&[]).code(0);
+    let verify = project.run(&["verify"]).code(0).says("`spaces/me/cats` at");
+    assert!(verify.stdout.lines().any(|line| line.ends_with("spaces/me/cats")), "{}", verify.stdout);
+    project.run(&["history"]).code(0).says("1 publish to `me/cats`").says("1 publish to `spaces/me/cats`");
+    project.run(&["diff"]).code(0).says("`datasets/me/pictures`: nothing differs");
+    for command in ["verify", "history", "diff"] {
+        let all: Value = serde_json::from_str(&project.run(&[command, "--json"]).code(0).stdout).unwrap();
+        let which = |r: &Value| ["artifact", "type", "revision"].map(|key| r[key].as_str().unwrap().to_string());
+        let repos: Vec<_> = all["repos"].as_array().unwrap().iter().map(which).collect();
+        let expected = [["model", "model", "main"], ["data", "dataset", "main"], ["demo", "space", "main"]];
+        let expected: Vec<_> = expected.iter().map(|row| row.map(String::from)).collect();
+        let sorted = |mut rows: Vec<[String; 3]>| {
+            rows.sort();
+            rows
+        };
+        assert_eq!(sorted(repos), sorted(expected), "{command}");
+    }
+}
+
+#[test]
+fn a_repo_to_which_nothing_was_published_is_in_what_verify_says() {
+    let project = three("", "");
+    project.run(&["build", "model"]).code(0);
+    let run = project.run(&["verify", "--json"]).code(4);
+    let all: Value = serde_json::from_str(&run.stdout).unwrap();
+    let data = all["repos"].as_array().unwrap().iter().find(|r| r["artifact"] == "data").unwrap();
+    assert_eq!(data["holds"], false);
+    assert!(data["error"].as_str().unwrap().contains("`datasets/me/pictures`"), "{data}");
+}
+
+#[test]
+fn a_file_becomes_a_folder_and_a_file_again() {
+    let upload = |path: &str| {
+        format!(
+            "{HEAD}[hub]\nrepo = \"me/cats\"\nendpoint = \"embedded\"\n[artifact.a]\nkind = \"files\"\npaths = [\"a.txt\"]\n\
+             [artifact.publish]\nkind = \"upload\"\nfiles = {{ \"{path}\" = \"a\" }}\n"
+        )
+    };
+    let project = Project::with(&upload("thing"));
+    project.write("a.txt", "one\n");
+    project.run(&[]).code(0);
+    project.write("publish.toml", &upload("thing/deep/a.txt"));
+    project.run(&[]).code(0);
+    assert_eq!(names(&remote(&project, RepoKind::Model, "me/cats", "main").1), ["provenance.json", "thing/deep/a.txt"]);
+    assert_eq!(project.read("dist/thing/deep/a.txt"), "one\n");
+    // what somebody has put beside it is kept
+    project.write("dist/thing/mine.txt", "mine\n");
+    project.write("publish.toml", &upload("thing"));
+    project.run(&[]).code(0).says("it is kept as");
+    assert_eq!(names(&remote(&project, RepoKind::Model, "me/cats", "main").1), ["provenance.json", "thing"]);
+    assert_eq!(project.read("dist/thing"), "one\n");
+    assert!(project.tree("cache/displaced").into_values().any(|bytes| bytes == b"mine\n"));
+}
+
+#[test]
+fn an_output_with_a_backslash_in_its_name_is_refused_by_its_stage() {
+    let project = Project::with(&format!(
+        "{HEAD}[hub]\nrepo = \"me/cats\"\nendpoint = \"embedded\"\n[artifact.odd]\nkind = \"command\"\n\
+         run = [\"sh\", \"-c\", \"mkdir out && echo 1 > 'out/back\\\\\\\\slash.txt'\"]\noutputs = [\"out\"]\n\
+         [artifact.publish]\nkind = \"upload\"\nfiles = {{ \"odd/\" = \"odd\" }}\n"
+    ));
+    project.run(&[]).code(1).says("holds a backslash in its name");
+}
+
+#[test]
+fn a_plan_counts_the_files_of_an_artifact_that_is_not_made_yet() {
+    let project = Project::with(&format!(
+        "{HEAD}[hub]\nrepo = \"me/cats\"\nendpoint = \"embedded\"\n[artifact.data]\nkind = \"files\"\npaths = [\"a.txt\", \"big.bin\"]\n\
+         [artifact.publish]\nkind = \"upload\"\nfiles = {{ \"files/\" = \"data\" }}\n"
+    ));
+    project.write("a.txt", "one\n");
+    project.write("big.bin", "two\n");
+    project.run(&["plan"]).code(0).prints("? files/a.txt").prints("? files/big.bin");
+}
+
+/// A project with one file, published, and what a colleague does then.
+fn with_colleague(does: impl Fn(&Project)) -> Project {
+    let project = Project::with(&format!(
+        "{HEAD}[hub]\nrepo = \"me/cats\"\nendpoint = \"embedded\"\n[artifact.a]\nkind = \"files\"\npaths = [\"a.txt\"]\n\
+         [artifact.b]\nkind = \"files\"\npaths = [\"b.txt\"]\n\
+         [artifact.publish]\nkind = \"upload\"\nfiles = {{ \"a.txt\" = \"a\", \"b.txt\" = \"b\" }}\n"
+    ));
+    project.write("a.txt", "one\n");
+    project.write("b.txt", "two\n");
+    project.run(&[]).code(0);
+    does(&project);
+    project
+}
+
+#[test]
+fn the_same_change_on_both_sides_is_no_drift_whether_it_is_made_already_or_not() {
+    for made_before in [false, true] {
+        let project = with_colleague(|p| colleague(p, RepoKind::Model, "me/cats", "main", "a.txt", "fixed\n"));
+        project.write("a.txt", "fixed\n");
+        if made_before {
+            project.run(&["build", "a"]).code(0);
+            project.run(&["plan"]).code(0).prints("Send me/cats: 1 of 3 files changed");
+        }
+        project.run(&[]).code(0).says("Published me/cats");
+    }
+    let project = with_colleague(|p| colleague(p, RepoKind::Model, "me/cats", "main", "a.txt", "theirs\n"));
+    project.write("a.txt", "fixed\n");
+    project.run(&[]).code(5).says("`a.txt` (changed there)").never_says("Running");
+}
+
+#[test]
+fn a_file_of_somebody_elses_in_the_way_is_said_before_the_stages_and_not_called_a_publish() {
+    let project = with_colleague(|p| colleague(p, RepoKind::Model, "me/cats", "main", "c.txt", "theirs\n"));
+    let more =
+        "[artifact.c]\nkind = \"command\"\nrun = [\"sh\", \"-c\", \"echo ours > c.txt\"]\noutputs = [\"c.txt\"]\n";
+    let manifest = project.read("publish.toml").replace("\"b.txt\" = \"b\"", "\"b.txt\" = \"b\", \"c.txt\" = \"c\"");
+    project.write("publish.toml", &format!("{manifest}{more}"));
+    let refused =
+        project.run(&[]).code(5).says("has a file in the way that hfbuild did not put there").says("(not of ours)");
+    let (said, ran) = (refused.stderr.find("which hfbuild did not put there"), refused.stderr.find("Running"));
+    assert!(said.is_some() && said < ran, "{}", refused.stderr);
+}
+
+#[test]
+fn a_branch_that_was_deleted_and_is_published_to_again_has_the_manifests_files_and_no_others() {
+    let manifest = format!(
+        "{HEAD}[hub]\nrepo = \"me/cats\"\nendpoint = \"embedded\"\n[artifact.a]\nkind = \"files\"\npaths = [\"a.txt\"]\n\
+         [artifact.b]\nkind = \"files\"\npaths = [\"b.txt\"]\n\
+         [artifact.publish]\nkind = \"upload\"\nfiles = {{ \"a.txt\" = \"a\", \"b.txt\" = \"b\" }}\n\
+         [artifact.stg]\nkind = \"upload\"\nrevision = \"staging\"\nafter = [\"publish\"]\nfiles = {{ \"a.txt\" = \"a\" }}\n"
+    );
+    let project = Project::with(&manifest);
+    project.write("a.txt", "one\n");
+    project.write("b.txt", "two\n");
+    project.run(&[]).code(0);
+    let staging = || remote(&project, RepoKind::Model, "me/cats", "staging").1;
+    assert_eq!(names(&staging()), ["a.txt", "provenance.json"]);
+    let ref_file = project.path("cache/hub/repos/models/me/cats/refs/heads/staging");
+    std::fs::remove_file(ref_file).unwrap();
+    project.run(&[]).code(5).says("it is gone");
+    project.run(&["--overwrite"]).code(0);
+    assert_eq!(names(&staging()), ["a.txt", "provenance.json"]);
+    project.run(&["verify"]).code(0);
+}
+
+#[test]
+fn a_plan_and_a_diff_name_what_others_changed_and_a_publish_would_change_back() {
+    let project = with_colleague(|p| colleague(p, RepoKind::Model, "me/cats", "main", "a.txt", "theirs\n"));
+    let manifest = project.read("publish.toml").replace("endpoint = ", "on_drift = \"overwrite\"\nendpoint = ");
+    project.write("publish.toml", &manifest);
+    project.run(&["plan"]).code(0).prints("over what others changed on the remote").prints("a.txt: changed");
+    project.run(&["diff"]).code(0).says("the remote was changed by others (1 file)");
+}
+
+#[test]
+fn a_repo_that_somebody_made_and_filled_while_the_stages_ran_is_compared_first() {
+    let project = Project::with(&format!(
+        "{HEAD}[hub]\nrepo = \"d-oit/tinydit-cats\"\n[artifact.a]\nkind = \"files\"\npaths = [\"a.txt\"]\n\
+         [artifact.publish]\nkind = \"upload\"\nfiles = {{ \"a.txt\" = \"a\" }}\n"
+    ));
+    project.write("a.txt", "ours\n");
+    let hub = crate::hubs::Hub::start(Options::default());
+    let (url, done) = (hub.url().to_string(), std::sync::atomic::AtomicBool::new(false));
+    hub.at_each(move |point, _| {
+        if point == "create" && !done.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            let url = url.clone();
+            let work = move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let client = HubClient::new(&url, hfbuild::hub::Token::new(crate::hubs::TOKEN)).unwrap();
+                    let repo = RepoId::new(RepoKind::Model, crate::hubs::REPO).unwrap();
+                    client.create_repo(&repo, false, None).await.unwrap();
+                    let parent = client.head(&repo, "main").await.unwrap().unwrap().sha;
+                    let operations = vec![Operation::AddRegular { path: "a.txt".into(), bytes: b"theirs\n".to_vec() }];
+                    let (summary, description) = ("mine".into(), String::new());
+                    client
+                        .commit(&repo, "main", &CommitRequest { summary, description, parent, operations })
+                        .await
+                        .unwrap();
+                });
+            };
+            std::thread::spawn(work).join().unwrap();
+        }
+        hfbuild::hub::embedded::Fault::None
+    });
+    hub.publish(&project, &[]).code(5).says("`a.txt` (not of ours)");
+    assert_eq!(hub.text("a.txt"), "theirs\n");
 }

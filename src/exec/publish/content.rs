@@ -101,7 +101,8 @@ impl Publisher<'_, '_> {
         };
         let files: Vec<_> = changes.sent().filter_map(|file| candidate(&file.path)).collect();
         let whole = files.into_iter().filter(|candidate| candidate.file.exists()).collect::<Vec<_>>();
-        let found = leaks::search(&whole, &allowed, &mut self.driver.memo)?;
+        let mut found = leaks::search(&whole, &allowed, &mut self.driver.memo)?;
+        leaks::add_own_tokens(&whole, &mut found)?;
         for (path, rule) in &found.allowed {
             self.driver.emit(Event::Note { text: format!("`{path}`: what `{rule}` finds is allowed by the manifest") });
         }

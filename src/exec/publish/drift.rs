@@ -18,16 +18,19 @@ pub(super) fn drifted_path(drifted: &Drifted) -> String {
 
 /// The refusal to publish over what others changed.
 pub fn drift_error(files: &[Drifted], remote: &Remote, pull_request: Option<u64>) -> Error {
+    let foreign = files.iter().all(|file| matches!(file, Drifted::Foreign { .. }));
     let which = pull_request.map_or(String::new(), |number| format!("pull request #{number} of "));
     let mut error = Error::new(
         ErrorKind::Drift,
         format!(
-            "{which}`{}` is not what the last publish left: {}",
+            "{which}`{}` {}",
             remote.target,
             match files {
-                [Drifted::Gone] => "it is gone".to_string(),
-                [_] => "1 file differs".to_string(),
-                many => format!("{} files differ", many.len()),
+                [Drifted::Gone] => "is not what the last publish left: it is gone".to_string(),
+                [_] if foreign => "has a file in the way that hfbuild did not put there".to_string(),
+                many if foreign => format!("has {} files in the way that hfbuild did not put there", many.len()),
+                [_] => "is not what the last publish left: 1 file differs".to_string(),
+                many => format!("is not what the last publish left: {} files differ", many.len()),
             }
         ),
     );

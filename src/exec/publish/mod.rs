@@ -120,7 +120,6 @@ impl Publisher<'_, '_> {
                     return Err(drift_error(&files, self.remote, pull_request));
                 }
                 UploadVerdict::Send { changes, over, pull_request } => {
-                    self.tell_elsewhere();
                     self.tell_over(&over, pull_request);
                     self.tell_asked(&decision.asked);
                     match self.send(&tree, changes, allowed, pull_request).await? {

@@ -29,21 +29,21 @@ impl Publisher<'_, '_> {
             Some(start) => start,
             None => {
                 let sdk = if repo.kind() == RepoKind::Space { self.space_sdk(tree)? } else { None };
-                let made = client.create_repo(repo, self.hub()?.private, sdk.as_deref()).await?;
-                let head = match client.head(repo, DEFAULT).await? {
-                    Some(head) => head.sha,
-                    None if made => return Err(lost(DEFAULT)),
-                    None => {
-                        return Err(Error::hub(format!("`{}` is there, and this token may not see it", target.repo))
-                            .hint("take a token that may write to it, or publish to another `repo`"));
-                    }
+                let is_new = client.create_repo(repo, self.hub()?.private, sdk.as_deref()).await?;
+                let unseen = || {
+                    Error::hub(format!("`{target}` is there, and cannot be seen"))
+                        .cause(format!("the hub does not make it anew, and shows no branch `{DEFAULT}` of it"))
+                        .hint(
+                            "it is private, and this token may not read it: give the token read and write access to it",
+                        )
                 };
-                // somebody else made it meanwhile, or was there at once: what stands there is compared first
-                let taken = |path: &String| tree.contains_key(path) && path != ATTRIBUTES;
-                if !made || client.tree(repo, &head).await?.keys().any(taken) {
+                let start = client.head(repo, DEFAULT).await?.ok_or_else(unseen)?.sha;
+                // somebody was faster: what stands there has to be compared first
+                let made_with = |path: &String| is_new && [ATTRIBUTES, "README.md"].contains(&path.as_str());
+                if !client.tree(repo, &start).await?.keys().all(made_with) {
                     return Ok(None);
                 }
-                head
+                start
             }
         };
         if target.revision == DEFAULT {
@@ -65,14 +65,6 @@ impl Publisher<'_, '_> {
         let Some(file) = tree.get("README.md") else { return Ok(None) };
         let bytes = self.driver.store.blobs().read(&file.digest)?;
         Ok(bytes.and_then(|bytes| stage::space_sdk(&String::from_utf8_lossy(&bytes))))
-    }
-
-    /// Says whose publish this one goes over, where this machine did not know of it.
-    pub(super) fn tell_elsewhere(&self) {
-        let observed = self.driver.world.remotes.get(&self.upload);
-        if let Some(elsewhere) = observed.and_then(|observed| observed.elsewhere.as_ref()) {
-            self.driver.emit(Event::Warning { text: format!("this goes over {elsewhere}") });
-        }
     }
 
     /// Says what is published over, or would be where the proposal is merged.

@@ -126,6 +126,12 @@ impl Failure {
 
     /// From the transport's error, without its URL: a signed URL is a secret.
     pub fn of_transport(error: reqwest::Error) -> Self {
+        if error.is_redirect() {
+            return Failure::Ours(
+                Error::hub("the hub sends from one address to the next without end")
+                    .hint("is the endpoint right? it is the hub's root, e.g. `https://huggingface.co`"),
+            );
+        }
         let sent = !(error.is_connect() || error.is_builder());
         let error = error.without_url();
         let mut reason = error.to_string();
@@ -165,15 +171,7 @@ pub(super) const USER_AGENT: &str = concat!("hfbuild/", env!("CARGO_PKG_VERSION"
 impl Http {
     pub fn new(endpoint: &str, token: Option<Token>, retry: Retry) -> Result<Self> {
         let endpoint = endpoint.trim().trim_end_matches('/').to_owned();
-        let bad = |why: String| {
-            Error::hub(format!("`{endpoint}` is no hub's address"))
-                .cause(why)
-                .hint("write it as `https://host` or `http://127.0.0.1:port`")
-        };
-        let url = Url::parse(&endpoint).map_err(|e| bad(e.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.query().is_some() {
-            return Err(bad("only `http` and `https` without user and query are possible".to_owned()));
-        }
+        let url = address_of(&endpoint)?;
         let shared = || {
             Client::builder()
                 .user_agent(USER_AGENT)
@@ -322,6 +320,31 @@ impl Http {
     }
 }
 
+/// Whether this can be a hub's address.
+///
+/// # Errors
+/// It cannot. What may be a user, a password or a signature in it is not said.
+pub fn check_endpoint(endpoint: &str) -> Result<()> {
+    address_of(endpoint.trim()).map(drop)
+}
+
+fn address_of(endpoint: &str) -> Result<Url> {
+    let shown = endpoint.rsplit_once('@').map_or(endpoint, |(_, host)| host);
+    let shown = shown.split(['?', '#']).next().unwrap_or_default();
+    let bad = |why: String| {
+        Error::hub(format!("`{shown}` is no hub's address"))
+            .cause(why)
+            .hint("write it as `https://host` or `http://127.0.0.1:port`; a token belongs in `HF_TOKEN`")
+    };
+    let url = Url::parse(endpoint).map_err(|e| bad(e.to_string()))?;
+    let more =
+        !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some();
+    if !matches!(url.scheme(), "http" | "https") || more {
+        return Err(bad("only `http` and `https` without user, query and fragment are possible".to_owned()));
+    }
+    Ok(url)
+}
+
 fn origin(url: &Url) -> (String, Option<String>, Option<u16>) {
     (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default())
 }
@@ -432,6 +455,16 @@ mod tests {
         let pause = |nth, asked: Option<u64>| retry.pause(nth, asked.map(Duration::from_secs)).map(|d| d.as_secs());
         assert_eq!((pause(1, None), pause(2, None), pause(3, None), pause(4, None)), (Some(1), Some(2), Some(3), None));
         assert_eq!((pause(1, Some(3)), pause(1, Some(4))), (Some(3), None));
+    }
+
+    #[test]
+    fn an_address_with_a_credential_is_refused_without_saying_it() {
+        for address in ["http://me:hf_secret@127.0.0.1:1", "http://:hf_secret@host", "https://host?token=hf_secret"] {
+            let error = check_endpoint(address).unwrap_err();
+            assert!(error.message().contains("is no hub's address"), "{error}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        }
+        assert!(check_endpoint("http://host#part").is_err() && check_endpoint("http://host:1/hub").is_ok());
     }
 
     #[test]

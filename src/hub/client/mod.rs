@@ -30,12 +30,12 @@ use std::sync::Arc;
 use crate::core::error::Result;
 
 pub use admin::{CommitInfo, Refs};
-pub use http::Retry;
+pub use http::{Retry, check_endpoint};
 pub use lfs::{LfsObject, Progress, Uploaded};
 pub use proof::{Hashed, Page, Safetensors};
 pub use pulls::{Pull, number_of};
 pub use read::{Head, Org, RemoteFile, Scope, Who};
-pub use token::{Token, resolve_token};
+pub use token::{Token, resolve_token, token_texts};
 pub use write::{CommitOutcome, CommitRequest, Operation, Preupload, Verdict, YamlReport};
 
 /// A hub, as reached with one token. Cheap to clone.

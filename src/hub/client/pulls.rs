@@ -4,6 +4,7 @@
 //! `get_discussion_details`, `create_commit(create_pr=True)`). Knows no plan; says what the hub says.
 
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 use super::HubClient;
 use super::http::{Call, Failure, segment};
@@ -47,12 +48,15 @@ struct Changes {
 
 #[derive(Deserialize)]
 struct Discussions {
-    /// How many there are on all pages.
-    #[serde(default)]
-    count: Option<u64>,
     #[serde(default)]
     discussions: Vec<Discussion>,
+    /// How many there are on all pages.
+    #[serde(default)]
+    count: u64,
 }
+
+/// Pages that are read of a listing.
+const PAGES: u64 = 200;
 
 impl From<Discussion> for Pull {
     fn from(discussion: Discussion) -> Pull {
@@ -67,8 +71,6 @@ impl From<Discussion> for Pull {
 }
 
 const NOTHING: Option<&()> = None;
-/// How many pages of discussions are read.
-const PAGES: usize = 20;
 
 impl HubClient {
     /// Sends `commit` once, as a new pull request against the branch `revision`. An error means that it surely did not
@@ -87,30 +89,26 @@ impl HubClient {
         }
     }
 
-    /// The open pull requests of `repo`, newest first, at most [`PAGES`] pages of them. None on a hub that has no such thing.
+    /// The open pull requests of `repo`, newest first, all pages. None on a hub that has no such thing.
     pub async fn open_pulls(&self, repo: &RepoId) -> Result<Vec<Pull>> {
-        let mut found: Vec<Discussion> = Vec::new();
+        let (mut pulls, mut seen) = (BTreeMap::new(), 0);
         for page in 0..PAGES {
             let query = format!("p={page}&type=pull_request&status=open");
             let call = Call::get(format!("{}/discussions?{query}", repo.api_path()));
             let listed: Discussions = match self.http().json(&call, NOTHING).await {
                 Ok(listed) => listed,
-                Err(failure) if lacks(&failure) => break,
+                Err(failure) if lacks(&failure) => return Ok(vec![]),
                 Err(failure) => return Err(self.http().explain(&call, failure)),
             };
-            let before = found.len();
-            let is_new = |d: &Discussion| found.iter().all(|known| known.num != d.num);
-            let new: Vec<Discussion> = listed.discussions.into_iter().filter(is_new).collect();
-            found.extend(new);
-            let all = listed.count.is_none_or(|count| found.len() as u64 >= count);
-            if all || found.len() == before {
+            seen += listed.discussions.len() as u64;
+            let known = pulls.len();
+            let found = listed.discussions.into_iter().filter(|d| d.is_pull_request).map(Pull::from);
+            pulls.extend(found.filter(|pull| pull.is_open).map(|pull| (pull.number, pull)));
+            if seen >= listed.count || pulls.len() == known {
                 break;
             }
         }
-        let pulls = found.into_iter().filter(|d| d.is_pull_request).map(Pull::from);
-        let mut pulls: Vec<Pull> = pulls.filter(|pull| pull.is_open).collect();
-        pulls.sort_by_key(|pull| std::cmp::Reverse(pull.number));
-        Ok(pulls)
+        Ok(pulls.into_values().rev().collect())
     }
 
     /// The pull request `number`; `None` where there is none.

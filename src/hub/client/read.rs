@@ -75,16 +75,20 @@ pub struct RemoteFile {
 const NOTHING: Option<&()> = None;
 
 impl HubClient {
-    /// Whose token this is. An error when the hub refuses it.
-    pub async fn whoami(&self) -> Result<Who> {
+    /// Whose token this is, or who everyone is without one. An error when the hub refuses that; `None`: it does not say.
+    pub async fn whoami(&self) -> Result<Option<Who>> {
         let call = Call { needs: "to be valid for this hub", ..Call::get("api/whoami-v2".to_owned()) };
-        let who: WhoAmI =
-            self.http().json(&call, NOTHING).await.map_err(|failure| self.http().explain(&call, failure))?;
+        let who: WhoAmI = match self.http().json(&call, NOTHING).await {
+            Ok(who) => who,
+            Err(failure) if matches!(failure.status(), Some(404 | 405 | 501)) => return Ok(None),
+            Err(failure) => return Err(self.http().explain(&call, failure)),
+        };
         let token = who.auth.and_then(|auth| auth.access_token);
         let (role, fine) = token.map_or((None, None), |token| (token.role, token.fine_grained));
         let scope = |s: WhoScope| Scope { kind: s.entity.kind, name: s.entity.name, permissions: s.permissions };
         let orgs = who.orgs.into_iter().map(|org| Org { name: org.name, role: org.role_in_org }).collect();
-        Ok(Who { name: who.name, orgs, role, scopes: fine.map(|f| f.scoped.into_iter().map(scope).collect()) })
+        let scopes = fine.map(|f| f.scoped.into_iter().map(scope).collect());
+        Ok(Some(Who { name: who.name, orgs, role, scopes }))
     }
 
     /// Where `revision` stands: `None` when the repository or the revision does not exist. One request.

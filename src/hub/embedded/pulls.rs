@@ -122,6 +122,9 @@ fn summary(repo: &RepoId, number: u64, pull: &Pull) -> Value {
     })
 }
 
+/// Pull requests of one page of a listing.
+const PAGE: usize = 50;
+
 fn list(hub: &Hub, ask: &Ask, repo: &RepoId) -> Outcome {
     let all = pulls(hub, repo)?;
     let sort = ask.get("type").is_none_or(|t| matches!(t, "all" | "pull_request"));
@@ -131,10 +134,11 @@ fn list(hub: &Hub, ask: &Ask, repo: &RepoId) -> Outcome {
         Some("closed") => !pull.is_open(),
         _ => true,
     };
-    let first = ask.get("p").is_none_or(|page| page == "0");
-    let kept = all.iter().rev().filter(|(_, pull)| sort && author && first && status(pull));
-    let found: Vec<Value> = kept.map(|(number, pull)| summary(repo, *number, pull)).collect();
-    ok_json(&json!({"count": found.len(), "start": 0, "numClosedDiscussions": 0, "discussions": found}))
+    let start = ask.get("p").and_then(|page| page.parse::<usize>().ok()).unwrap_or(0).saturating_mul(PAGE);
+    let kept: Vec<_> = all.iter().rev().filter(|(_, pull)| sort && author && status(pull)).collect();
+    let here = kept.iter().skip(start).take(PAGE);
+    let found: Vec<Value> = here.map(|(number, pull)| summary(repo, **number, pull)).collect();
+    ok_json(&json!({"count": kept.len(), "start": start, "numClosedDiscussions": 0, "discussions": found}))
 }
 
 fn details(hub: &Hub, repo: &RepoId, number: u64) -> Outcome {

@@ -8,6 +8,7 @@
 //! Refused: pickles that name code, compressed archives, Git LFS pointers, tensors that reach beyond their storage, what is
 //! truncated. Memory is bounded by the pickle, never by a claimed size. It does not know what network the tensors are of.
 
+pub mod calls;
 pub mod commit;
 pub mod globals;
 mod layout;

@@ -92,12 +92,18 @@ pub fn unpickle(input: &mut impl BufRead, what: &str, limit: u64) -> Result<Pick
     Ok(Pickled { value, storages: machine.storages, bytes: machine.input.read })
 }
 
-/// Refuses a pickle that names what is not known, or is malformed; of any length.
+/// Refuses a pickle that names what is not known, or is malformed; of any length. The same of those that follow it, up to
+/// the end: who reads them one after the other runs them all.
 ///
 /// # Errors
 /// As [`unpickle`].
 pub fn check(input: &mut impl BufRead, what: &str) -> Result<()> {
-    unpickle(input, what, u64::MAX).map(drop)
+    loop {
+        unpickle(input, what, u64::MAX)?;
+        if input.fill_buf().is_ok_and(<[u8]>::is_empty) {
+            return Ok(());
+        }
+    }
 }
 
 struct Input<'a, R> {

@@ -17,7 +17,9 @@ use std::sync::{LazyLock, OnceLock};
 const RULES: &str = include_str!("rules.toml");
 const OWN: &str = include_str!("own.toml");
 /// Raised when the same rules find otherwise.
-const FORMAT: &str = "hfbuild secrets 1";
+const FORMAT: &str = "hfbuild secrets 2";
+/// A stretch of base64 of so many bytes is coded content, where any short pattern comes up by chance.
+const CODED: usize = 256;
 /// Bytes that a compiled rule may take; the largest takes a tenth of it.
 const REGEX_LIMIT: usize = 64 << 20;
 
@@ -199,12 +201,12 @@ impl Rules {
         if made.path.as_ref().is_some_and(|path| !path.is_match(name.as_bytes())) {
             return vec![];
         }
-        let found = made.regex.captures_iter(text).filter_map(|found| self.secret(rule, made, &found));
+        let found = made.regex.captures_iter(text).filter_map(|found| self.secret(rule, made, &found, text));
         found.collect()
     }
 
     /// Where the secret of a match begins, if it is one.
-    fn secret(&self, rule: &Rule, made: &Made, found: &Captures<'_>) -> Option<usize> {
+    fn secret(&self, rule: &Rule, made: &Made, found: &Captures<'_>, text: &[u8]) -> Option<usize> {
         let whole = found.get(0)?;
         let group = match rule.text.group {
             Some(group) => found.get(group),
@@ -217,8 +219,21 @@ impl Rules {
             && made.needs.iter().all(|need| need.is_match(secret.as_bytes()))
             && !self.allow.iter().chain(&made.allow).any(|allow| allow.is_match(secret.as_bytes()))
             && !made.allow_match.iter().any(|allow| allow.is_match(whole.as_bytes()));
-        counts.then(|| secret.start())
+        (counts && !is_coded(text, whole.start()..whole.end())).then(|| secret.start())
     }
+}
+
+/// Whether a match is but a piece of a long stretch of base64: no other sign in it, and far more of its alphabet around
+/// it, with signs among them that no word has.
+fn is_coded(text: &[u8], found: std::ops::Range<usize>) -> bool {
+    let coded = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    if !text[found.clone()].iter().all(|byte| coded(&byte)) {
+        return false;
+    }
+    let before = text[..found.start].iter().rev().take(CODED).take_while(coded);
+    let after = text[found.end..].iter().take(CODED).take_while(coded);
+    let around: Vec<u8> = before.chain(after).copied().collect();
+    around.len() >= CODED && around.iter().any(|byte| matches!(byte, b'+' | b'/'))
 }
 
 /// Shannon's entropy in bits a byte.
@@ -279,6 +294,17 @@ mod tests {
     fn what_allowlists_know_and_what_has_no_entropy_is_no_secret() {
         assert!(rules("a.py", "id = 'AKIAIOSFODNN7EXAMPLE'\n").is_empty());
         assert!(rules("a.sh", &format!("ghp_{}", "a".repeat(36))).is_empty());
+    }
+
+    #[test]
+    fn what_stands_in_a_long_stretch_of_base64_by_chance_is_no_secret() {
+        let word = format!("BSA{}", word(24, LETTERS));
+        let coded = "Zm9vYmFy+/AA".repeat(30);
+        assert_eq!(rules("a.txt", &format!("key: {word}\n")), ["brave-search-api-key"]);
+        assert_eq!(rules("a.txt", &format!("https://a.example/v1/{word}/x")), ["brave-search-api-key"]);
+        assert!(rules("a.json", &format!("\"{coded}/{word}+{coded}\"")).is_empty());
+        let token = format!("hf_{}", self::word(34, LETTERS));
+        assert_eq!(rules("a.json", &format!("\"{coded}/{token}+{coded}\"")), ["hub-token"]);
     }
 
     #[test]
