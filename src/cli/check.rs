@@ -115,7 +115,8 @@ fn leaks(project: &Project, store: &Store) -> Result<usize> {
     let mut lines = BTreeSet::new(); // uploads may share files
     for (id, upload) in graph.uploads() {
         let known = leaks::known(project, store, &plan, &world, id);
-        let found = leaks::search(&known, &upload.to.allow_findings, &mut memo)?;
+        let token = crate::hub::resolve_token(&|name| std::env::var(name).ok()).map(|token| token.for_masking());
+        let found = leaks::search(&known, &upload.to.allow_findings, token, &mut memo)?;
         lines.extend(found.refused.iter().map(|(path, finding)| crate::core::leaks::say(path, finding)));
     }
     for line in &lines {

@@ -13,6 +13,8 @@ pub const SECRET_FILE: &str = "secret-file";
 pub const STRAY_FILE: &str = "stray-file";
 /// A Git LFS pointer where the content should be.
 pub const LFS_POINTER: &str = "lfs-pointer";
+/// The token that this very call uses.
+pub const OWN_TOKEN: &str = "own-token";
 /// A pickle that runs code when it is loaded, or one of which that cannot be told.
 pub const PICKLE: &str = "pickle";
 
@@ -88,6 +90,7 @@ pub fn say(path: &str, finding: &Finding) -> String {
         STRAY_FILE => format!("`{path}` is what a tool leaves behind, and no manifest means to publish it"),
         LFS_POINTER => format!("`{path}` is a Git LFS pointer, and not the content"),
         PICKLE => format!("`{path}` would be published as a pickle that may run code: {}", finding.what),
+        OWN_TOKEN => format!("`{path}` holds the very token that is used to publish{spot}"),
         rule => format!("`{path}` holds what looks like a secret{spot} (rule `{rule}`)"),
     }
 }

@@ -73,6 +73,9 @@ pub struct Published {
     /// The pull request that it was made as; nothing: it is on the branch itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_request: Option<PullRequest>,
+    /// The tag that was set on it, or left where it was; nothing: that is still to be done, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }
 
 /// A pull request on the Hub.

@@ -15,7 +15,7 @@ use crate::hub::client::{CommitInfo, Head};
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
 use sha2::Digest as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many commits are looked through.
 pub const SEARCHED: usize = 200;
@@ -112,15 +112,11 @@ pub async fn look(remote: &Remote, publishes: &Publishes, blobs: &Blobs) -> Resu
 /// The record of the newest commit that says it is a publish, where that is not `last` (this cache's own): of that very
 /// commit, and as the commit names it. Where no commit says so and this cache has no receipt, the record at the head.
 async fn recorded(remote: &Remote, head: &str, seen: &mut Seen, last: &str) -> Result<Option<Baseline>> {
-    for (at, commit) in seen.since.iter().enumerate().take_while(|(_, commit)| commit.id != last) {
-        let Some(marks) = marks(&commit.message) else { continue };
-        let bytes = remote.client.download_small(&remote.repo, &commit.id, RECORD).await?;
-        let Some(bytes) = bytes.filter(|b| hex::encode(sha2::Sha256::digest(b)) == marks.record) else { continue };
-        let Some(files) = record::files(&bytes).filter(|files| files_digest(files) == marks.tree) else { continue };
-        let baseline = Baseline { commit: Some(commit.id.clone()), files, record: Some(bytes), source: Source::Record };
+    if let Some((at, bytes, files)) = newest(remote, &seen.since, last).await? {
+        let commit = seen.since.get(at).map(|commit| commit.id.clone());
         seen.connected = true;
         seen.since.truncate(at);
-        return Ok(Some(baseline));
+        return Ok(Some(Baseline { commit, files, record: Some(bytes), source: Source::Record }));
     }
     if !last.is_empty() || !seen.there.contains_key(RECORD) {
         return Ok(None);
@@ -129,6 +125,36 @@ async fn recorded(remote: &Remote, head: &str, seen: &mut Seen, last: &str) -> R
     let files = record::files(&bytes);
     seen.since.clear();
     Ok(files.map(|files| Baseline { commit: None, files, record: Some(bytes), source: Source::RecordAlone }))
+}
+
+/// The newest of these commits, before `last`, that says it is a publish and whose record is what it says: where it stands
+/// among them, the record, and its files.
+async fn newest(remote: &Remote, commits: &[CommitInfo], last: &str) -> Result<Option<(usize, Vec<u8>, Files)>> {
+    for (at, commit) in commits.iter().enumerate().take_while(|(_, commit)| commit.id != last) {
+        let Some(marks) = marks(&commit.message) else { continue };
+        let bytes = remote.client.download_small(&remote.repo, &commit.id, RECORD).await?;
+        let Some(bytes) = bytes.filter(|b| hex::encode(sha2::Sha256::digest(b)) == marks.record) else { continue };
+        let Some(files) = record::files(&bytes).filter(|files| files_digest(files) == marks.tree) else { continue };
+        return Ok(Some((at, bytes, files)));
+    }
+    Ok(None)
+}
+
+/// The record that says what a publish left at `head`, where this machine's own last publish does not: of the newest commit
+/// after it that is a publish; or the one at the head, where it is one that this machine `proposed` and somebody merged, or
+/// where this machine has no record of its own to hold against it.
+pub(super) async fn believed(
+    remote: &Remote,
+    head: &str,
+    last: Option<&str>,
+    proposed: &BTreeSet<String>,
+) -> Result<Option<Vec<u8>>> {
+    let commits = remote.client.commits_since(&remote.repo, head, last.unwrap_or_default(), SEARCHED).await?;
+    if let Some((_, record, _)) = newest(remote, &commits, last.unwrap_or_default()).await? {
+        return Ok(Some(record));
+    }
+    let there = remote.client.download_small(&remote.repo, head, RECORD).await?;
+    Ok(there.filter(|record| last.is_none() || proposed.contains(&hex::encode(sha2::Sha256::digest(record)))))
 }
 
 impl Seen {

@@ -251,6 +251,7 @@ mod tests {
             allowed: vec![],
             pull_request: None,
             restores: None,
+            tag: None,
         };
         let publishes = Publishes { landed: vec![lost], open: vec![] };
         let seen = entries(&publishes, &target(), Some(&branch()));

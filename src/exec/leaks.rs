@@ -29,11 +29,15 @@ pub struct Candidate {
     pub file: PathBuf,
 }
 
-/// Searches the files that were not judged yet, and says what is to be said of all of them.
+/// Tokens that are shorter may stand in any text by chance.
+const SHORTEST: usize = 10;
+
+/// Searches the files that were not judged yet, and says what is to be said of all of them. `token`: the one that is used,
+/// looked for in all of them each time, so that nothing that is kept depends on it.
 ///
 /// # Errors
 /// A file cannot be read, or the manifest lets a rule pass that there is not.
-pub fn search(files: &[Candidate], allowed: &Allowed, memo: &mut Memo) -> Result<Findings> {
+pub fn search(files: &[Candidate], allowed: &Allowed, token: Option<String>, memo: &mut Memo) -> Result<Findings> {
     check_rules(allowed)?;
     let version = leaks::version()?;
     // a rule may be for files of some names only
@@ -44,6 +48,10 @@ pub fn search(files: &[Candidate], allowed: &Allowed, memo: &mut Memo) -> Result
         memo.remember_leaks(file.digest, judged(&file.path), found);
     }
     let mut findings = Findings::default();
+    if let Some(token) = token.filter(|token| token.len() >= SHORTEST) {
+        let own = files.par_iter().map(|f| leaks::own_token(&f.path, &f.file, &token)).collect::<Result<Vec<_>>>()?;
+        files.iter().zip(own).for_each(|(file, found)| findings.add(&file.path, found, allowed));
+    }
     for file in files {
         findings.add(&file.path, leaks::by_name(&file.path).into_iter().collect(), allowed);
         findings.add(&file.path, memo.leaks(file.digest, &judged(&file.path)).cloned().unwrap_or_default(), allowed);

@@ -41,7 +41,7 @@ impl Remote {
         let mut at = seen(last.filter(|p| p.pull_request.as_ref().is_some_and(|pull| pull.number == number)));
         at.head = Some(head.sha.clone());
         if at.head != at.last_commit {
-            self.look(&head.sha, &mut at).await?;
+            self.look(&head.sha, &mut at, &publishes.proposed(&self.target)).await?;
         }
         Ok(Some(Proposal { pull_request: self.pull_request(number), at }))
     }

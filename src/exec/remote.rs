@@ -10,12 +10,13 @@ use crate::core::plan::RECORD;
 use crate::core::publish::{How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
 use crate::core::record;
 use crate::core::replaced::Replaced;
+use crate::exec::baseline::believed;
 use crate::hub::client::CommitInfo;
 use crate::hub::embedded::{Options, Running};
 use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, Token, resolve_token};
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -143,7 +144,7 @@ impl Remote {
     /// store. A branch that is not there is seen as the default branch's head, which it will be made from.
     pub async fn observe(&self, publishes: &Publishes, blobs: Option<&Blobs>, how: How) -> Result<Observed> {
         let last = publishes.last(&self.target);
-        let mut observed = self.observe_branch(last, blobs, how).await?;
+        let mut observed = self.observe_branch(last, &publishes.proposed(&self.target), blobs, how).await?;
         let moved = observed.head.is_some() && observed.head != observed.last_commit;
         if how.pull_request || how.on_drift == OnDrift::PullRequest && moved {
             observed.proposal = self.proposal(publishes).await?.map(Box::new);
@@ -151,7 +152,13 @@ impl Remote {
         Ok(observed)
     }
 
-    async fn observe_branch(&self, last: Option<&Published>, blobs: Option<&Blobs>, how: How) -> Result<Observed> {
+    async fn observe_branch(
+        &self,
+        last: Option<&Published>,
+        proposed: &BTreeSet<String>,
+        blobs: Option<&Blobs>,
+        how: How,
+    ) -> Result<Observed> {
         let revision = &self.target.revision;
         let mut observed = seen(last);
         match self.client.head(&self.repo, revision).await? {
@@ -164,23 +171,38 @@ impl Remote {
         }
         // a mirror's files are always listed: others may have put some there
         if let Some(last) = last.filter(|_| observed.head == observed.last_commit && !how.mirror) {
-            observed.allowed = last.allowed.clone();
-            observed.replaced = match blobs {
-                Some(blobs) => self.replaced(last, blobs).await?,
-                None => Replaced::Unknown,
-            };
+            self.is_last(last, blobs, &mut observed).await?;
             return Ok(observed);
         }
         let commit = observed.head.clone().or_else(|| observed.start.clone()).unwrap_or_default();
-        self.look(&commit, &mut observed).await?;
+        if let (false, Some(last)) = (self.look(&commit, &mut observed, proposed).await?, last) {
+            self.is_last(last, blobs, &mut observed).await?;
+        }
         Ok(observed)
     }
 
-    /// Looks at the files of a commit, and at the record among them.
-    pub(super) async fn look(&self, commit: &str, observed: &mut Observed) -> Result<()> {
+    /// What is published there is this machine's last publish, or was meant to be.
+    async fn is_last(&self, last: &Published, blobs: Option<&Blobs>, observed: &mut Observed) -> Result<()> {
+        observed.allowed = last.allowed.clone();
+        observed.replaced = match blobs {
+            Some(blobs) => self.replaced(last, blobs).await?,
+            None => Replaced::Unknown,
+        };
+        Ok(())
+    }
+
+    /// Looks at the files of a commit, and at the record that says what a publish left there. A record that no publish
+    /// brought is somebody's change, and says nothing. `false`: there is none that is to be believed before what this
+    /// machine knows itself.
+    pub(super) async fn look(
+        &self,
+        commit: &str,
+        observed: &mut Observed,
+        proposed: &BTreeSet<String>,
+    ) -> Result<bool> {
         let tree = self.client.tree(&self.repo, commit).await?;
-        let record = match tree.contains_key(RECORD) {
-            true => self.client.download_small(&self.repo, commit, RECORD).await?,
+        let record = match tree.contains_key(RECORD) && observed.last_commit.as_deref() != Some(commit) {
+            true => believed(self, commit, observed.last_commit.as_deref(), proposed).await?,
             false => None,
         };
         if let Some(managed) = record.as_deref().and_then(record::managed) {
@@ -192,7 +214,7 @@ impl Remote {
         let file =
             |f: crate::hub::client::RemoteFile| RemoteFile { size: f.size, git_sha1: f.git_sha1, sha256: f.sha256 };
         observed.files = Some(tree.into_iter().map(|(path, f)| (path, file(f))).collect());
-        Ok(())
+        Ok(record.is_some())
     }
 
     /// The facts of the last publish: from the store, else from the repo.

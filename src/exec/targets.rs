@@ -6,6 +6,7 @@
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::Event;
 use crate::core::graph::NodeId;
+use crate::core::manifest::OnDrift;
 use crate::core::manifest::dom::join;
 use crate::core::plan::{Plan, World};
 use crate::core::publish::{self, Target};
@@ -123,7 +124,8 @@ pub async fn preflight(
     let mut turned_down = Vec::new();
     for id in remotes.of.keys().filter(sends) {
         let allowed = project.graph.upload(*id).map(|upload| upload.to.allow_findings.clone()).unwrap_or_default();
-        let found = leaks::search(&leaks::known(project, store, plan, world, *id), &allowed, memo)?;
+        let token = remotes.of[id].client.token_for_masking();
+        let found = leaks::search(&leaks::known(project, store, plan, world, *id), &allowed, token, memo)?;
         // what this machine can tell goes before what a hub has to be asked
         let ready = match found.refusal() {
             Some(error) => Err(error),
@@ -148,11 +150,12 @@ async fn ready(project: &Project, remote: &Remote, id: NodeId, world: &World) ->
     let (Some(observed), Some(upload)) = (world.remotes.get(&id), project.graph.upload(id)) else { return Ok(()) };
     let exists = observed.head.is_some() || observed.start.is_some();
     remote.preflight(exists).await?;
-    if exists {
-        check_tag(remote, &upload.to).await?;
+    let (drifted, how) = (publish::early_drift(observed), world.how(upload));
+    let proposes = how.pull_request || how.on_drift == OnDrift::PullRequest && !drifted.is_empty();
+    if exists && !proposes {
+        check_tag(remote, &upload.to).await?; // a proposal sets none
     }
-    let drifted = publish::early_drift(observed);
-    match world.how(upload).refuses(&drifted) {
+    match how.refuses(&drifted) {
         true => Err(drift_error(&drifted, remote, None)),
         false => Ok(()),
     }

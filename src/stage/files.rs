@@ -9,12 +9,12 @@ use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::RelPath;
 use crate::model::checkpoint::zip::Archive;
-use crate::model::checkpoint::{Checkpoint, unpickle};
+use crate::model::checkpoint::{Checkpoint, opcodes, unpickle};
 use crate::model::magic::{self, Magic};
 use crate::model::onnx::import::OnnxFile;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 
 /// See the module.
 pub struct Files;
@@ -125,12 +125,52 @@ pub fn check_pickle(path: &str, file: &std::path::Path, found: Magic) -> Result<
             let mut reader = BufReader::new(File::open(file).on("open", file)?);
             unpickle::check(&mut reader, &format!("`{path}`"))
         }
-        Magic::Unknown | Magic::Json if named && !path.to_lowercase().ends_with(".bin") => {
-            Err(Error::stage(format!("`{path}` is called a checkpoint and is none that hfbuild can read"))
-                .hint("whoever loads it may run whatever it holds: publish it under another name if it is no pickle"))
-        }
+        Magic::Zip if path.to_lowercase().ends_with(".npz") => check_arrays(path, file),
+        Magic::Unknown | Magic::Json => check_other(path, file, named && !path.to_lowercase().ends_with(".bin")),
         _ => Ok(()),
     }
+}
+
+/// Of content that no first byte tells: arrays of objects, pickles of old protocols, and what is only `named` a checkpoint.
+fn check_other(path: &str, file: &std::path::Path, named: bool) -> Result<()> {
+    let open = || Ok(BufReader::new(File::open(file).on("open", file)?));
+    if holds_objects(&mut open()?) {
+        return Err(objects(path));
+    }
+    if let Some(name) = opcodes::calls(&mut open()?) {
+        return Err(Error::stage(format!("`{path}` is a pickle that calls `{name}`"))
+            .hint("whoever loads it runs that: publish weights as safetensors"));
+    }
+    match named {
+        false => Ok(()),
+        true => Err(Error::stage(format!("`{path}` is called a checkpoint and is none that hfbuild can read"))
+            .hint("whoever loads it may run whatever it holds: publish it under another name if it is no pickle")),
+    }
+}
+
+/// Whether this is an array of numpy whose elements are pickled objects, by its header.
+fn holds_objects(array: &mut impl Read) -> bool {
+    let mut head = Vec::new();
+    let read = array.take(1024).read_to_end(&mut head);
+    let header = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    read.is_ok() && head.starts_with(b"\x93NUMPY") && header.windows(2).any(|two| two == b"|O")
+}
+
+fn objects(path: &str) -> Error {
+    Error::stage(format!("`{path}` is an array of pickled objects")).hint("publish arrays of numbers or texts")
+}
+
+/// Refuses an archive of arrays one of which holds pickled objects. Arrays that are compressed are not unpacked.
+fn check_arrays(path: &str, file: &std::path::Path) -> Result<()> {
+    let archive = Archive::open(file)?;
+    for entry in archive.entries.iter().filter(|entry| entry.method == 0) {
+        let mut open = File::open(file).on("open", file)?;
+        open.seek(SeekFrom::Start(archive.locate(entry)?)).on("read", file)?;
+        if holds_objects(&mut open) {
+            return Err(objects(&format!("{path}/{}", entry.name)));
+        }
+    }
+    Ok(())
 }
 
 /// Names that loaders unpickle.

@@ -8,10 +8,12 @@
 //!
 //! Knows names, bytes and rules. Does not know the manifest: what may pass is decided in [`crate::core::leaks`].
 
-use super::{files, secrets};
-use crate::core::error::{OnPath, Result};
-use crate::core::leaks::{Finding, LFS_POINTER, PICKLE, SECRET_FILE, STRAY_FILE, Spot};
+use super::files;
+use super::secrets::{self, Hit};
+use crate::core::error::{Error, OnPath, Result};
+use crate::core::leaks::{Finding, LFS_POINTER, OWN_TOKEN, PICKLE, SECRET_FILE, STRAY_FILE, Spot};
 use crate::model::magic::{self, Magic};
+use aho_corasick::AhoCorasick;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -81,7 +83,7 @@ pub fn version() -> Result<String> {
 
 /// Whether a finding can have this rule.
 pub fn is_rule(name: &str) -> bool {
-    [SECRET_FILE, STRAY_FILE, LFS_POINTER, PICKLE].contains(&name) || secrets::is_rule(name)
+    [SECRET_FILE, STRAY_FILE, LFS_POINTER, PICKLE, OWN_TOKEN].contains(&name) || secrets::is_rule(name)
 }
 
 /// What a path in the repo says by itself.
@@ -108,32 +110,30 @@ pub fn by_name(path: &str) -> Option<Finding> {
 /// # Errors
 /// The file cannot be read.
 pub fn in_content(path: &str, file: &Path) -> Result<Vec<Finding>> {
-    let mut open = File::open(file).on("open", file)?;
-    let size = open.metadata().on("stat", file)?.len();
-    if size == 0 {
-        return Ok(vec![]);
-    }
-    let mut head = vec![0; size.min(8192) as usize];
-    open.read_exact(&mut head).on("read", file)?;
-    if magic::is_lfs_pointer(&head) && size < 1024 {
+    let Some(mut found) = Found::open(path, file, &secrets::search)? else { return Ok(vec![]) };
+    if magic::is_lfs_pointer(&found.head) && found.size < 1024 {
         return Ok(vec![Finding { rule: LFS_POINTER.into(), spot: Spot::File, what: String::new() }]);
     }
-    let mut found = Found { name: path.rsplit('/').next().unwrap_or(path), file, open, all: BTreeSet::new() };
     let magic = magic::sniff(file)?;
     if let Err(error) = files::check_pickle(path, file, magic) {
         let what = error.message().replace(&file.display().to_string(), path);
         found.all.insert(Finding { rule: PICKLE.into(), spot: Spot::File, what });
     }
-    match (head.contains(&0), magic) {
-        (false, _) => found.text()?,
-        (true, Magic::Safetensors) => found.stretch(8, header(&head, size))?,
-        (true, _) if size <= 2 * WINDOW => found.texts_in(0, size)?,
-        (true, _) => {
-            found.texts_in(0, WINDOW)?;
-            found.texts_in(size - WINDOW, WINDOW)?;
-        }
-    }
+    found.everywhere()?;
     Ok(found.all.into_iter().take(KEPT).collect())
+}
+
+/// Where the token stands that this very call uses, whatever it looks like.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn own_token(path: &str, file: &Path, token: &str) -> Result<Vec<Finding>> {
+    let finder = AhoCorasick::new([token]).map_err(|_| Error::bug("the token cannot be looked for"))?;
+    let hit = |found: aho_corasick::Match| Hit { rule: OWN_TOKEN, at: found.start() };
+    let search = |_: &str, text: &[u8]| Ok(finder.find_iter(text).map(hit).collect());
+    let Some(mut found) = Found::open(path, file, &search)? else { return Ok(vec![]) };
+    found.everywhere()?;
+    Ok(found.all.into_iter().collect())
 }
 
 /// Bytes of a safetensors header, which the file says in its first eight.
@@ -142,16 +142,91 @@ fn header(head: &[u8], size: u64) -> u64 {
     said.min(HEADER).min(size.saturating_sub(8))
 }
 
+/// How the characters of a text stand in its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Text {
+    /// A byte each, those of ASCII at least.
+    Bytes,
+    /// UTF-16, as some shells of Windows write.
+    Little,
+    Big,
+}
+
+/// What kind of text begins so; `None`: a binary. A byte order mark tells UTF-16, or zeros in every other byte; and a text
+/// that a program has cut or padded may hold a few.
+fn text_of(head: &[u8]) -> Option<Text> {
+    let zeros = |from: usize| head.iter().skip(from).step_by(2).filter(|byte| **byte == 0).count();
+    let (even, odd) = (zeros(0), zeros(1));
+    let most = |part: usize| part * 20 > head.len() * 9; // nine in ten of one half
+    match head {
+        [0xff, 0xfe, ..] => Some(Text::Little),
+        [0xfe, 0xff, ..] => Some(Text::Big),
+        _ if even + odd == 0 => Some(Text::Bytes),
+        _ if most(odd) && even == 0 => Some(Text::Little),
+        _ if most(even) && odd == 0 => Some(Text::Big),
+        _ if (even + odd) * 100 <= head.len()
+            && head.iter().filter(|b| is_readable(b)).count() * 10 > head.len() * 9 =>
+        {
+            Some(Text::Bytes)
+        }
+        _ => None,
+    }
+}
+
+/// Characters of ASCII as they are, and `?` for others.
+fn narrow(bytes: &[u8], text: Text) -> Vec<u8> {
+    let one = |pair: &[u8]| match (text, pair) {
+        (Text::Little, [low, 0]) | (Text::Big, [0, low]) => *low,
+        _ => b'?',
+    };
+    bytes.chunks(2).map(one).collect()
+}
+
+fn is_readable(byte: &u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r')
+}
+
+/// Looks for secrets in a text of the file of this name.
+type Search<'a> = &'a dyn Fn(&str, &[u8]) -> Result<Vec<Hit>>;
+
 /// A file that is being searched.
 struct Found<'a> {
     /// Its last name.
     name: &'a str,
     file: &'a Path,
     open: File,
+    size: u64,
+    /// Its first bytes.
+    head: Vec<u8>,
+    search: Search<'a>,
     all: BTreeSet<Finding>,
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    /// `None`: the file is empty.
+    fn open(path: &'a str, file: &'a Path, search: Search<'a>) -> Result<Option<Found<'a>>> {
+        let mut open = File::open(file).on("open", file)?;
+        let size = open.metadata().on("stat", file)?.len();
+        let mut head = vec![0; size.min(8192) as usize];
+        open.read_exact(&mut head).on("read", file)?;
+        let name = path.rsplit('/').next().unwrap_or(path);
+        Ok((size > 0).then(|| Found { name, file, open, size, head, search, all: BTreeSet::new() }))
+    }
+
+    /// Searches all that is searched of a file of its kind.
+    fn everywhere(&mut self) -> Result<()> {
+        let size = self.size;
+        match (text_of(&self.head), magic::of_bytes(&self.head, size)) {
+            (_, Magic::Safetensors) => self.stretch(8, header(&self.head, size)),
+            (Some(text), _) => self.text(text),
+            (None, _) if size <= 2 * WINDOW => self.texts_in(0, size),
+            (None, _) => {
+                self.texts_in(0, WINDOW)?;
+                self.texts_in(size - WINDOW, WINDOW)
+            }
+        }
+    }
+
     fn add(&mut self, rule: &str, spot: Spot) {
         if self.all.len() < KEPT {
             self.all.insert(Finding { rule: rule.into(), spot, what: String::new() });
@@ -168,7 +243,7 @@ impl Found<'_> {
     /// Searches a stretch of a file, whatever it holds.
     fn stretch(&mut self, from: u64, length: u64) -> Result<()> {
         let bytes = self.read(from, length)?;
-        for hit in secrets::search(self.name, &bytes)? {
+        for hit in (self.search)(self.name, &bytes)? {
             self.add(hit.rule, Spot::Byte(from + hit.at as u64));
         }
         Ok(())
@@ -183,7 +258,7 @@ impl Found<'_> {
             joined.extend_from_slice(&bytes[text]);
             joined.push(0);
         }
-        for hit in secrets::search(self.name, &joined)? {
+        for hit in (self.search)(self.name, &joined)? {
             let before = starts.partition_point(|(at, _)| *at <= hit.at);
             if let Some((at, start)) = before.checked_sub(1).and_then(|last| starts.get(last)) {
                 self.add(hit.rule, Spot::Byte(from + (start + hit.at - at) as u64));
@@ -193,13 +268,19 @@ impl Found<'_> {
     }
 
     /// Searches a whole text, in pieces that overlap: a secret on the seam stands whole in one of them.
-    fn text(&mut self) -> Result<()> {
+    fn text(&mut self, text: Text) -> Result<()> {
         let (mut bytes, mut line) = (Vec::new(), 1);
-        self.open.seek(SeekFrom::Start(0)).on("read", self.file)?;
+        let mut from = 0;
         loop {
-            let read = (&self.open).take(PIECE as u64).read_to_end(&mut bytes).on("read", self.file)?;
+            let piece = self.read(from, PIECE as u64)?;
+            let read = piece.len();
+            from += read as u64;
+            match text {
+                Text::Bytes => bytes.extend_from_slice(&piece),
+                wide => bytes.extend(narrow(&piece, wide)),
+            }
             let mut seen = (0, line);
-            for hit in secrets::search(self.name, &bytes)? {
+            for hit in (self.search)(self.name, &bytes)? {
                 seen = (hit.at, seen.1 + lines(&bytes[seen.0..hit.at]));
                 self.add(hit.rule, Spot::Line(seen.1));
             }
@@ -216,16 +297,15 @@ impl Found<'_> {
 /// The texts of a binary: runs of [`RUN`] readable bytes and more with [`AROUND`] bytes on either side, those that meet as
 /// one. Only every eighth byte is looked at where nothing is readable.
 fn texts(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
-    let readable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r');
     let mut found: Vec<std::ops::Range<usize>> = Vec::new();
     let mut at = RUN - 1; // a run that long covers one of these
     while at < bytes.len() {
-        if !readable(&bytes[at]) {
+        if !is_readable(&bytes[at]) {
             at += RUN;
             continue;
         }
-        let start = bytes[..at].iter().rposition(|byte| !readable(byte)).map_or(0, |before| before + 1);
-        let end = at + bytes[at..].iter().position(|byte| !readable(byte)).unwrap_or(bytes.len() - at);
+        let start = bytes[..at].iter().rposition(|byte| !is_readable(byte)).map_or(0, |before| before + 1);
+        let end = at + bytes[at..].iter().position(|byte| !is_readable(byte)).unwrap_or(bytes.len() - at);
         at = end + RUN;
         if end - start < RUN {
             continue;
@@ -302,6 +382,30 @@ mod tests {
         assert_eq!(texts(&between), [500 - AROUND..616 + AROUND], "their surroundings meet");
         let seven = [&[1_u8; 500][..], b"1234567", &[1; 500]].concat();
         assert!(texts(&seven).is_empty());
+    }
+
+    #[test]
+    fn a_token_in_utf_16_and_in_a_text_with_a_zero_byte_is_found_by_its_line() {
+        let text = format!("one\ntwo\nkey = \"{}\"\n", token());
+        let token = |line| [("huggingface-access-token".to_string(), Spot::Line(line))];
+        let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for (mark, wide) in [(&b"\xff\xfe"[..], &little), (b"", &little), (b"\xfe\xff", &big), (b"", &big)] {
+            assert_eq!(found("notes.txt", &[mark, wide].concat()), token(3), "{mark:?}");
+        }
+        let filler = "a line of a log\n".repeat(100_000);
+        let log = format!("\0begins\n{filler}{text}{filler}");
+        assert_eq!(found("run.log", log.as_bytes()), token(100_004));
+    }
+
+    #[test]
+    fn the_very_token_that_is_used_is_found_whatever_it_looks_like() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("blob");
+        std::fs::write(&file, "one\nuse s3lfh0sted to log in\n").unwrap();
+        let found = own_token("notes.md", &file, "s3lfh0sted").unwrap();
+        assert_eq!(found, [Finding { rule: OWN_TOKEN.into(), spot: Spot::Line(2), what: String::new() }]);
+        assert!(own_token("notes.md", &file, "another").unwrap().is_empty());
     }
 
     #[test]

@@ -6,11 +6,13 @@
 use crate::core::digest::Digest;
 use crate::core::error::Result;
 use crate::core::name::NodeName;
+use crate::core::plan::RECORD;
 use crate::core::publish::{Intent, Published, Target};
 use crate::core::receipt::{History, Receipt};
 use crate::store::Store;
 use crate::store::log::{self, Writer};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[derive(Serialize, Deserialize)]
@@ -37,6 +39,11 @@ enum PublishRecord {
     Published(Published),
     /// The intent of this nonce did not land and never will.
     Abandoned(String),
+    /// The tag of the last publish to a target was seen to.
+    Tagged {
+        target: Target,
+        tag: String,
+    },
 }
 
 /// What was read of the logs.
@@ -67,6 +74,17 @@ impl Publishes {
     pub fn last_proposed(&self, target: &Target) -> Option<&Published> {
         self.landed.iter().rev().find(|p| p.target == *target && p.pull_request.is_some())
     }
+    /// SHA-256 of the records that were proposed since the last publish to a target's branch itself.
+    pub fn proposed(&self, target: &Target) -> BTreeSet<String> {
+        let ours = self.landed.iter().rev().filter(|p| p.target == *target);
+        let since = ours.take_while(|p| p.pull_request.is_some());
+        since.filter_map(|p| Some(p.tree.get(RECORD)?.hub.sha256.clone())).collect()
+    }
+    /// The tag of the last publish to a target's branch was seen to.
+    pub fn tagged(&mut self, target: &Target, tag: String) {
+        let last = self.landed.iter_mut().rev().find(|p| p.target == *target && p.pull_request.is_none());
+        last.into_iter().for_each(|last| last.tag = Some(tag.clone()));
+    }
     /// The open intent for a target.
     pub fn intent(&self, target: &Target) -> Option<&Intent> {
         self.open.iter().rev().find(|i| i.target == *target)
@@ -88,6 +106,7 @@ pub fn load(store: &Store) -> Result<Loaded> {
             publishes.landed.push(published);
         }
         PublishRecord::Abandoned(nonce) => publishes.open.retain(|i| i.nonce != nonce),
+        PublishRecord::Tagged { target, tag } => publishes.tagged(&target, tag),
     })?;
     Ok(Loaded { history, publishes, damaged: lost_actions + lost_publishes })
 }
@@ -126,6 +145,10 @@ impl Recorder {
     /// A commit landed.
     pub fn published(&mut self, published: &Published) -> Result<()> {
         self.publishes.append_synced(&PublishRecord::Published(published.clone()))
+    }
+    /// The tag of the last publish to a target was seen to.
+    pub fn tagged(&mut self, target: &Target, tag: &str) -> Result<()> {
+        self.publishes.append_synced(&PublishRecord::Tagged { target: target.clone(), tag: tag.into() })
     }
     /// An intent did not land.
     pub fn abandoned(&mut self, nonce: &str) -> Result<()> {

@@ -20,6 +20,7 @@ mod hubs;
 mod laws;
 mod leaks;
 mod onnx;
+mod outgoing;
 mod past;
 mod preflight;
 mod publish;

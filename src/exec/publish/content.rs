@@ -101,7 +101,8 @@ impl Publisher<'_, '_> {
         };
         let files: Vec<_> = changes.sent().filter_map(|file| candidate(&file.path)).collect();
         let whole = files.into_iter().filter(|candidate| candidate.file.exists()).collect::<Vec<_>>();
-        let found = leaks::search(&whole, &allowed, &mut self.driver.memo)?;
+        let token = self.remote.client.token_for_masking();
+        let found = leaks::search(&whole, &allowed, token, &mut self.driver.memo)?;
         for (path, rule) in &found.allowed {
             self.driver.emit(Event::Note { text: format!("`{path}`: what `{rule}` finds is allowed by the manifest") });
         }
@@ -195,9 +196,7 @@ impl Publisher<'_, '_> {
                 limits::check_inline(&path, size)?;
                 inline += size;
                 limits::check_commit(inline)?;
-                let gone = || Error::stage(format!("`{path}` is gone from the cache"));
-                let bytes = blobs.read(&entry.digest)?.ok_or_else(gone)?;
-                operations.push(Operation::AddRegular { path, bytes });
+                operations.push(Operation::AddFile { path, file: blobs.path(&entry.digest), size });
             } else if let Some(source) = sources.get(&sha256) {
                 let (source, revision) = (source.clone(), parent.to_owned());
                 operations.push(Operation::Copy { path, source, revision, sha256, size });

@@ -45,6 +45,7 @@ pub async fn settle_intents(
                 allowed: intent.allowed.clone(),
                 pull_request: found.pull_request,
                 restores: intent.restores.clone(),
+                tag: None,
             };
             if let Some(recorder) = recorder {
                 recorder.published(&published)?;

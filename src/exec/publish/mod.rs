@@ -169,17 +169,15 @@ impl Publisher<'_, '_> {
             let allowed = allowed.to_vec();
             let (parent, pull_request, restores, at_ms) = (None, None, None, now_ms());
             let commit = commit.clone();
-            let published = Published { target, commit, parent, tree, at_ms, allowed, pull_request, restores };
+            let tag = self.hub()?.tag.clone(); // the commit may be anybody's
+            let published = Published { target, commit, parent, tree, at_ms, allowed, pull_request, restores, tag };
             self.driver.recorder.published(&published)?;
             self.driver.loaded.publishes.landed.push(published);
         }
         let repo = self.remote.target.to_string();
         if self.driver.recovered.contains(&commit) {
             // the run before was cut off between its commit and its record: finish what it began
-            let last = self.driver.loaded.publishes.last(&self.remote.target);
-            if last.is_some_and(|published| published.restores.is_none()) {
-                self.tag(&commit).await?;
-            }
+            self.tag_last().await?;
             self.driver.emit(Event::Published { repo, commit: commit.clone(), found: true });
             self.driver.summary.commits.push(commit);
             self.look_at();
@@ -187,7 +185,7 @@ impl Publisher<'_, '_> {
         }
         self.driver.emit(Event::RemoteFresh { repo, commit: commit.clone() });
         self.driver.summary.unchanged.push(commit);
-        Ok(())
+        self.tag_last().await
     }
 
     /// Preflight of the tree, repo and branch, content, intent, commit.
@@ -211,6 +209,9 @@ impl Publisher<'_, '_> {
             // the branch alone was missing
             let commit = parent.clone();
             return Ok(Sent::Commit(Landed { commit, parent, found: false, pull_request: None }));
+        }
+        if propose.is_none() && self.restores.is_none() {
+            check_tag(self.remote, self.hub()?).await?;
         }
         self.driver.emit(Event::Uploading { repo: target.to_string(), changes: changes.clone() });
         let number = propose.and_then(|p| p.number);
@@ -272,12 +273,20 @@ impl Publisher<'_, '_> {
         let landed = |commit, found, pull_request| {
             Ok(Sent::Commit(Landed { commit, parent: intent.parent.clone(), found, pull_request }))
         };
+        let mut throttled = 0;
         loop {
             let outcome = match intent.pull_request {
                 Some(Propose { number: None }) => remote.client.propose(&at.repo, &at.target.revision, request).await,
                 _ => remote.client.commit(&at.repo, &at.target.revision, request).await,
             };
-            match outcome? {
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    self.driver.recorder.abandoned(&intent.nonce)?; // it surely did not land: nobody has to look for it
+                    return Err(error);
+                }
+            };
+            match outcome {
                 CommitOutcome::Landed { oid, pull_request, .. } => {
                     return landed(oid, false, self.opened(intent, pull_request).await?);
                 }
@@ -291,9 +300,15 @@ impl Publisher<'_, '_> {
                     return Ok(Sent::Moved(Moved { revision, parent }));
                 }
                 CommitOutcome::Throttled { wait } => {
-                    let wait = wait.unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(300));
-                    self.driver.emit(Event::Note { text: format!("the Hub asks to wait {} s", wait.as_secs()) });
-                    tokio::time::sleep(wait).await;
+                    throttled += 1;
+                    let Some(pause) = remote.client.pause(throttled, wait) else {
+                        self.driver.recorder.abandoned(&intent.nonce)?;
+                        return Err(throttled_error(wait));
+                    };
+                    let text =
+                        format!("the Hub takes no more commits for now: waiting {} s", pause.as_secs_f64().ceil());
+                    self.driver.emit(Event::Note { text });
+                    tokio::time::sleep(pause).await;
                 }
                 CommitOutcome::Unknown { reason } => {
                     self.driver.emit(Event::Warning {
@@ -315,7 +330,8 @@ impl Publisher<'_, '_> {
         }
     }
 
-    /// After the commit: verify, tag, record. The record comes last, so that a kill before it is found by the intent.
+    /// After the commit: verify, record, tag. A kill before the record is found by the intent, and the record says whether
+    /// the tag was seen to.
     async fn landed(
         &mut self,
         tree: Tree,
@@ -326,9 +342,6 @@ impl Publisher<'_, '_> {
     ) -> Result<()> {
         let Landed { commit, parent, found, pull_request } = landed;
         self.verify(&tree, &commit).await?;
-        if pull_request.is_none() && self.restores.is_none() {
-            self.tag(&commit).await?; // neither a proposal nor a rollback is a new version
-        }
         let published = Published {
             target: self.remote.target.clone(),
             commit: commit.clone(),
@@ -338,6 +351,7 @@ impl Publisher<'_, '_> {
             allowed: allowed.to_vec(),
             pull_request: pull_request.clone(),
             restores: self.restores.as_ref().map(|r| r.commit.clone()),
+            tag: None,
         };
         self.driver.recorder.published(&published)?;
         self.driver.loaded.publishes.landed.push(published);
@@ -348,7 +362,7 @@ impl Publisher<'_, '_> {
         self.driver.emit(Event::Published { repo: self.remote.target.to_string(), commit: commit.clone(), found });
         self.driver.summary.commits.push(commit);
         self.look_at();
-        Ok(())
+        self.tag_last().await
     }
 
     /// Proves by digest that the remote is what was sent.
@@ -374,6 +388,13 @@ impl Publisher<'_, '_> {
             None => format!("{} {}: {files}", project.name, project.version),
         }
     }
+}
+
+/// The Hub takes no commit for longer than is waited for.
+fn throttled_error(wait: Option<Duration>) -> Error {
+    let asks = wait.map(|wait| format!(": it asks to wait {} s", wait.as_secs())).unwrap_or_default();
+    Error::hub(format!("the hub's rate limit for commits is used up{asks}"))
+        .hint("nothing was committed, and what was uploaded is not sent again: run it again then")
 }
 
 fn describe(changes: &Changes) -> String {

@@ -114,6 +114,7 @@ impl Publisher<'_, '_> {
                 allowed: allowed.to_vec(),
                 pull_request: Some(pull_request.clone()),
                 restores: None,
+                tag: None,
             };
             self.driver.recorder.published(&published)?;
             self.driver.loaded.publishes.landed.push(published);

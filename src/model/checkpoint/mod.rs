@@ -11,6 +11,7 @@
 pub mod commit;
 pub mod globals;
 mod layout;
+pub mod opcodes;
 mod reduce;
 pub mod sharded;
 pub mod storages;
