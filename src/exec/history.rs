@@ -13,7 +13,7 @@ use crate::exec::remote::Remote;
 use crate::hub::client::CommitInfo;
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One publish.
 #[derive(Debug, Clone)]
@@ -67,7 +67,10 @@ pub async fn branch(remote: &Remote) -> Result<Branch> {
 pub fn entries(publishes: &Publishes, target: &Target, branch: Option<&Branch>) -> Vec<Entry> {
     let mut receipts: BTreeMap<&str, &Published> = BTreeMap::new();
     let ours = publishes.landed.iter().filter(|p| p.target == *target && p.pull_request.is_none());
-    receipts.extend(ours.map(|p| (p.commit.as_str(), p)));
+    // a commit of somebody else's that changed nothing of ours was only taken note of
+    let mut trees = BTreeSet::new();
+    let published = ours.filter(|p| trees.insert(tree_digest(&p.tree)) || p.parent.is_some());
+    receipts.extend(published.map(|p| (p.commit.as_str(), p)));
     let mut out = Vec::new();
     let nothing = Branch::default();
     let seen = branch.unwrap_or(&nothing);

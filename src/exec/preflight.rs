@@ -9,7 +9,7 @@ use crate::core::limits;
 use crate::core::plan::{Plan, Settled};
 use crate::core::receipt::History;
 use crate::exec::project::Project;
-use crate::exec::remote::{EMBEDDED, Remote, is_loopback};
+use crate::exec::remote::{DEFAULT, EMBEDDED, Remote, is_loopback};
 use crate::hub::client::{Scope, Who};
 use crate::hub::{EmbeddedHub, RepoId};
 
@@ -50,6 +50,16 @@ impl Remote {
             // the staging hub on loopback has one account, which may write everywhere
             if !(is_loopback(&self.target.endpoint) && who.name == EmbeddedHub::ACCOUNT) {
                 may_write(&who, &self.repo, exists)?;
+            }
+        }
+        let revision = &self.target.revision;
+        if exists && revision != DEFAULT && !revision.starts_with("refs/") {
+            let refs = self.client.refs(&self.repo).await?;
+            let is_commit = revision.len() >= 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if refs.tags.contains_key(revision) && !refs.branches.contains_key(revision) || is_commit {
+                let repo = &self.target.repo;
+                return Err(Error::hub(format!("`{revision}` of `{repo}` is no branch, but a tag or a commit"))
+                    .hint("name a branch as `revision`: only there can be published"));
             }
         }
         if !exists && self.target.revision.starts_with("refs/") {

@@ -7,7 +7,7 @@ use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::graph::NodeId;
 use crate::core::manifest::{Hub, OnDrift};
 use crate::core::plan::RECORD;
-use crate::core::publish::{How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
+use crate::core::publish::{ATTRIBUTES, How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
 use crate::core::record;
 use crate::core::replaced::Replaced;
 use crate::exec::baseline::believed;
@@ -125,7 +125,11 @@ impl Remotes {
 fn elsewhere(endpoint: &str, access: Access) -> Result<HubClient> {
     let token = resolve_token(&|name| std::env::var(name).ok());
     if token.is_none() && access == Access::Write && !is_loopback(endpoint) {
-        return Err(Error::hub(format!("there is no token for `{endpoint}`")).hint(
+        let named = ["HF_TOKEN", "HF_TOKEN_PATH"]
+            .into_iter()
+            .find(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()));
+        let named = named.map(|name| format!(": `{name}` holds, or names, none")).unwrap_or_default();
+        return Err(Error::hub(format!("there is no token for `{endpoint}`{named}")).hint(
             "set HF_TOKEN, or log in with `hf auth login`; to try without a hub of your own, use `--endpoint embedded`",
         ));
     }
@@ -201,9 +205,11 @@ impl Remote {
         proposed: &BTreeSet<String>,
     ) -> Result<bool> {
         let tree = self.client.tree(&self.repo, commit).await?;
-        let record = match tree.contains_key(RECORD) && observed.last_commit.as_deref() != Some(commit) {
-            true => believed(self, commit, observed.last_commit.as_deref(), proposed).await?,
-            false => None,
+        // a repo that holds nothing but what the hub put there was never published to
+        let is_empty = tree.keys().all(|path| path == ATTRIBUTES);
+        let record = match is_empty || observed.last_commit.as_deref() == Some(commit) {
+            true => None,
+            false => believed(self, commit, observed.last_commit.as_deref(), proposed).await?,
         };
         if let Some(managed) = record.as_deref().and_then(record::managed) {
             observed.managed = managed;

@@ -37,6 +37,9 @@ use std::time::Duration;
 /// How often a publish is planned anew after somebody moved the branch.
 const REPLANS: usize = 5;
 
+/// How often a commit is sent whose answer is lost, and that did not land.
+const LOST: usize = 3;
+
 /// One publish.
 pub struct Publisher<'d, 'a> {
     /// The run.
@@ -165,6 +168,7 @@ impl Publisher<'_, '_> {
 
     async fn up_to_date(&mut self, tree: Tree, commit: String, adopt: bool, allowed: &[String]) -> Result<()> {
         if adopt {
+            self.tag_last().await?; // on the commit that is ours, below what somebody else put on it
             let target = self.remote.target.clone();
             let allowed = allowed.to_vec();
             let (parent, pull_request, restores, at_ms) = (None, None, None, now_ms());
@@ -273,7 +277,7 @@ impl Publisher<'_, '_> {
         let landed = |commit, found, pull_request| {
             Ok(Sent::Commit(Landed { commit, parent: intent.parent.clone(), found, pull_request }))
         };
-        let mut throttled = 0;
+        let (mut throttled, mut lost) = (0, 0);
         loop {
             let outcome = match intent.pull_request {
                 Some(Propose { number: None }) => remote.client.propose(&at.repo, &at.target.revision, request).await,
@@ -321,6 +325,12 @@ impl Publisher<'_, '_> {
                         // nothing would refuse a second pull request
                         return Err(Error::hub("it is not known whether the pull request was opened")
                             .hint("run hfbuild again: it looks for it, and opens one only where there is none"));
+                    }
+                    lost += 1;
+                    if lost == LOST {
+                        return Err(Error::hub(format!("the hub gave no answer to the commit {LOST} times"))
+                            .cause(reason)
+                            .hint("nothing is lost: run hfbuild again, it looks for the commit first"));
                     }
                     // it carries its parent: should it land after all, the second one is refused
                     self.driver.emit(Event::Note { text: "the commit did not land: sending it again".into() });

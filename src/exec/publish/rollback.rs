@@ -121,6 +121,15 @@ pub fn decide(version: &Version, observed: &crate::core::publish::Observed, over
 impl Publisher<'_, '_> {
     /// Restores a version.
     pub async fn roll_back(&mut self, version: &Version, overwrite: bool) -> Result<RolledBack> {
+        if self.hub()?.pull_request {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "`pull_request = true`, and a rollback proposes nothing: it commits",
+            )
+            .hint(
+                "put the older sources back and build: that is proposed; or leave out `pull_request` for this once",
+            ));
+        }
         for _ in 0..REPLANS {
             let observed = self.remote.observe(&self.driver.loaded.publishes, None, How::default()).await?;
             match decide(version, &observed, overwrite) {

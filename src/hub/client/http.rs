@@ -168,7 +168,7 @@ impl Http {
     pub fn new(endpoint: &str, token: Option<Token>, retry: Retry) -> Result<Self> {
         let endpoint = endpoint.trim().trim_end_matches('/').to_owned();
         let bad = |why: String| {
-            Error::hub(format!("`{endpoint}` is no hub's address"))
+            Error::hub(format!("`{}` is no hub's address", without_secrets(&endpoint)))
                 .cause(why)
                 .hint("write it as `https://host` or `http://127.0.0.1:port`")
         };
@@ -324,6 +324,16 @@ impl Http {
     }
 }
 
+/// An address without user, password, query and fragment, which may be secrets.
+fn without_secrets(address: &str) -> String {
+    let bare = address.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = bare.split_once("://").map_or(("", bare), |(scheme, rest)| (scheme, rest));
+    let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let join = |part: &str, with: &str| if part.is_empty() { String::new() } else { with.replace('_', part) };
+    format!("{}{host}{}", join(scheme, "_://"), join(path, "/_"))
+}
+
 fn origin(url: &Url) -> (String, Option<String>, Option<u16>) {
     (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default())
 }
@@ -426,6 +436,17 @@ mod tests {
         assert_eq!(wait(&[("ratelimit", "\"api\";r=3;t=55")]), None);
         assert_eq!(wait(&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")]), Some(0));
         assert_eq!(wait(&[]), None);
+    }
+
+    #[test]
+    fn no_credential_of_an_address_gets_into_an_error() {
+        for bad in
+            ["http://me:s3cret@127.0.0.1:1", "http://127.0.0.1:1?token=s3cret", "s3cret@host/x", "http://h:1/#s3cret"]
+        {
+            let said = Http::new(bad, None, Retry::default()).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+        assert_eq!(without_secrets("https://me:pw@host:1/a/b?c=d"), "https://host:1/a/b");
     }
 
     #[test]

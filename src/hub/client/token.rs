@@ -40,20 +40,23 @@ impl fmt::Display for Token {
     }
 }
 
-/// Finds the user's token: `HF_TOKEN`, the file `HF_TOKEN_PATH` names, `token` in `HF_HOME`, and
-/// `~/.cache/huggingface/token`. A file that is missing or cannot be read counts as none.
+/// Finds the user's token: `HF_TOKEN`, else the file `HF_TOKEN_PATH` names, else `token` in `HF_HOME`, else
+/// `~/.cache/huggingface/token`. The first that is named counts: where it holds no token there is none, and nobody else's is
+/// taken in its place.
 pub fn resolve_token(env: &dyn Fn(&str) -> Option<String>) -> Option<Token> {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty());
-    if let Some(token) = set("HF_TOKEN").and_then(|text| Token::new(&text)) {
-        return Some(token);
+    let set = |name: &str| env(name).filter(|value| !value.trim().is_empty());
+    if let Some(text) = set("HF_TOKEN") {
+        return Token::new(&text);
     }
-    let named = set("HF_TOKEN_PATH").map(PathBuf::from);
+    let read = |path: PathBuf| Token::new(&std::fs::read_to_string(path).ok()?);
+    if let Some(named) = set("HF_TOKEN_PATH") {
+        return read(named.into());
+    }
     let home = set("HF_HOME").map(PathBuf::from).or_else(|| {
         let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
         cache.or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".cache"))).map(|dir| dir.join("huggingface"))
     });
-    let files = [named, home.map(|dir| dir.join("token"))];
-    files.into_iter().flatten().find_map(|path| Token::new(&std::fs::read_to_string(path).ok()?))
+    read(home?.join("token"))
 }
 
 #[cfg(test)]
@@ -95,5 +98,12 @@ mod tests {
         assert_eq!(found(&["HF_TOKEN_PATH", "HF_HOME"]).as_deref(), Some("from-path"));
         assert_eq!(found(&["HF_HOME"]).as_deref(), Some("from-home"));
         assert_eq!(found(&[]), None);
+        let nowhere = |name: &str| match name {
+            "HF_TOKEN_PATH" => Some("/nowhere/token".to_owned()),
+            other => env(&["HF_HOME"])(other),
+        };
+        assert_eq!(resolve_token(&nowhere), None, "another account's");
+        let broken = |name: &str| if name == "HF_TOKEN" { Some("hf_ bad".to_owned()) } else { env(&["HF_HOME"])(name) };
+        assert_eq!(resolve_token(&broken), None, "another account's");
     }
 }
