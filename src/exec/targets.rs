@@ -9,7 +9,7 @@ use crate::core::graph::NodeId;
 use crate::core::manifest::OnDrift;
 use crate::core::manifest::dom::join;
 use crate::core::plan::{Plan, World};
-use crate::core::publish::{self, Target};
+use crate::core::publish::{self, Target, UploadVerdict};
 use crate::core::receipt::History;
 use crate::core::verdict::Verdict;
 use crate::exec::drive::Sink;
@@ -130,7 +130,7 @@ pub async fn preflight(
         let ready = match found.refusal() {
             Some(error) => Err(error),
             None => match check_limits(project, plan, history, *id) {
-                Ok(()) => ready(project, &remotes.of[id], *id, world).await,
+                Ok(()) => ready(project, &remotes.of[id], *id, world, plan).await,
                 refused => refused,
             },
         };
@@ -146,7 +146,7 @@ pub async fn preflight(
     }
 }
 
-async fn ready(project: &Project, remote: &Remote, id: NodeId, world: &World) -> Result<()> {
+async fn ready(project: &Project, remote: &Remote, id: NodeId, world: &World, plan: &Plan) -> Result<()> {
     let (Some(observed), Some(upload)) = (world.remotes.get(&id), project.graph.upload(id)) else { return Ok(()) };
     let exists = observed.head.is_some() || observed.start.is_some();
     remote.preflight(exists).await?;
@@ -155,9 +155,12 @@ async fn ready(project: &Project, remote: &Remote, id: NodeId, world: &World) ->
     if exists && !proposes {
         check_tag(remote, &upload.to).await?; // a proposal sets none
     }
-    match how.refuses(&drifted) {
-        true => Err(drift_error(&drifted, remote, None)),
-        false => Ok(()),
+    // where the whole tree is known so is what is drift; before that, a change there may turn out to be the same as ours
+    let decision = plan.decisions[id.index()].as_ref().filter(|d| matches!(d.verdict, Verdict::Run { .. }));
+    match decision.and_then(|d| d.upload.as_ref()?.2.as_ref()) {
+        Some(UploadVerdict::Drift { files, pull_request }) => Err(drift_error(files, remote, *pull_request)),
+        None if how.refuses(&drifted) => Err(drift_error(&drifted, remote, None)),
+        _ => Ok(()),
     }
 }
 

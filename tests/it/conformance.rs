@@ -233,6 +233,18 @@ fn a_colleagues_revert_is_drift_though_the_record_of_an_older_publish_came_with_
 }
 
 #[test]
+fn the_same_change_on_both_sides_is_no_drift() {
+    let (hub, project) = (hub(), light());
+    hub.publish(&project, &[]).code(0);
+    project.write("a.bin", "fixed content");
+    hub.colleague("the same by hand", "a.bin", b"fixed content");
+    hub.publish(&project, &["build", "--offline"]).code(0);
+    hub.publish(&project, &["plan"]).code(0);
+    hub.publish(&project, &[]).code(0);
+    assert_eq!(hub.commits(), 3);
+}
+
+#[test]
 fn what_somebody_adds_to_the_record_is_not_deleted_as_ours() {
     let (hub, project) = (hub(), light());
     hub.publish(&project, &[]).code(0);
