@@ -167,7 +167,7 @@ impl Remote {
         let mut observed = seen(last);
         match self.client.head(&self.repo, revision).await? {
             Some(head) => observed.head = Some(head.sha),
-            None if revision == DEFAULT || last.is_some() || revision.starts_with("refs/") => return Ok(observed),
+            None if revision == DEFAULT || revision.starts_with("refs/") => return Ok(observed),
             None => match self.client.head(&self.repo, DEFAULT).await? {
                 Some(head) => observed.start = Some(head.sha),
                 None => return Ok(observed),

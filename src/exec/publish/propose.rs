@@ -30,7 +30,8 @@ impl Publisher<'_, '_> {
             None => {
                 let sdk = if repo.kind() == RepoKind::Space { self.space_sdk(tree)? } else { None };
                 client.create_repo(repo, self.hub()?.private, sdk.as_deref()).await?;
-                client.head(repo, DEFAULT).await?.ok_or_else(|| lost(DEFAULT))?.sha
+                let hint = "where it was there before, this token may not see it: give the token read access to it";
+                client.head(repo, DEFAULT).await?.ok_or_else(|| lost(DEFAULT).hint(hint))?.sha
             }
         };
         if target.revision == DEFAULT {
