@@ -198,7 +198,7 @@ fn a_tag_that_could_not_be_set_is_set_by_a_later_run_and_so_is_one_that_is_named
         hub.runtime.block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() })
     };
     hub.at_each(|point, _| if point == "tag" { Fault::Status(403) } else { Fault::None });
-    for says in ["Published acme/light", "unchanged"] {
+    for says in ["Published d-oit/tinydit-cats", "unchanged"] {
         hub.publish(&project, &[]).code(4).says(says).says("the tag `v1.0.0` could not be set");
         assert!(!tags().contains("v1.0.0"));
     }
