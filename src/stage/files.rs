@@ -14,7 +14,7 @@ use crate::model::magic::{self, Magic};
 use crate::model::onnx::import::OnnxFile;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
 /// See the module.
 pub struct Files;
@@ -123,7 +123,11 @@ pub fn check_pickle(path: &str, file: &std::path::Path, found: Magic) -> Result<
         Magic::Zip if named || torch_zip() => Checkpoint::open(file).map(drop),
         Magic::Unknown if starts_like_pickle(file)? => {
             let mut reader = BufReader::new(File::open(file).on("open", file)?);
-            unpickle::check(&mut reader, &format!("`{path}`"))
+            // who loads one after the other comes to the last
+            while reader.fill_buf().on("read", file)?.first() == Some(&0x80) {
+                unpickle::check(&mut reader, &format!("`{path}`"))?;
+            }
+            Ok(())
         }
         Magic::Zip if path.to_lowercase().ends_with(".npz") => check_arrays(path, file),
         Magic::Unknown | Magic::Json => check_other(path, file, named && !path.to_lowercase().ends_with(".bin")),

@@ -4,6 +4,7 @@
 use crate::hubs::{Hub, Proxy, REPO, TOKEN, colleague_meanwhile, command, light};
 use crate::support::run;
 use hfbuild::hub::embedded::{Fault, Options};
+use hfbuild::hub::{HubClient, RepoId, RepoKind, Token};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -230,6 +231,29 @@ fn a_colleagues_revert_is_drift_though_the_record_of_an_older_publish_came_with_
     hub.publish(&project, &[]).code(5).says("a.bin").says("provenance.json");
     hub.publish(&project, &["--overwrite"]).code(0);
     assert_eq!((hub.text("a.bin").as_str(), hub.text("b.bin").as_str()), ("two", "three"));
+}
+
+#[test]
+fn what_somebody_puts_into_a_new_repo_while_the_stages_run_is_not_published_over() {
+    let (hub, project) = (hub(), light());
+    let (url, first) = (hub.url().to_string(), AtomicBool::new(true));
+    hub.at_each(move |point, _| {
+        if point == "create" && first.swap(false, Ordering::SeqCst) {
+            let url = url.clone();
+            let theirs = move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let client = HubClient::new(&url, Token::new(TOKEN)).unwrap();
+                    client.create_repo(&RepoId::new(RepoKind::Model, REPO).unwrap(), false, None).await.unwrap();
+                });
+                colleague_meanwhile(url, "mine first", "a.bin");
+            };
+            std::thread::spawn(theirs).join().unwrap();
+        }
+        Fault::None
+    });
+    hub.publish(&project, &[]).code(5).says("a.bin");
+    assert_eq!((hub.commits(), hub.text("a.bin").as_str()), (1, "mine\n"));
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn pickles_of_any_protocol_and_arrays_of_objects_are_refused() {
         ("pytorch_model.bin", hostile.clone(), "is a pickle that calls `os.system`"),
         ("weights.dat", hostile, "is a pickle that calls `os.system`"),
         ("objects.npy", array("|O"), "is an array of pickled objects"),
+        ("two.pkl", b"\x80\x02K\x01.\x80\x02cos\nsystem\nX\x02\x00\x00\x00id\x85R.".to_vec(), "os.system"),
         ("numbers.npy", array("<f8"), ""),
         ("labels.txt", b"cat\ndog\nbird\n".to_vec(), ""),
     ] {

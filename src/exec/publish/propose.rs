@@ -4,7 +4,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::event::{Event, Proposing, Pulled};
-use crate::core::publish::{Drifted, Intent, Propose, Published, PullRequest, Tree};
+use crate::core::publish::{ATTRIBUTES, Drifted, Intent, Propose, Published, PullRequest, Tree};
 use crate::exec::drive::now_ms;
 use crate::exec::publish::{Publisher, drift};
 use crate::exec::remote::DEFAULT;
@@ -31,7 +31,11 @@ impl Publisher<'_, '_> {
                 let sdk = if repo.kind() == RepoKind::Space { self.space_sdk(tree)? } else { None };
                 client.create_repo(repo, self.hub()?.private, sdk.as_deref()).await?;
                 let hint = "where it was there before, this token may not see it: give the token read access to it";
-                client.head(repo, DEFAULT).await?.ok_or_else(|| lost(DEFAULT).hint(hint))?.sha
+                let made = client.head(repo, DEFAULT).await?.ok_or_else(|| lost(DEFAULT).hint(hint))?.sha;
+                if client.tree(repo, &made).await?.keys().any(|path| path != ATTRIBUTES) {
+                    return Ok(None); // somebody else was faster, and has put files there
+                }
+                made
             }
         };
         if target.revision == DEFAULT {
