@@ -62,11 +62,12 @@ class Hub:
 
 
 class Counter:
-    """A proxy before a hub that counts requests by what they are."""
+    """A proxy before a hub that counts requests, and the bytes that are sent with them, by what they are."""
 
     def __init__(self, url: str) -> None:
         host = url.removeprefix("http://")
         counted: collections.Counter[str] = collections.Counter()
+        sent: collections.Counter[str] = collections.Counter()
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -81,11 +82,15 @@ class Counter:
                 upstream.request(self.command, self.path, body, headers)
                 answer = upstream.getresponse()
                 data = answer.read()
+                if "json" in (answer.getheader("content-type") or ""):
+                    # addresses that the hub names lead here, so that content comes this way too
+                    data = data.replace(host.encode(), here.encode())
                 counted[kind(self.command, self.path)] += 1
+                sent[kind(self.command, self.path)] += len(body)
                 self.send_response(answer.status)
                 for name, value in answer.getheaders():
                     if name.lower() not in skipped:
-                        self.send_header(name, value)
+                        self.send_header(name, value.replace(host, here))
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
                 if self.command != "HEAD":
@@ -105,19 +110,25 @@ class Counter:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.counted = counted
+        self.counted, self.sent = counted, sent
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        here = f"127.0.0.1:{self.server.server_address[1]}"
+        self.url = f"http://{here}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def taken(self) -> dict[str, int]:
+        """Requests since the last time."""
         seen = dict(self.counted)
         self.counted.clear()
+        self.sent.clear()
         return seen
 
 
 def kind(method: str, path: str) -> str:
     path = path.split("?")[0]
+    for word in ("xorbs", "shards"):
+        if f"/{word}" in path:
+            return f"xet {word}"
     for word in ("preupload", "commit/", "commits", "tree", "revision", "refs", "whoami", "repos/create", "validate-yaml"):
         if f"/{word}" in path:
             return word.rstrip("/")
@@ -199,6 +210,12 @@ class Bench:
         self.runs += 1
         return self.work / f"{self.runs}-{name}"
 
+    @staticmethod
+    def clear(*folders: Path) -> None:
+        """What a run left, so that a few gigabytes are enough."""
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def project(self, source: Path) -> Path:
         """A copy of the project whose files are links, so that every run begins with no cache."""
         folder = self.fresh("project")
@@ -221,9 +238,9 @@ class Bench:
         seen = collections.defaultdict(list)
         for _ in range(self.args.pairs):
             for who in ("hfbuild", "hf"):
-                project, home = self.project(source), self.fresh("home")
+                project, home, folder = self.project(source), self.fresh("home"), self.fresh("hub")
                 home.mkdir()
-                with Hub(self.args.hfbuild, self.fresh("hub"), xet) as hub:
+                with Hub(self.args.hfbuild, folder, xet) as hub:
                     run = self.ours(project, hub.url) if who == "hfbuild" else self.theirs(project, hub.url, home, xet)
                     seen["first", who].append(timed(*run))
                     seen["unchanged", who].append(timed(*run))
@@ -232,6 +249,7 @@ class Bench:
                     changed.unlink()
                     changed.write_bytes(data[::-1])
                     seen["one changed", who].append(timed(*run))
+                self.clear(project, home, folder)
         for what in ("first", "unchanged", "one changed"):
             mine, peer = seen[what, "hfbuild"], seen[what, "hf"]
             ratios = [a["wall"] / b["wall"] for a, b in zip(mine, peer)]
@@ -247,8 +265,8 @@ class Bench:
 
     def counts(self, source: Path, label: str) -> None:
         """Requests of a first publish and of an unchanged one; what the unchanged one and a changed one read."""
-        project = self.project(source)
-        with Hub(self.args.hfbuild, self.fresh("hub"), False) as hub:
+        project, folder = self.project(source), self.fresh("hub")
+        with Hub(self.args.hfbuild, folder, False) as hub:
             counter = Counter(hub.url)
             run = self.ours(project, counter.url)
             timed(*run)
@@ -268,10 +286,39 @@ class Bench:
                 changed.write_bytes(data[::-1])
                 row["one changed reads"] = traced(*run, ["src"]) | {"size": len(data)}
             self.rows.append(row)
+            self.clear(project, folder)
             print(f"{row['what']}: first {sum(first.values())} {first}, unchanged {sum(unchanged.values())} {unchanged}")
             for key in ("unchanged reads", "one changed reads"):
                 if key in row:
                     print(f"{label}: {key}: {row[key]}", flush=True)
+
+
+    def inserted(self, source: Path, megabytes: int, times: int) -> None:
+        """Bytes that leave over xet, all requests together, for a kilobyte inserted into a large file at places of chance."""
+        seen: dict[str, list[int]] = {}
+        for who in ("hfbuild", "hf"):
+            project, home, folder = self.project(source), self.fresh("home"), self.fresh("hub")
+            home.mkdir()
+            rng, seen[who] = random.Random(5), []
+            with Hub(self.args.hfbuild, folder, True) as hub:
+                counter = Counter(hub.url)
+                url = counter.url
+                run = self.ours(project, url) if who == "hfbuild" else self.theirs(project, url, home, True)
+                timed(*run)
+                file = next((project / "src").iterdir())
+                for _ in range(times):
+                    data = file.read_bytes()
+                    at = rng.randrange(len(data))
+                    file.unlink()
+                    file.write_bytes(data[:at] + rng.randbytes(1000) + data[at:])
+                    counter.taken()
+                    timed(*run)
+                    seen[who].append(sum(counter.sent.values()))
+            self.clear(project, home, folder)
+        self.rows.append({"what": f"1 kB into {megabytes} MB, xet: bytes sent", **seen})
+        for who, sent in seen.items():
+            print(f"1 kB into {megabytes} MB, xet: {who} sent {statistics.median(sent) / 1000:.0f} kB"
+                  f" ({min(sent) / 1000:.0f} to {max(sent) / 1000:.0f})", flush=True)
 
 
 def main() -> None:
@@ -282,6 +329,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--mb", type=float, default=5, help="megabytes a file")
     parser.add_argument("--small", type=int, default=10_000, help="files of the run with many small ones; 0: none")
+    parser.add_argument("--insertions", type=int, default=5, help="kilobytes put into 100 MB, one after the other; 0: none")
     parser.add_argument("--protocols", default="lfs,xet")
     parser.add_argument("--dir", help="where to work")
     parser.add_argument("--json", default=str(ROOT / "target/bench/publish.json"))
@@ -296,6 +344,10 @@ def main() -> None:
         for protocol in args.protocols.split(","):
             bench.pairs(many, protocol == "xet", f"{label}, {protocol}")
         bench.counts(many, label)
+        bench.clear(many)
+        if args.insertions:
+            make(work / "one", 1, 100_000_000)
+            bench.inserted(work / "one", 100, args.insertions)
         if args.small:
             small = work / "small"
             make(small, args.small, 400)

@@ -45,6 +45,28 @@ pub fn asked(project: &Project, words: &[String]) -> Result<Asked> {
     Ok(Asked { wanted: graph.closure(&list), targets })
 }
 
+/// The same without uploads, with all that these need.
+fn without_uploads(project: &Project, asked: &Asked) -> Asked {
+    let graph = &project.graph;
+    let uploads = graph.ids().filter(|id| asked.wanted[id.index()] && graph.upload(*id).is_some());
+    let needed = uploads.flat_map(|id| graph.node(id).deps.clone());
+    let is_upload = |id: &NodeId| graph.upload(*id).is_some();
+    let targets: BTreeSet<NodeId> = asked.targets.iter().copied().chain(needed).filter(|id| !is_upload(id)).collect();
+    let list: Vec<_> = targets.iter().copied().collect();
+    let mut wanted = graph.closure(&list);
+    graph.ids().filter(is_upload).for_each(|id| wanted[id.index()] = false);
+    Asked { targets, wanted }
+}
+
+/// Says what is not published.
+fn tell_offline(global: &Global, project: &Project, wanted: &[bool]) -> Result<()> {
+    for (id, target) in targets::targets(project, wanted, global.flags())? {
+        let name = &project.graph.node(id).name;
+        let _ = writeln!(std::io::stderr(), "offline: `{name}` is not published to `{target}`");
+    }
+    Ok(())
+}
+
 pub fn verbosity(global: &Global) -> Verbosity {
     match (global.quiet, global.verbose) {
         (true, _) => Verbosity::Quiet,
@@ -81,13 +103,17 @@ fn forced(project: &Project, words: &[String], asked: &mut Asked) -> Result<BTre
 /// `hfbuild`, `hfbuild build TARGET...`
 pub fn build(global: &Global, words: &[String], args: &BuildArgs) -> Result<(), Failure> {
     let progress = Arc::new(Progress::new(verbosity(global)));
-    let key = snapshot_key(global, words).filter(|_| args.force.is_empty());
+    let key = snapshot_key(global, words).filter(|_| args.force.is_empty() && !args.offline);
     if key.is_some_and(|key| nothing_to_do(global, key, &progress)) {
         return Ok(());
     }
     let project = Project::open(&global.project, &global.settings())?;
     let mut asked = asked(&project, words)?;
     let forced = forced(&project, &args.force, &mut asked)?;
+    if args.offline {
+        tell_offline(global, &project, &asked.wanted)?;
+        asked = without_uploads(&project, &asked);
+    }
     let store = Store::open(&project.root, &|text| progress.show(&Event::Warning { text }))?;
     let tell = |text: String| progress.show(&Event::Note { text });
     let lock = lock::acquire(&store.lock_path(), !args.no_wait, &tell)?;

@@ -95,6 +95,9 @@ pub struct BuildArgs {
     /// Open pull requests instead of committing
     #[arg(long)]
     pub pr: bool,
+    /// Ask no hub: build what can be built, and publish nothing
+    #[arg(long, conflicts_with_all = ["overwrite", "pr", "allow_regression"])]
+    pub offline: bool,
     /// Publish where a gate over `published` refuses; the published record says so
     #[arg(long)]
     pub allow_regression: bool,

@@ -5,7 +5,7 @@
 //! `predicate.hfbuild`: sizes and git digests of the managed files, actions, facts, gates.
 
 use crate::core::action::ActionInput;
-use crate::core::digest::HubDigests;
+use crate::core::digest::{Digest, HubDigests};
 use crate::core::facts::{Fact, FactSet, Facts, is_family_word};
 use crate::core::gate::{Clause, Outcome};
 use crate::core::graph::{Graph, NodeId, Work};
@@ -21,6 +21,94 @@ use serde_json::{Map, Value as Json, json};
 use sha1::Digest as _;
 use std::collections::BTreeMap;
 
+/// The record as it is written, piece by piece: of very many files it would be large in memory.
+#[derive(Serialize)]
+struct Record<'a> {
+    #[serde(rename = "_type")]
+    kind: &'static str,
+    subject: Subjects<'a>,
+    #[serde(rename = "predicateType")]
+    predicate_type: &'static str,
+    predicate: Predicate<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Predicate<'a> {
+    build_definition: BuildDefinition<'a>,
+    run_details: Json,
+    hfbuild: Own<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BuildDefinition<'a> {
+    build_type: &'static str,
+    external_parameters: Json,
+    resolved_dependencies: Sources<'a>,
+}
+
+#[derive(Serialize)]
+struct Own<'a> {
+    managed: Managed<'a>,
+    artifacts: BTreeMap<String, Artifact<'a>>,
+    gates: Vec<Json>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    allowed_regressions: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Artifact<'a> {
+    kind: Option<&'a str>,
+    kind_version: Option<u32>,
+    action: String,
+    facts: Measured<'a>,
+}
+
+/// The files of a tree with their SHA-256.
+struct Subjects<'a>(&'a Tree);
+
+impl Serialize for Subjects<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(|(path, f)| json!({"name": path, "digest": {"sha256": f.hub.sha256}})))
+    }
+}
+
+/// The files of a tree with all that the Hub knows them by.
+struct Managed<'a>(&'a Tree);
+
+impl Serialize for Managed<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let file = |f: &TreeFile| json!({"size": f.size, "sha256": f.hub.sha256, "git_sha1": f.hub.git_sha1});
+        to.collect_map(self.0.iter().map(|(path, f)| (path, file(f))))
+    }
+}
+
+/// Files of the project by name.
+struct Sources<'a>(&'a BTreeMap<&'a str, Digest>);
+
+impl Serialize for Sources<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(|(name, digest)| json!({"name": name, "digest": {"blake3": digest.hex()}})))
+    }
+}
+
+/// Facts, each with what it was measured on.
+struct Measured<'a>(&'a Facts);
+
+impl Serialize for Measured<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let entry = |fact: &Fact| {
+            let mut entry = json!({"value": fact.value.to_json()});
+            if let Some(subject) = self.0.subjects.get(fact.of) {
+                entry["of"] = json!({"what": subject.what, "blake3": subject.digest.hex()});
+            }
+            entry
+        };
+        to.collect_map(self.0.values.iter().map(|(name, fact)| (name, entry(fact))))
+    }
+}
+
 /// The build type that names this predicate's parameters.
 const BUILD_TYPE: &str = "urn:hfbuild:publish:1";
 
@@ -35,15 +123,15 @@ pub fn render(
     allowed: &[String],
 ) -> Vec<u8> {
     let closure = graph.behind(upload);
-    let mut artifacts: BTreeMap<String, Json> = BTreeMap::new();
-    let mut sources: BTreeMap<String, String> = BTreeMap::new();
+    let mut artifacts: BTreeMap<String, Artifact<'_>> = BTreeMap::new();
+    let mut sources: BTreeMap<&str, Digest> = BTreeMap::new();
     let mut gates: BTreeMap<String, Json> = BTreeMap::new();
     for id in graph.ids().filter(|id| closure[id.index()]) {
         let node = graph.node(id);
         match (&node.work, &settled[id.index()]) {
             (Work::Stage(_), Some(Settled::Made(receipt))) => {
                 for input in sources_of(receipt, world) {
-                    sources.insert(input.name.clone(), input.digest.hex());
+                    sources.insert(&input.name, input.digest);
                 }
                 artifacts.insert(node.name.to_string(), artifact(receipt));
             }
@@ -59,38 +147,33 @@ pub fn render(
             _ => {}
         }
     }
-    let subject: Vec<_> =
-        tree.iter().map(|(path, f)| json!({"name": path, "digest": {"sha256": f.hub.sha256}})).collect();
-    let managed: Map<String, Json> = tree
-        .iter()
-        .map(|(path, f)| (path.clone(), json!({"size": f.size, "sha256": f.hub.sha256, "git_sha1": f.hub.git_sha1})))
-        .collect();
-    let dependencies: Vec<_> =
-        sources.iter().map(|(name, digest)| json!({"name": name, "digest": {"blake3": digest}})).collect();
     let map = |m: &BTreeMap<String, Value>| -> Json {
         m.iter().map(|(k, v)| (k.clone(), v.to_json())).collect::<Map<_, _>>().into()
     };
-    let mut record = json!({
-        "_type": "https://in-toto.io/Statement/v1",
-        "subject": subject,
-        "predicateType": "https://slsa.dev/provenance/v1",
-        "predicate": {
-            "buildDefinition": {
-                "buildType": BUILD_TYPE,
-                "externalParameters": {
+    let record = Record {
+        kind: "https://in-toto.io/Statement/v1",
+        subject: Subjects(tree),
+        predicate_type: "https://slsa.dev/provenance/v1",
+        predicate: Predicate {
+            build_definition: BuildDefinition {
+                build_type: BUILD_TYPE,
+                external_parameters: json!({
                     "project": map(&world.project), "params": map(&world.params), "declared": map(&world.declared),
-                },
-                "resolvedDependencies": dependencies,
+                }),
+                resolved_dependencies: Sources(&sources),
             },
-            "runDetails": {"builder": {"id": "urn:hfbuild"}},
-            "hfbuild": {"managed": managed, "artifacts": artifacts, "gates": gates.into_values().collect::<Vec<_>>()},
+            run_details: json!({"builder": {"id": "urn:hfbuild"}}),
+            hfbuild: Own {
+                managed: Managed(tree),
+                artifacts,
+                gates: gates.into_values().collect(),
+                allowed_regressions: allowed,
+            },
         },
-    });
-    if !allowed.is_empty() {
-        record["predicate"]["hfbuild"]["allowed_regressions"] = allowed.into();
-    }
+    };
     let mut text = serde_json::to_vec_pretty(&record).unwrap_or_default();
     text.push(b'\n');
+    text.shrink_to_fit();
     text
 }
 
@@ -128,26 +211,14 @@ fn subjects(graph: &Graph, clause: &Clause, settled: &[Option<Settled>]) -> Vec<
     found.into_iter().map(|(what, digest)| json!({"what": what, "blake3": digest})).collect()
 }
 
-fn artifact(receipt: &Receipt) -> Json {
-    let facts: Map<String, Json> = receipt
-        .facts
-        .values
-        .iter()
-        .map(|(name, fact)| {
-            let of = receipt.facts.subjects.get(fact.of);
-            let mut entry = json!({"value": fact.value.to_json()});
-            if let Some(subject) = of {
-                entry["of"] = json!({"what": subject.what, "blake3": subject.digest.hex()});
-            }
-            (name.clone(), entry)
-        })
-        .collect();
-    json!({
-        "kind": receipt.action.read().map(|a| a.kind.as_str()),
-        "kind_version": receipt.action.read().map(|a| a.version),
-        "action": receipt.action_digest.hex(),
-        "facts": facts,
-    })
+fn artifact(receipt: &Receipt) -> Artifact<'_> {
+    let action = receipt.action.read();
+    Artifact {
+        kind: action.map(|a| a.kind.as_str()),
+        kind_version: action.map(|a| a.version),
+        action: receipt.action_digest.hex(),
+        facts: Measured(&receipt.facts),
+    }
 }
 
 /// The files of the project that a result was made from.

@@ -25,7 +25,7 @@ use crate::stage::workspace::Left;
 use crate::store::Store;
 use crate::store::memo::{Memo, Signature};
 use crate::store::records::{Loaded, Recorder};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use tokio::task::JoinSet;
@@ -350,7 +350,7 @@ impl<'a> Driver<'a> {
         if needed && !self.are_whole(&receipt.outputs, &receipt.node.to_string())? {
             return Ok(false);
         }
-        if let Err(error) = self.place(id, &receipt.outputs) {
+        if let Err(error) = self.place(id, &receipt.outputs, &mut BTreeMap::new()) {
             self.fail(id, in_the_way(error));
             return Ok(true);
         }
@@ -439,6 +439,8 @@ impl<'a> Driver<'a> {
             workspace,
             sources,
             blobs: self.store.blobs(),
+            places: graph.node(id).places.clone(),
+            root: self.project.root.clone(),
         };
         self.running.spawn_blocking(move || work::run(job));
         Ok(())
@@ -448,7 +450,7 @@ impl<'a> Driver<'a> {
         self.held.remove(&id).into_iter().for_each(|held| self.pools.give_back(held));
         self.dirs.remove(&id);
         let name = self.project.graph.node(id).name.clone();
-        let done = match result {
+        let mut done = match result {
             Ok(done) => done,
             Err(error) => {
                 self.fail(id, error);
@@ -468,7 +470,8 @@ impl<'a> Driver<'a> {
             device: done.device,
         });
         self.verified.extend(receipt.outputs.iter().map(|o| o.digest));
-        let placed = self.place(id, &receipt.outputs);
+        self.memo.made(done.whole);
+        let placed = self.place(id, &receipt.outputs, &mut done.copies);
         self.recorder.receipt(&receipt)?;
         if let Err(error) = placed {
             // what was made is kept, and the next run only has to put it there

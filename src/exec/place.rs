@@ -9,18 +9,26 @@ use crate::core::graph::{NodeId, placed_path};
 use crate::core::receipt::Output;
 use crate::exec::drive::Driver;
 use crate::exec::observe;
+use crate::store::blobs::Blobs;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 impl Driver<'_> {
     /// Puts outputs at their places and takes away what an earlier receipt of the same node put there and this one does
-    /// not. A file that hfbuild did not make is moved aside, never overwritten.
-    pub(super) fn place(&mut self, id: NodeId, outputs: &[Output]) -> Result<()> {
+    /// not. A file that hfbuild did not make is moved aside, never overwritten. `copies` are there already, by place.
+    pub(super) fn place(
+        &mut self,
+        id: NodeId,
+        outputs: &[Output],
+        copies: &mut BTreeMap<String, PathBuf>,
+    ) -> Result<()> {
         let node = self.project.graph.node(id);
         let blobs = self.store.blobs();
         let last = self.loaded.history.last(&node.name).cloned();
         for place in node.places.clone() {
             for output in outputs {
                 let path = placed_path(&place, &output.path);
-                self.place_one(&path, &output.digest, &blobs)?;
+                self.place_one(&path, &output.digest, &blobs, copies.remove(&path))?;
             }
             let old = last.iter().flat_map(|r| r.outputs.iter()).filter(|o| !outputs.iter().any(|n| n.path == o.path));
             for output in old {
@@ -35,7 +43,13 @@ impl Driver<'_> {
         Ok(())
     }
 
-    pub(super) fn place_one(&mut self, path: &str, digest: &Digest, blobs: &crate::store::blobs::Blobs) -> Result<()> {
+    pub(super) fn place_one(
+        &mut self,
+        path: &str,
+        digest: &Digest,
+        blobs: &Blobs,
+        copy: Option<PathBuf>,
+    ) -> Result<()> {
         // looked at again: somebody may have changed it while the stage ran
         self.world.placed.remove(path);
         let there = std::fs::symlink_metadata(self.project.root.join(path));
@@ -52,7 +66,7 @@ impl Driver<'_> {
             None if is_link => self.move_aside(path)?,
             _ => {}
         }
-        blobs.place(digest, &self.project.root, path)?;
+        blobs.place(digest, &self.project.root, path, copy)?;
         self.memo.placed(&self.project.root, path, *digest)?;
         self.world.placed.insert(path.into(), *digest);
         Ok(())

@@ -226,6 +226,8 @@ impl Twice<'_> {
             workspace,
             sources,
             blobs: made.clone(),
+            places: vec![],
+            root: self.project.root.clone(),
         })
     }
 }

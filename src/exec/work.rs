@@ -6,7 +6,7 @@ use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::{FactSet, Facts};
-use crate::core::graph::{Graph, NodeId};
+use crate::core::graph::{Graph, NodeId, placed_path};
 use crate::core::name::ArtifactName;
 use crate::core::plan::{Settled, World, fact_set};
 use crate::core::receipt::Output;
@@ -15,6 +15,7 @@ use crate::stage::{self, Workspace};
 use crate::store::blobs::Blobs;
 use crate::store::hash;
 use crate::store::memo::Signature;
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -42,12 +43,20 @@ pub struct Job {
     pub sources: Vec<(String, PathBuf, Option<Signature>)>,
     /// The store's blobs.
     pub blobs: Blobs,
+    /// The places of the project that outputs are put at.
+    pub places: Vec<String>,
+    /// The project's folder.
+    pub root: PathBuf,
 }
 
 /// What a stage made.
 pub struct Done {
     /// Outputs, sorted by path, in the store.
     pub outputs: Vec<Output>,
+    /// Of outputs that will be published and that no program but hfbuild wrote: the stat of the blob that was digested.
+    pub whole: Vec<(Digest, Signature)>,
+    /// Copies of outputs for their places, by place.
+    pub copies: BTreeMap<String, PathBuf>,
     /// What was measured.
     pub facts: Facts,
     /// Runtime and device.
@@ -233,7 +242,35 @@ fn attempt(job: &mut Job) -> Result<Done> {
     }
     let outputs = ingest(&out, job)?;
     check_shape(&outputs, &job.shape)?;
-    Ok(Done { outputs, facts, device: job.workspace.device.clone(), seconds: begun.elapsed().as_secs_f64() })
+    let whole = whole(&outputs, job)?;
+    let (copies, device) = (copies(&outputs, job), job.workspace.device.clone());
+    Ok(Done { outputs, whole, copies, facts, device, seconds: begun.elapsed().as_secs_f64() })
+}
+
+/// What need not be read again to be published: a program may have left somebody behind who writes, hfbuild has not.
+fn whole(outputs: &[Output], job: &Job) -> Result<Vec<(Digest, Signature)>> {
+    if !job.published || job.action.kind == "command" {
+        return Ok(vec![]);
+    }
+    let signed =
+        |output: &Output| Ok(Signature::of(&job.blobs.path(&output.digest))?.map(|seen| (output.digest, seen)));
+    outputs.iter().filter_map(|output| signed(output).transpose()).collect()
+}
+
+/// Copies outputs for places that are free or hold something of another size, beside other stages. One that fails is made
+/// when the output is put there, and so is its error.
+fn copies(outputs: &[Output], job: &Job) -> BTreeMap<String, PathBuf> {
+    let (blobs, root) = (&job.blobs, &job.root);
+    let copy = |place: &str, output: &Output| {
+        let target = placed_path(place, &output.path);
+        let there = std::fs::symlink_metadata(root.join(&target));
+        match there.is_ok_and(|there| there.len() == output.size) {
+            true => None, // it may be this very file
+            false => Some((target, blobs.copy_aside(&output.digest).ok()?)),
+        }
+    };
+    let of = |place: &String| outputs.par_iter().filter_map(|output| copy(place, output)).collect::<Vec<_>>();
+    job.places.iter().flat_map(of).collect()
 }
 
 /// The folders that a stage finds in its work directory.
@@ -264,10 +301,13 @@ fn blob_inputs(job: &Job) -> Result<Vec<((String, PathBuf, Digest), Option<Signa
 
 /// Digests every output in one read and takes it into the store.
 fn ingest(out: &Path, job: &Job) -> Result<Vec<Output>> {
-    let mut outputs = match only_files(out, &job.shape) {
-        Some(files) => files.iter().map(|path| take(&out.join(path), path, job)).collect::<Result<Vec<_>>>()?,
-        None => walk(out, job)?,
+    let files: Vec<(PathBuf, String)> = match only_files(out, &job.shape) {
+        Some(files) => files.iter().map(|path| (out.join(path), path.clone())).collect(),
+        None => walk(out, job.published)?,
     };
+    let (blobs, published) = (&job.blobs, job.published);
+    let taken = files.par_iter().map(|(file, path)| take(file, path, blobs, published));
+    let mut outputs: Vec<Output> = taken.collect::<Result<_>>()?;
     outputs.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(outputs)
 }
@@ -280,8 +320,9 @@ fn only_files<'s>(out: &Path, shape: &'s Shape) -> Option<&'s [String]> {
     paths.iter().all(is_file).then_some(paths)
 }
 
-fn walk(out: &Path, job: &Job) -> Result<Vec<Output>> {
-    let mut outputs = Vec::new();
+/// All files below a folder, and their paths in it.
+fn walk(out: &Path, published: bool) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(out).sort_by_file_name().follow_links(false) {
         let entry = entry.map_err(|e| Error::stage("cannot list the stage's outputs").cause(e.to_string()))?;
         if entry.file_type().is_dir() {
@@ -293,7 +334,7 @@ fn walk(out: &Path, job: &Job) -> Result<Vec<Output>> {
         if path.chars().any(char::is_control) {
             return Err(Error::stage(format!("output `{}` holds control characters in its name", path.escape_debug())));
         }
-        if job.published && path.contains('\\') {
+        if published && path.contains('\\') {
             return Err(Error::stage(format!("output `{path}` holds a backslash in its name, and is to be published"))
                 .hint("no repository takes such a path: let the program write `/`, or another sign"));
         }
@@ -301,20 +342,21 @@ fn walk(out: &Path, job: &Job) -> Result<Vec<Output>> {
             return Err(Error::stage(format!("output `{path}` is no regular file"))
                 .hint("an output holds its content itself: copy what a link points to"));
         }
-        outputs.push(take(entry.path(), path, job)?);
+        let path = path.to_string();
+        files.push((entry.into_path(), path));
     }
-    Ok(outputs)
+    Ok(files)
 }
 
-fn take(file: &Path, path: &str, job: &Job) -> Result<Output> {
-    let output = if job.published {
+fn take(file: &Path, path: &str, blobs: &Blobs, published: bool) -> Result<Output> {
+    let output = if published {
         let read = hash::all_of(file)?;
         Output { path: path.into(), size: read.size, digest: read.digest, hub: Some(read.hub) }
     } else {
         let size = std::fs::metadata(file).on("stat", file)?.len();
         Output { path: path.into(), size, digest: hash::blake3_of(file)?, hub: None }
     };
-    job.blobs.take(file, &output.digest)?;
+    blobs.take(file, &output.digest)?;
     Ok(output)
 }
 

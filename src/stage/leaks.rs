@@ -1,9 +1,10 @@
 //! What a file must not hold before it is published: secrets, a Git LFS pointer in the content's place, a pickle that runs
 //! code; and names that no manifest means to publish.
 //!
-//! Texts are searched wholly, also those in UTF-16. Of binary files what people and tools write texts into is searched: the header of safetensors,
-//! and of any other the first and the last [`WINDOW`] bytes, where checkpoints keep their pickle, ONNX and GGUF their
-//! metadata, PNG its texts. Compressed content is not unpacked.
+//! Texts are searched wholly, also those in UTF-16. Of binary files what people and tools write texts into is searched: the
+//! header of safetensors, and of any other the texts within the first and the last [`WINDOW`] bytes, where checkpoints keep
+//! their pickle, ONNX and GGUF their metadata, PNG its texts. A text there is what `strings` shows: [`RUN`] readable bytes
+//! in a row or more, with what stands around. Compressed content is not unpacked.
 //!
 //! Knows names, bytes and rules. Does not know the manifest: what may pass is decided in [`crate::core::leaks`].
 
@@ -19,9 +20,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Raised when the same file is judged otherwise.
-const FORMAT: &str = "leaks 2";
+const FORMAT: &str = "leaks 3";
 /// Bytes at either end of a binary file.
 const WINDOW: u64 = 256 << 10;
+/// Readable bytes in a row that make a text of a binary file; any secret is longer.
+const RUN: usize = 8;
+/// Bytes around a text that are searched with it: the name of a value may stand apart from it.
+const AROUND: usize = 64;
 /// Bytes of a text that are searched at a time.
 const PIECE: usize = 1 << 20;
 /// Bytes that two pieces of a text share: longer than any key.
@@ -125,10 +130,10 @@ pub fn in_content(path: &str, file: &Path) -> Result<Vec<Finding>> {
         (Some(encoding), _) => found.text(Some(encoding.new_decoder_with_bom_removal()))?,
         (_, Magic::Safetensors) => found.window(8, header(&head, size))?,
         _ if !is_binary(&head) => found.text(None)?,
-        _ if size <= 2 * WINDOW => found.window(0, size)?,
+        _ if size <= 2 * WINDOW => found.texts_in(0, size)?,
         _ => {
-            found.window(0, WINDOW)?;
-            found.window(size - WINDOW, WINDOW)?;
+            found.texts_in(0, WINDOW)?;
+            found.texts_in(size - WINDOW, WINDOW)?;
         }
     }
     Ok(found.all.into_iter().take(KEPT).collect())
@@ -231,11 +236,34 @@ impl Found<'_> {
 
     /// Searches a stretch of a binary file.
     fn window(&mut self, from: u64, length: u64) -> Result<()> {
+        let bytes = self.read(from, length)?;
+        for hit in secrets::search(self.name, &bytes)? {
+            self.add(hit.rule, Spot::Byte(from + hit.at as u64));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, from: u64, length: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open.seek(SeekFrom::Start(from)).on("read", self.file)?;
         (&self.open).take(length).read_to_end(&mut bytes).on("read", self.file)?;
-        for hit in secrets::search(self.name, &bytes)? {
-            self.add(hit.rule, Spot::Byte(from + hit.at as u64));
+        Ok(bytes)
+    }
+
+    /// Searches the texts within a stretch of a binary file, all of them at once: a rule may need two of them.
+    fn texts_in(&mut self, from: u64, length: u64) -> Result<()> {
+        let bytes = self.read(from, length)?;
+        let (mut joined, mut starts) = (Vec::new(), Vec::new());
+        for text in texts(&bytes) {
+            starts.push((joined.len(), text.start));
+            joined.extend_from_slice(&bytes[text]);
+            joined.push(0);
+        }
+        for hit in secrets::search(self.name, &joined)? {
+            let before = starts.partition_point(|(at, _)| *at <= hit.at);
+            if let Some((at, start)) = before.checked_sub(1).and_then(|last| starts.get(last)) {
+                self.add(hit.rule, Spot::Byte(from + (start + hit.at - at) as u64));
+            }
         }
         Ok(())
     }
@@ -271,6 +299,32 @@ impl Found<'_> {
             bytes.drain(..kept);
         }
     }
+}
+
+/// The texts of a binary: runs of [`RUN`] readable bytes and more with [`AROUND`] bytes on either side, those that meet as
+/// one. Only every eighth byte is looked at where nothing is readable.
+fn texts(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let readable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r');
+    let mut found: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut at = RUN - 1; // a run that long covers one of these
+    while at < bytes.len() {
+        if !readable(&bytes[at]) {
+            at += RUN;
+            continue;
+        }
+        let start = bytes[..at].iter().rposition(|byte| !readable(byte)).map_or(0, |before| before + 1);
+        let end = at + bytes[at..].iter().position(|byte| !readable(byte)).unwrap_or(bytes.len() - at);
+        at = end + RUN;
+        if end - start < RUN {
+            continue;
+        }
+        let (start, end) = (start.saturating_sub(AROUND), (end + AROUND).min(bytes.len()));
+        match found.last_mut().filter(|last| last.end >= start) {
+            Some(last) => last.end = end,
+            None => found.push(start..end),
+        }
+    }
+    found
 }
 
 fn lines(bytes: &[u8]) -> u64 {
@@ -317,6 +371,25 @@ mod tests {
         let mut picture = vec![0_u8; 3 * WINDOW as usize];
         picture.extend(format!("tEXtby\0{}\0\0", token()).as_bytes());
         assert!(matches!(&found("a.gguf", &picture)[..], [(rule, Spot::Byte(_))] if rule == "hub-token"));
+    }
+
+    #[test]
+    fn of_a_binary_its_texts_are_searched_wherever_they_stand_and_whatever_is_between_them() {
+        for shift in 0..9 {
+            let mut binary: Vec<u8> = (0..3000 + shift).map(|i| (i * 37 % 251) as u8 | 0x80).collect();
+            binary[100] = 0;
+            let at = binary.len();
+            binary.extend(token().as_bytes());
+            binary.extend([0xff; 5000]);
+            assert_eq!(found("a.bin", &binary), [("hub-token".into(), Spot::Byte(at as u64))], "{shift}");
+        }
+        let whole = |bytes: &[u8]| texts(bytes).iter().map(|text| text.len()).sum::<usize>();
+        assert_eq!(whole(&[0; 4096]), 0);
+        assert_eq!(whole(b"all of it is readable"), 21);
+        let between = [&[1_u8; 500][..], b"12345678", &[1; 100], b"abcdefgh", &[1; 500]].concat();
+        assert_eq!(texts(&between), [500 - AROUND..616 + AROUND], "their surroundings meet");
+        let seven = [&[1_u8; 500][..], b"1234567", &[1; 500]].concat();
+        assert!(texts(&seven).is_empty());
     }
 
     #[test]

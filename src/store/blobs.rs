@@ -77,8 +77,10 @@ impl Blobs {
     /// Whether a blob is there and whole: by the memo where its stat is known, else by reading it.
     pub fn is_whole(&self, digest: &Digest, memo: &mut Memo) -> Result<bool> {
         let path = self.path(digest);
-        if Signature::of(&path)?.is_none() {
-            return Ok(false);
+        match Signature::of(&path)? {
+            None => return Ok(false),
+            Some(seen) if memo.was_made(digest, &seen) => return Ok(true),
+            Some(_) => {}
         }
         let name = format!("blob:{}", digest.hex());
         let found = memo.digest_as(&path, &name)?;
@@ -127,8 +129,9 @@ impl Blobs {
     }
 
     /// Puts a blob at a place of the project, atomically: reflinked or copied beside it, then renamed over what is there.
-    /// What a user may have put there by hand is kept: the caller moves it aside first.
-    pub fn place(&self, digest: &Digest, root: &Path, path: &str) -> Result<()> {
+    /// What a user may have put there by hand is kept: the caller moves it aside first. `copy`: one of
+    /// [`Blobs::copy_aside`].
+    pub fn place(&self, digest: &Digest, root: &Path, path: &str, copy: Option<PathBuf>) -> Result<()> {
         let target = root.join(path);
         let dir = target.parent().unwrap_or(root);
         let mut plain = is_plain(root, dir);
@@ -140,12 +143,24 @@ impl Blobs {
             return Err(Error::new(ErrorKind::Io, format!("`{path}` leaves the project by a symbolic link"))
                 .hint("hfbuild writes inside the project only: replace the link by a folder"));
         }
-        let tmp = self.scratch();
-        let placed = self.copy_out(digest, &tmp).and_then(|()| rename_over(&tmp, &target));
+        let tmp = copy.map_or_else(|| self.copy_aside(digest), Ok)?;
+        let placed = rename_over(&tmp, &target);
         if placed.is_err() {
             let _ = std::fs::remove_file(&tmp); // the first error says more
         }
         placed
+    }
+
+    /// Copies a blob to a file among those on their way, which is the caller's.
+    pub fn copy_aside(&self, digest: &Digest) -> Result<PathBuf> {
+        let tmp = self.scratch();
+        match self.copy_out(digest, &tmp) {
+            Ok(()) => Ok(tmp),
+            Err(error) => {
+                let _ = std::fs::remove_file(&tmp); // the first error says more
+                Err(error)
+            }
+        }
     }
 
     /// Copies a blob to a new, writable file.

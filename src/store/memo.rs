@@ -6,7 +6,7 @@
 //! that changed within a clock tick of being read could otherwise keep its stat and lose its truth. Times are compared
 //! with `!=`, never with `<`, so a clock that runs backwards costs a read and nothing else.
 //!
-//! Files that hfbuild itself has just placed are the one exception: nobody knew them under that name before, so their
+//! Files that hfbuild itself has just made or placed are the one exception: nobody knew them under that name before, so their
 //! entry counts once a tick has passed with the stat unchanged. Should another program rewrite one within that very tick,
 //! `dist/` is stale until the next change; what is published comes from the CAS and is never affected.
 
@@ -98,6 +98,8 @@ pub struct Memo {
     leaks: HashMap<(Digest, String), Vec<Finding>>,
     fresh: Vec<Record>,
     own: Vec<(String, Signature, Digest)>,
+    /// Blobs that this process has digested as it took them in.
+    made: HashMap<Digest, Signature>,
     lines: usize,
 }
 
@@ -167,6 +169,15 @@ impl Memo {
             self.own.push((path.into(), signature, digest));
         }
         Ok(())
+    }
+
+    /// Remembers, for this run, the stat of blobs that hfbuild itself wrote, digested and took in: nobody knew them before.
+    pub fn made(&mut self, blobs: Vec<(Digest, Signature)>) {
+        self.made.extend(blobs);
+    }
+    /// Whether a blob is as it was then.
+    pub fn was_made(&self, digest: &Digest, seen: &Signature) -> bool {
+        self.made.get(digest) == Some(seen)
     }
 
     /// The Hub digests of content.

@@ -1,9 +1,10 @@
 //! The commit layer against a hub that fails: at each request, for a while or for good, and kill -9 at each request.
 //! What must hold is always the same: the same bytes, one commit, and nothing sent twice that had arrived.
 
-use crate::hubs::{Hub, Proxy, TOKEN, colleague_meanwhile, command, light};
+use crate::hubs::{Hub, Proxy, REPO, TOKEN, colleague_meanwhile, command, light};
 use crate::support::run;
 use hfbuild::hub::embedded::{Fault, Options};
+use hfbuild::hub::{HubClient, RepoId, RepoKind, Token};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -51,7 +52,8 @@ fn killed_at_each_request_the_next_run_ends_with_the_same_bytes_and_one_commit()
         let (of, killed) = (pid.clone(), Arc::new(AtomicBool::new(false)));
         let done = killed.clone();
         hub.at_each(move |_, nth| {
-            if nth == kill_at && !done.swap(true, Ordering::SeqCst) {
+            // or the next, where two came at once
+            if nth >= kill_at && !done.swap(true, Ordering::SeqCst) {
                 while of.load(Ordering::SeqCst) == 0 {
                     std::thread::yield_now();
                 }
@@ -137,6 +139,150 @@ fn a_rate_limit_that_asks_for_too_long_ends_the_run_and_names_it() {
     let (hub, project) = (hub(), light());
     hub.at_each(|point, _| if point == "tree" { Fault::Throttle { retry_after: 4000 } } else { Fault::None });
     hub.publish(&project, &[]).code(4).says("rate limit").says("nothing is lost");
+}
+
+#[test]
+fn the_hubs_own_rate_limit_header_is_obeyed_at_each_request_that_may_meet_it() {
+    for point in ["revision", "tree", "preupload", "lfs.batch", "lfs.put", "commit.before"] {
+        let (hub, project) = (hub(), light());
+        hub.once(point, Fault::Exhausted { reset: 2 });
+        let begun = std::time::Instant::now();
+        hub.publish(&project, &[]).code(0);
+        assert!(begun.elapsed() >= std::time::Duration::from_secs(2), "{point}: {:?}", begun.elapsed());
+        assert_eq!(hub.commits(), 1);
+        if point == "tree" {
+            continue; // it proves what was committed
+        }
+        // more than is waited for ends the run, with nothing committed and nothing to look for later
+        project.write("a.bin", "new content");
+        hub.at_each(move |asked, _| if asked == point { Fault::Exhausted { reset: 4000 } } else { Fault::None });
+        hub.publish(&project, &[]).code(4).says("rate limit");
+        hub.asked();
+        hub.publish(&project, &[]).code(0).never_says("cut off");
+        assert_eq!(hub.commits(), 2);
+    }
+}
+
+#[test]
+fn a_hub_that_asks_to_wait_for_no_time_at_all_is_not_hammered() {
+    let (hub, project) = (hub(), light());
+    hub.at_each(|point, _| match point {
+        "commit.before" => Fault::Throttle { retry_after: 0 },
+        _ => Fault::None,
+    });
+    hub.publish(&project, &[]).code(4).says("rate limit for commits").says("not sent again");
+    let asked = hub.asked();
+    assert_eq!(asked.iter().filter(|p| *p == "commit.before").count(), 6);
+    // refused for good: the next run has nothing to look for, and sends no content again
+    let run = hub.publish(&project, &[]).code(0).never_says("cut off");
+    assert!(run.stderr.contains("published"), "{}", run.stderr);
+    assert!(!hub.asked().iter().any(|p| p == "lfs.put"));
+    assert_eq!(hub.commits(), 1);
+}
+
+#[test]
+fn a_commit_that_was_refused_for_good_is_not_looked_for_by_the_next_run() {
+    for status in [400, 403, 413] {
+        let (hub, project) = (hub(), light());
+        hub.once("commit.before", Fault::Status(status));
+        hub.publish(&project, &[]).code(4).says(&status.to_string());
+        hub.publish(&project, &[]).code(0).never_says("cut off");
+        assert_eq!(hub.commits(), 1);
+    }
+}
+
+#[test]
+fn a_tag_that_could_not_be_set_is_set_by_a_later_run_and_so_is_one_that_is_named_later() {
+    let (hub, project) = (hub(), light());
+    let tags = || {
+        let url = format!("{}/api/models/{REPO}/refs", hub.url());
+        hub.runtime.block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() })
+    };
+    hub.at_each(|point, _| if point == "tag" { Fault::Status(403) } else { Fault::None });
+    for says in ["Published d-oit/tinydit-cats", "unchanged"] {
+        hub.publish(&project, &[]).code(4).says(says).says("the tag `v1.0.0` could not be set");
+        assert!(!tags().contains("v1.0.0"));
+    }
+    hub.asked();
+    hub.publish(&project, &[]).code(0);
+    assert!(tags().contains("v1.0.0"));
+    hub.asked();
+    hub.publish(&project, &[]).code(0);
+    assert_eq!(hub.asked(), ["revision"], "and then it is asked for no more");
+    project.write(
+        "publish.toml",
+        &project.read("publish.toml").replace("tag = \"v{project.version}\"", "tag = \"later\""),
+    );
+    hub.publish(&project, &[]).code(0);
+    assert!(tags().contains("later"));
+    assert_eq!(hub.commits(), 1);
+}
+
+#[test]
+fn a_colleagues_revert_is_drift_though_the_record_of_an_older_publish_came_with_it() {
+    let (hub, project) = (hub(), light());
+    hub.publish(&project, &[]).code(0);
+    let old = hub.text("provenance.json");
+    project.write("a.bin", "two");
+    hub.publish(&project, &[]).code(0);
+    hub.colleague("Revert: the new one is broken", "a.bin", b"content of a");
+    hub.colleague("Revert, the record too", "provenance.json", old.as_bytes());
+    project.write("b.bin", "three");
+    hub.publish(&project, &[]).code(5).says("a.bin").says("provenance.json");
+    hub.publish(&project, &["--overwrite"]).code(0);
+    assert_eq!((hub.text("a.bin").as_str(), hub.text("b.bin").as_str()), ("two", "three"));
+}
+
+#[test]
+fn what_somebody_puts_into_a_new_repo_while_the_stages_run_is_not_published_over() {
+    let (hub, project) = (hub(), light());
+    let (url, first) = (hub.url().to_string(), AtomicBool::new(true));
+    hub.at_each(move |point, _| {
+        if point == "create" && first.swap(false, Ordering::SeqCst) {
+            let url = url.clone();
+            let theirs = move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let client = HubClient::new(&url, Token::new(TOKEN)).unwrap();
+                    client.create_repo(&RepoId::new(RepoKind::Model, REPO).unwrap(), false, None).await.unwrap();
+                });
+                colleague_meanwhile(url, "mine first", "a.bin");
+            };
+            std::thread::spawn(theirs).join().unwrap();
+        }
+        Fault::None
+    });
+    hub.publish(&project, &[]).code(5).says("a.bin");
+    assert_eq!((hub.commits(), hub.text("a.bin").as_str()), (1, "mine\n"));
+}
+
+#[test]
+fn the_same_change_on_both_sides_is_no_drift() {
+    let (hub, project) = (hub(), light());
+    hub.publish(&project, &[]).code(0);
+    project.write("a.bin", "fixed content");
+    hub.colleague("the same by hand", "a.bin", b"fixed content");
+    hub.publish(&project, &["build", "--offline"]).code(0);
+    hub.publish(&project, &["plan"]).code(0);
+    hub.publish(&project, &[]).code(0);
+    assert_eq!(hub.commits(), 3);
+}
+
+#[test]
+fn what_somebody_adds_to_the_record_is_not_deleted_as_ours() {
+    let (hub, project) = (hub(), light());
+    hub.publish(&project, &[]).code(0);
+    hub.colleague("notes", "notes.md", b"mine\n");
+    let record = hub.text("provenance.json");
+    let digest = "0".repeat(64);
+    let entry = format!(
+        "\"managed\": {{\n        \"notes.md\": {{\"size\": 5, \"sha256\": \"{digest}\", \"git_sha1\": null}},"
+    );
+    let edited = record.replacen("\"managed\": {", &entry, 1);
+    assert_ne!(edited, record);
+    hub.colleague("a hand in the record", "provenance.json", edited.as_bytes());
+    hub.publish(&project, &["--overwrite"]).code(0);
+    assert!(hub.has("notes.md"));
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod laws;
 mod leaks;
 mod network;
 mod onnx;
+mod outgoing;
 mod past;
 mod preflight;
 mod publish;

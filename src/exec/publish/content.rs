@@ -196,9 +196,7 @@ impl Publisher<'_, '_> {
                 limits::check_inline(&path, size)?;
                 inline += size;
                 limits::check_commit(inline)?;
-                let gone = || Error::stage(format!("`{path}` is gone from the cache"));
-                let bytes = blobs.read(&entry.digest)?.ok_or_else(gone)?;
-                operations.push(Operation::AddRegular { path, bytes });
+                operations.push(Operation::AddFile { path, file: blobs.path(&entry.digest), size });
             } else if let Some(source) = sources.get(&sha256) {
                 let (source, revision) = (source.clone(), parent.to_owned());
                 operations.push(Operation::Copy { path, source, revision, sha256, size });

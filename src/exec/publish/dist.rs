@@ -31,7 +31,7 @@ impl Publisher<'_, '_> {
         let dist = upload.dist.to_string();
         let blobs = self.driver.store.blobs();
         let digest = blobs.put(record)?;
-        self.driver.place_one(&format!("{dist}/{RECORD}"), &digest, &blobs)?;
+        self.driver.place_one(&format!("{dist}/{RECORD}"), &digest, &blobs, None)?;
         self.clear_old(tree, &dist)?;
         // where the only upload of an earlier manifest was laid out
         if self.driver.project.graph.uploads().all(|(_, upload)| upload.dist.as_str() != FIRST) {

@@ -37,11 +37,13 @@ impl Default for Retry {
 
 impl Retry {
     /// The pause before try number `nth` (from 1), or `None` when it is not worth it.
-    pub(super) fn pause(&self, nth: u32, asked: Option<Duration>) -> Option<Duration> {
+    pub fn pause(&self, nth: u32, asked: Option<Duration>) -> Option<Duration> {
+        let own = self.base.saturating_mul(1 << nth.saturating_sub(1).min(16)).min(self.cap);
         match asked {
             _ if nth > self.tries => None,
-            Some(asked) => (asked <= self.cap).then_some(asked),
-            None => Some(self.base.saturating_mul(1 << (nth - 1).min(16)).min(self.cap)),
+            Some(asked) if asked > self.cap => None,
+            Some(asked) => Some(asked.max(self.base.saturating_mul(nth).min(self.cap))), // none is hammered
+            None => Some(own),
         }
     }
 }
@@ -450,11 +452,22 @@ mod tests {
     }
 
     #[test]
+    fn no_credential_of_an_address_gets_into_an_error() {
+        for bad in
+            ["http://me:s3cret@127.0.0.1:1", "http://127.0.0.1:1?token=s3cret", "s3cret@host/x", "http://h:1/#s3cret"]
+        {
+            let said = Http::new(bad, None, Retry::default()).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+    }
+
+    #[test]
     fn pauses_grow_and_end() {
         let retry = Retry { tries: 3, base: Duration::from_secs(1), cap: Duration::from_secs(3) };
         let pause = |nth, asked: Option<u64>| retry.pause(nth, asked.map(Duration::from_secs)).map(|d| d.as_secs());
         assert_eq!((pause(1, None), pause(2, None), pause(3, None), pause(4, None)), (Some(1), Some(2), Some(3), None));
         assert_eq!((pause(1, Some(3)), pause(1, Some(4))), (Some(3), None));
+        assert_eq!((pause(1, Some(0)), pause(3, Some(0)), pause(4, Some(0))), (Some(1), Some(3), None));
     }
 
     #[test]

@@ -3,16 +3,17 @@
 //! Knows the hub's LFS dialect. An object that the hub already has is not read. Where the hub chooses xet, the content
 //! goes there ([`super::xet`]). An address that was granted and is refused later has expired: the batch is asked again.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Url};
 use serde_json::{Map, Value};
-use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
-use tokio_util::io::ReaderStream;
 
 use super::HubClient;
 use super::http::{Call, Failure, segments, send};
@@ -52,14 +53,15 @@ pub struct Uploaded {
 
 /// How many objects one batch request names.
 const OBJECTS: usize = 100;
-/// How many uploads run at once.
-const AT_ONCE: usize = 4;
+/// How many objects are sent at once, and of one in parts how many parts.
+const AT_ONCE: usize = 6;
+const PARTS_AT_ONCE: usize = 4;
 /// How often addresses are asked for when they expire before the content is there.
 const GRANTS: usize = 3;
 /// What is offered to the hub, which chooses.
 const TRANSFERS: [&str; 3] = ["basic", "multipart", "xet"];
 /// How much is read from disk at a time.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 512 << 10;
 
 /// What a batch asks for.
 struct Wanted<'a> {
@@ -267,7 +269,7 @@ impl HubClient {
             Ok::<_, Trouble>(LfsPart { part_number: index as u32 + 1, etag })
         });
         let sends: Vec<_> = sends.collect();
-        let parts = futures_util::stream::iter(sends).buffered(AT_ONCE).try_collect().await?;
+        let parts = futures_util::stream::iter(sends).buffered(PARTS_AT_ONCE).try_collect().await?;
         let completion = LfsCompletion { oid: object.sha256.clone(), parts };
         Ok(self.post(&upload.href, None, &completion).await?)
     }
@@ -306,10 +308,10 @@ async fn body(
     progress: Progress,
     farthest: Arc<AtomicU64>,
 ) -> Result<Body, Failure> {
-    let mut file = tokio::fs::File::open(&object.path).await.on("open", &object.path)?;
-    file.seek(SeekFrom::Start(offset)).await.on("read", &object.path)?;
+    let mut file = File::open(&object.path).on("open", &object.path)?;
+    file.seek(SeekFrom::Start(offset)).on("read", &object.path)?;
     let mut sent = 0;
-    let pieces = ReaderStream::with_capacity(file.take(length), PIECE).inspect_ok(move |piece| {
+    let pieces = futures_util::stream::try_unfold((file, length), next_piece).inspect_ok(move |piece| {
         sent += piece.len() as u64;
         let before = farthest.fetch_max(sent, Ordering::Relaxed);
         if sent > before {
@@ -317,6 +319,19 @@ async fn body(
         }
     });
     Ok(Body::wrap_stream(pieces))
+}
+
+/// Reads the next piece of a file of which `left` bytes are still to come. Its buffer is the one that is sent.
+async fn next_piece((file, left): (File, u64)) -> std::io::Result<Option<(Bytes, (File, u64))>> {
+    if left == 0 {
+        return Ok(None);
+    }
+    let read = tokio::task::spawn_blocking(move || {
+        let mut piece = Vec::with_capacity(left.min(PIECE as u64) as usize);
+        let read = (&file).take(left.min(PIECE as u64)).read_to_end(&mut piece)?;
+        Ok((read > 0).then(|| (Bytes::from(piece), (file, left - read as u64))))
+    });
+    read.await.map_err(std::io::Error::other)?
 }
 
 /// Adds an action's headers. Names that are no headers (a multipart's numbers) do not come here.

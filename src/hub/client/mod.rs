@@ -15,6 +15,7 @@
 //! Knows nothing of plans or journals. A commit is sent once and never again: see [`CommitOutcome`].
 
 mod admin;
+mod body;
 mod http;
 mod lfs;
 mod proof;
@@ -26,6 +27,7 @@ mod xet;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::core::error::Result;
 
@@ -75,14 +77,15 @@ impl HubClient {
         HubClient { xet: Some(folder.into()), ..self }
     }
 
-    /// The pause before try number `nth` (from 1) of a request that the hub asked to wait with; `None`: it is not worth it.
-    pub fn pause(&self, nth: u32, asked: Option<std::time::Duration>) -> Option<std::time::Duration> {
-        self.http().retry.pause(nth, asked)
-    }
-
     /// Its address, without a slash at the end.
     pub fn endpoint(&self) -> &str {
         &self.inner.http.endpoint
+    }
+
+    /// How long to wait before try number `nth` (from 1) of what was refused for want of rate; `None`: not at all, the
+    /// tries are used up or the hub asks for more than is waited for.
+    pub fn pause(&self, nth: u32, asked: Option<Duration>) -> Option<Duration> {
+        self.http().retry.pause(nth, asked)
     }
 
     /// Whether requests carry a token.

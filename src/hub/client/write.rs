@@ -4,18 +4,19 @@
 //! exactly once: what became of it is a [`CommitOutcome`], and what to do then is the caller's to decide.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 
 use super::HubClient;
+use super::body::{Copies, body};
 use super::http::{Answer, Call, Failure, Refusal, segment, send};
 use crate::core::error::{Error, Result};
 use crate::hub::protocol::{
-    BATCH, CommitAnswer, CommitCopy, CommitFile, CommitHeader, CommitLfsFile, CommitLine, CommitPath, NDJSON,
-    PreuploadAnswer, PreuploadFile, PreuploadRequest, SAMPLE, ValidateYaml, YamlAnswer,
+    BATCH, CommitAnswer, NDJSON, PreuploadAnswer, PreuploadFile, PreuploadRequest, SAMPLE, ValidateYaml, YamlAnswer,
 };
 use crate::hub::repo::{RepoId, RepoKind};
 
@@ -50,6 +51,15 @@ pub enum Operation {
         path: String,
         /// The content.
         bytes: Vec<u8>,
+    },
+    /// The same with the content of a file on this machine, which is read when the commit is sent.
+    AddFile {
+        /// The path in the repository.
+        path: String,
+        /// Where it lies.
+        file: PathBuf,
+        /// Its size.
+        size: u64,
     },
     /// Adds or replaces an LFS file, whose content the hub already has.
     AddLfs {
@@ -180,11 +190,11 @@ impl HubClient {
         query: &str,
     ) -> Result<CommitOutcome, Failure> {
         let call = Self::commit_call(repo, revision, query);
-        let mut answer = self.post_commit(&call, commit_body(commit, Copies::Named)?).await;
+        let mut answer = self.post_commit(&call, commit, Copies::Named).await;
         let copies = commit.operations.iter().any(|operation| matches!(operation, Operation::Copy { .. }));
         if copies && matches!(&answer, Err(failure) if matches!(failure.status(), Some(400 | 422 | 501))) {
             // refused, so nothing was done: perhaps this hub knows no copies
-            answer = self.post_commit(&call, commit_body(commit, Copies::ByContent)?).await;
+            answer = self.post_commit(&call, commit, Copies::ByContent).await;
         }
         match answer {
             Ok(answer) => Ok(self.landed(&call, &answer)),
@@ -197,8 +207,10 @@ impl HubClient {
         }
     }
 
-    async fn post_commit(&self, call: &Call, body: Vec<u8>) -> Result<Answer, Failure> {
-        Answer::of(send(self.http().api(call).header(CONTENT_TYPE, NDJSON).body(body)).await?).await
+    async fn post_commit(&self, call: &Call, commit: &CommitRequest, copies: Copies) -> Result<Answer, Failure> {
+        let (length, body) = body(commit, copies)?;
+        let request = self.http().api(call).header(CONTENT_TYPE, NDJSON).header(CONTENT_LENGTH, length);
+        Answer::of(send(request.body(body)).await?).await
     }
 
     fn landed(&self, call: &Call, answer: &Answer) -> CommitOutcome {
@@ -247,52 +259,4 @@ fn outcome_of(refusal: &Refusal) -> Option<CommitOutcome> {
         }
         _ => None,
     }
-}
-
-/// How a copy is written into a commit.
-#[derive(Clone, Copy)]
-enum Copies {
-    /// As a copy of its source.
-    Named,
-    /// As an LFS file whose content the hub has.
-    ByContent,
-}
-
-fn commit_body(commit: &CommitRequest, copies: Copies) -> Result<Vec<u8>> {
-    let header = CommitHeader {
-        summary: commit.summary.clone(),
-        description: commit.description.clone(),
-        parent_commit: Some(commit.parent.clone()),
-    };
-    let mut body = Vec::new();
-    let mut line = |line: &CommitLine| -> Result<()> {
-        serde_json::to_writer(&mut body, line).map_err(|e| Error::bug(format!("a commit cannot be written: {e}")))?;
-        body.push(b'\n');
-        Ok(())
-    };
-    line(&CommitLine::Header(header))?;
-    let lfs = |path: &str, sha256: &str, size: u64| {
-        let (path, oid) = (path.to_owned(), sha256.to_owned());
-        CommitLine::LfsFile(CommitLfsFile { path, algo: Some("sha256".to_owned()), oid, size: Some(size) })
-    };
-    for operation in &commit.operations {
-        line(&match operation {
-            Operation::AddRegular { path, bytes } => CommitLine::File(CommitFile {
-                content: STANDARD.encode(bytes),
-                path: path.clone(),
-                encoding: Some("base64".to_owned()),
-            }),
-            Operation::AddLfs { path, sha256, size } => lfs(path, sha256, *size),
-            Operation::Copy { path, source, revision, sha256, size } => match copies {
-                Copies::ByContent => lfs(path, sha256, *size),
-                Copies::Named => CommitLine::CopyFile(CommitCopy {
-                    path: path.clone(),
-                    src_path: source.clone(),
-                    src_revision: Some(revision.clone()),
-                }),
-            },
-            Operation::Delete { path } => CommitLine::DeletedFile(CommitPath { path: path.clone() }),
-        })?;
-    }
-    Ok(body)
 }

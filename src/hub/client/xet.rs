@@ -9,7 +9,8 @@
 //! [`HubClient::keeping`]. Memory: hf-xet builds a block of up to 64 MiB for each file that it reads, and holds those
 //! under way; both counts are bounded here.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
@@ -66,8 +67,13 @@ impl HubClient {
         // a second time with a fresh token: one may end early, and what arrived is not sent again
         for last in [false, true] {
             let Some(grant) = self.xet_grant(&route).await? else { return Ok(None) };
+            let before = notes(folder);
             match self.send_xet(&route, grant, folder, objects, progress).await {
-                Ok(report) => return Ok(Some(report.dedup_metrics.total_bytes_uploaded)),
+                Ok(report) => {
+                    // hf-xet keeps what it noted itself, and would send it with the next transfer once more
+                    notes(folder).difference(&before).for_each(|note| drop(std::fs::remove_file(note)));
+                    return Ok(Some(report.dedup_metrics.total_bytes_uploaded));
+                }
                 Err(Trouble::Ours(error)) => return Err(error),
                 Err(Trouble::Xet(error)) if !last && is_refused(&error) => {}
                 Err(Trouble::Xet(error)) => return Err(explain(&error)),
@@ -145,9 +151,20 @@ impl HubClient {
             config.client.ac_max_upload_concurrency = BLOCKS;
         }
         config.client.retry_max_attempts = self.http().retry.tries as usize;
-        config.client.retry_base_delay = self.http().retry.base;
+        if !set("HF_XET_CLIENT_RETRY_BASE_DELAY") {
+            // it knows no `Retry-After`: from 3 s its pauses treble, so that five fill the Hub's window of five minutes
+            config.client.retry_base_delay = self.http().retry.base * 6;
+        }
         config
     }
+}
+
+/// What hf-xet has noted of blocks that arrived, so that a transfer that was cut off goes on: files in folders of this name.
+/// Those of other transfers are among them.
+fn notes(folder: &Path) -> BTreeSet<PathBuf> {
+    let files = walkdir::WalkDir::new(folder).into_iter().flatten().filter(|entry| entry.file_type().is_file());
+    let noted = files.filter(|entry| entry.path().parent().is_some_and(|folder| folder.ends_with("xorb_metadata")));
+    noted.map(walkdir::DirEntry::into_path).collect()
 }
 
 /// Gives all of `objects` to hf-xet, a few at a time, and ends the transfer.

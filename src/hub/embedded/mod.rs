@@ -79,6 +79,11 @@ pub enum Fault {
         /// The seconds.
         retry_after: u64,
     },
+    /// The answer is 429 with the Hub's own header, `RateLimit: "api";r=0;t=`, and no `Retry-After`.
+    Exhausted {
+        /// The seconds until the window ends.
+        reset: u64,
+    },
     /// There is no answer: the connection ends.
     DropConnection,
 }

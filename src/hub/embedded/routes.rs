@@ -318,6 +318,12 @@ impl Hub {
             Fault::None => None,
             Fault::Status(status) => Some(Refused::new(status, "made to fail by a test").answer()),
             Fault::DropConnection => Some(broken()),
+            Fault::Exhausted { reset } => {
+                let mut answer = Refused::new(429, "too many requests, says a test").answer();
+                let limit = HeaderValue::from_str(&format!("\"api\";r=0;t={reset}"));
+                limit.into_iter().for_each(|limit| drop(answer.headers_mut().insert("ratelimit", limit)));
+                Some(answer)
+            }
             Fault::Throttle { retry_after } => {
                 let mut answer = Refused::new(429, "too many requests, says a test").answer();
                 answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after));

@@ -8,7 +8,7 @@
 
 use crate::core::digest::Digest;
 use crate::core::error::{Error, Result};
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use regex::bytes::{Captures, Regex, RegexBuilder};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -162,7 +162,9 @@ fn load() -> Result<Rules> {
             }
         }
     }
-    let keywords = AhoCorasick::builder().ascii_case_insensitive(true).build(&words);
+    // a table of 1.4 MB, and twice as fast as what is chosen for so many words
+    let kind = Some(AhoCorasickKind::DFA);
+    let keywords = AhoCorasick::builder().ascii_case_insensitive(true).kind(kind).build(&words);
     let keywords = keywords.map_err(|e| Error::bug("the keywords of the rules are too many").cause(e.to_string()))?;
     let allow = all(&file.allow).ok_or_else(|| Error::bug("the allowlist of the rules is no list of patterns"))?;
     let digest = Digest::of(format!("{FORMAT}\n{RULES}\n{OWN}").as_bytes());

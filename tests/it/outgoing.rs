@@ -1,0 +1,90 @@
+//! What a publish must not let out, and what it must not reach: the token that is used, pickles whatever they are called, a
+//! proxy between hfbuild and a hub on the same machine; and a build that asks no hub at all.
+
+use crate::hubs::{Hub, TOKEN, light};
+use crate::support::{Project, run};
+use hfbuild::hub::embedded::Options;
+
+#[test]
+fn the_token_that_is_used_is_published_in_no_file_whatever_it_looks_like() {
+    let hub = Hub::start(Options::default());
+    let (project, other) = (light(), "s3lfh0sted/T0ken.Value");
+    project.write("a.bin", &format!("log in with {other}\n"));
+    hub.publish(&project, &[]).code(0); // it is nobody's token here
+    let refused = |token: &str| {
+        let mut command = hub.command(&project, &[]);
+        project.write("b.bin", &format!("one\nlog in with {token}\n"));
+        run(command.env("HF_TOKEN", token))
+            .code(1)
+            .says("holds the very token that is used to publish, on line 2")
+            .never_says(token);
+        for (name, bytes) in project.tree("cache") {
+            let of_it = name.starts_with("blobs/");
+            assert!(of_it || !bytes.windows(token.len()).any(|w| w == token.as_bytes()), "{name} holds the token");
+        }
+    };
+    refused(TOKEN);
+}
+
+#[test]
+fn pickles_of_any_protocol_and_arrays_of_objects_are_refused() {
+    let array = |kind: &str| {
+        let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': (1,), }}\n");
+        let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+        npy.extend((header.len() as u16).to_le_bytes());
+        npy.extend(header.as_bytes());
+        npy.extend(b"\x80\x04N.");
+        npy
+    };
+    let hostile = b"cos\nsystem\n(S'id'\ntR.".to_vec();
+    for (name, content, refused) in [
+        ("pytorch_model.bin", hostile.clone(), "is a pickle that calls `os.system`"),
+        ("weights.dat", hostile, "is a pickle that calls `os.system`"),
+        ("objects.npy", array("|O"), "is an array of pickled objects"),
+        ("two.pkl", b"\x80\x02K\x01.\x80\x02cos\nsystem\nX\x02\x00\x00\x00id\x85R.".to_vec(), "os.system"),
+        ("numbers.npy", array("<f8"), ""),
+        ("labels.txt", b"cat\ndog\nbird\n".to_vec(), ""),
+    ] {
+        let project = Project::with(&format!(
+            "[project]\nname = \"p\"\nversion = \"1.0.0\"\nlicense = \"mit\"\n[hub]\nrepo = \"me/p\"\nendpoint = \"embedded\"\n\
+             [artifact.a]\nkind = \"files\"\npaths = [\"{name}\"]\n[artifact.publish]\nkind = \"upload\"\nfiles = {{ \"{name}\" = \"a\" }}\n"
+        ));
+        std::fs::write(project.path(name), &content).unwrap();
+        let run = project.run(&[]);
+        assert_eq!(
+            (run.code == 0, project.commits("me/p")),
+            (refused.is_empty(), usize::from(refused.is_empty())),
+            "{name}"
+        );
+        assert!(run.stderr.contains(refused), "{name}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_hub_on_this_machine_is_reached_by_no_proxy() {
+    let hub = Hub::start(Options { xet: true, ..Options::default() });
+    let project = light();
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        project.write("a.bin", name);
+        let mut command = hub.command(&project, &[]);
+        run(command.env(name, "http://127.0.0.1:9").env("no_proxy", "elsewhere.example")).code(0);
+    }
+    assert_eq!(hub.commits(), 3);
+    assert_eq!(hub.text("a.bin"), "ALL_PROXY");
+}
+
+#[test]
+fn an_offline_build_makes_what_is_published_and_publishes_nothing() {
+    let hub = Hub::start(Options::default());
+    let project = light();
+    let run = hub.publish(&project, &["build", "--offline"]).code(0).says("is not published to `d-oit/tinydit-cats`");
+    assert_eq!(hub.asked(), Vec::<String>::new());
+    assert!(run.summary().contains("ran 4 stages"), "{}", run.summary());
+    assert_eq!(project.read("dist/a.bin"), "content of a");
+    hub.publish(&project, &["build", "--offline"]).code(0);
+    hub.publish(&project, &["build", "--offline", "--pr"]).code(2);
+    // what it left undone is still to do, and nothing is made twice
+    let run = hub.publish(&project, &[]).code(0);
+    assert!(run.summary().contains("ran 0 stages"), "{}", run.summary());
+    assert_eq!(hub.commits(), 1);
+}
