@@ -21,6 +21,7 @@ pub mod publish;
 mod pulls;
 pub mod queue;
 pub mod remote;
+pub mod runtimes;
 pub mod snapshot;
 pub mod targets;
 pub mod twice;

@@ -17,6 +17,7 @@ use crate::store::hash;
 use crate::store::memo::Signature;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest pause between two tries.
@@ -124,6 +125,7 @@ pub fn workspace(
         log,
         progress: Box::new(|_, _| {}),
         cancel: Cancel::default(),
+        machine: Arc::default(),
         device: None,
         left: Left::default(),
     })
@@ -189,7 +191,7 @@ pub fn run(mut job: Job) -> (NodeId, Action, Digest, Result<Done>) {
         let result = attempt(&mut job);
         job.workspace.empty();
         match &result {
-            Err(e) if e.kind() == ErrorKind::Stage && job.retries > 0 && job.workspace.cancel.stopped().is_none() => {
+            Err(e) if is_failure(e) && job.retries > 0 && job.workspace.cancel.stopped().is_none() => {
                 job.retries -= 1;
                 let _ = job.workspace.say(&format!("failed, {} retries left: {}", job.retries, e.message()));
                 wait(pause, &job.workspace.cancel);
@@ -199,6 +201,11 @@ pub fn run(mut job: Job) -> (NodeId, Action, Digest, Result<Done>) {
         }
     };
     (job.id, job.action, job.digest, result)
+}
+
+/// Whether another try may go better.
+fn is_failure(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Stage | ErrorKind::OutOfMemory)
 }
 
 /// Waits, unless the build is interrupted.
