@@ -206,6 +206,8 @@ pub struct Used {
     pub device: DeviceKind,
     /// The execution provider, where the runtime has several, and the device's name: `CUDAExecutionProvider, NVIDIA L4`.
     pub detail: Option<String>,
+    /// Why it was not the device that was tried first; for a log.
+    pub instead: Option<String>,
 }
 
 impl fmt::Display for Used {
@@ -242,11 +244,15 @@ pub fn choose(wanted: Wanted, found: &Found) -> Result<Choice> {
             _ => Ok(rten(vec![])),
         };
     }
+    let device = no_device(found);
+    if let (Some(DeviceKind::Cuda), Some(lacking)) = (wanted.device, &device) {
+        return Err(refused("`device = \"cuda\"`", lacking)); // no library would mend that
+    }
     let Some(library) = &found.onnxruntime else {
-        let lacking = no_library(found, wanted.device == Some(DeviceKind::Cuda));
+        let lacking = no_library(found);
         return match (wanted.runtime, wanted.device) {
-            (Some(RuntimeKind::OnnxRuntime), _) => Err(refused("`runtime = \"onnxruntime\"`", &lacking)),
             (_, Some(DeviceKind::Cuda)) => Err(refused("`device = \"cuda\"`", &lacking)),
+            (Some(RuntimeKind::OnnxRuntime), _) => Err(refused("`runtime = \"onnxruntime\"`", &lacking)),
             _ => Ok(rten(vec![lacking])),
         };
     };
@@ -257,7 +263,7 @@ pub fn choose(wanted: Wanted, found: &Found) -> Result<Choice> {
         named,
         passed_over,
     };
-    match (wanted.device, no_cuda(found, library)) {
+    match (wanted.device, device.or_else(|| no_cuda(library))) {
         (Some(DeviceKind::Cpu), _) => Ok(on(DeviceKind::Cpu, vec![])),
         (_, None) => Ok(on(DeviceKind::Cuda, vec![])),
         (None, Some(lacking)) => Ok(on(DeviceKind::Cpu, vec![lacking])),
@@ -274,9 +280,8 @@ fn refused(asked: &str, lacking: &PassedOver) -> Error {
 }
 
 /// Why no libonnxruntime is used.
-fn no_library(found: &Found, cuda: bool) -> PassedOver {
-    let has_device = found.devices.as_ref().is_ok_and(|all| !all.is_empty());
-    let install = if cuda || has_device { INSTALL_GPU } else { INSTALL };
+fn no_library(found: &Found) -> PassedOver {
+    let install = if no_device(found).is_none() { INSTALL_GPU } else { INSTALL };
     let (why, mend) = match found.rejected.first() {
         None => ("no libonnxruntime was found".to_string(), install.to_string()),
         Some(bad) if bad.origin == ENV => {
@@ -290,15 +295,20 @@ fn no_library(found: &Found, cuda: bool) -> PassedOver {
 /// The environment variable that names a libonnxruntime.
 pub const ENV: &str = "ORT_DYLIB_PATH";
 
-/// Why CUDA is not used with a library, where it is not.
-fn no_cuda(found: &Found, library: &Library) -> Option<PassedOver> {
-    let (why, mend) = match (&found.devices, &library.cuda) {
-        (Err(why), _) => (why.clone(), None),
-        (Ok(all), _) if all.is_empty() => ("no NVIDIA device is visible".to_string(), None),
-        (Ok(_), Err(why)) => (why.clone(), Some(INSTALL_GPU.to_string())),
-        (Ok(_), Ok(())) => return None,
+/// Why there is no device, where there is none.
+fn no_device(found: &Found) -> Option<PassedOver> {
+    let why = match &found.devices {
+        Err(why) => why.clone(),
+        Ok(all) if all.is_empty() => "no NVIDIA device is visible".to_string(),
+        Ok(_) => return None,
     };
-    Some(PassedOver { what: DeviceKind::Cuda.word().into(), why, mend })
+    Some(PassedOver { what: DeviceKind::Cuda.word().into(), why, mend: None })
+}
+
+/// Why CUDA is not used with a library, where it is not.
+fn no_cuda(library: &Library) -> Option<PassedOver> {
+    let why = library.cuda.clone().err()?;
+    Some(PassedOver { what: DeviceKind::Cuda.word().into(), why, mend: Some(INSTALL_GPU.into()) })
 }
 
 #[cfg(test)]
@@ -364,6 +374,9 @@ mod tests {
         let library = machine(true, Ok(()), Err("there is no NVIDIA driver"));
         let refused = chosen("auto", "cuda", &library);
         assert!(refused.starts_with("`device = \"cuda\"` cannot be had here: there is no NVIDIA driver"), "{refused}");
+        assert!(chosen("onnxruntime", "cuda", &none).contains("there is no NVIDIA driver"));
+        let device = machine(false, Ok(()), Ok(1));
+        assert!(chosen("auto", "cuda", &device).ends_with("found | run `hfbuild runtime install onnxruntime --gpu`"));
         let plain = machine(true, Err("built without CUDA"), Ok(1));
         assert!(chosen("auto", "cuda", &plain).ends_with("run `hfbuild runtime install onnxruntime --gpu`"));
         assert!(chosen("rten", "cuda", &plain).contains("which has no CUDA"));

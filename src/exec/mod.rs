@@ -8,6 +8,7 @@ pub mod baseline;
 pub mod difference;
 pub mod drive;
 pub mod history;
+pub mod install;
 pub mod leaks;
 pub mod matched;
 pub mod observe;

@@ -134,7 +134,11 @@ impl Pools {
             Some(ids.iter().filter_map(|id| names.get(*id).cloned()).collect::<Vec<_>>().join(","))
         };
         let taken = held.0.keys().filter_map(|pool| Some((variable(pool), joined(pool)?)));
-        taken.chain(joined(GPU).map(|ids| ("CUDA_VISIBLE_DEVICES".to_string(), ids))).collect()
+        let gpus = joined(GPU).map(|ids| ("CUDA_VISIBLE_DEVICES".to_string(), ids));
+        // so that numbers mean the same devices to all of them
+        let order = std::env::var("CUDA_DEVICE_ORDER").ok().filter(|_| gpus.is_some());
+        let order = order.map(|order| ("CUDA_DEVICE_ORDER".to_string(), order));
+        taken.chain(gpus).chain(order).collect()
     }
 }
 

@@ -78,6 +78,10 @@ pub(super) fn open(
     threads: Option<usize>,
 ) -> Result<Box<dyn Session>> {
     let session = runtime(action, workspace, threads)?.open(graph)?;
-    workspace.device = Some(session.used().to_string());
+    let used = session.used();
+    if let Some(why) = &used.instead {
+        workspace.say(why)?;
+    }
+    workspace.device = Some(used.to_string());
     Ok(session)
 }

@@ -125,7 +125,7 @@ impl Project {
         std::fs::copy(from, full).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
     }
 
-    /// The command, with an environment in which no token no hub and no
+    /// The command, with an environment in which no token, no hub and no
     /// runtime of the developer's own can be found.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hfbuild"));

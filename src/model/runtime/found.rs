@@ -62,7 +62,9 @@ impl Places {
         let mut look = |folder: &Path, origin: &str| {
             found.extend(library_in(folder).map(|file| (file, origin.to_string())));
         };
-        self.installed.iter().for_each(|root| in_package(root, &mut |f| look(f, "hfbuild runtime install")));
+        self.installed
+            .iter()
+            .for_each(|root| in_package(&root.join("onnxruntime"), &mut |f| look(f, "hfbuild runtime install")));
         self.beside.iter().for_each(|folder| look(folder, "beside hfbuild"));
         for (name, prefix) in &self.python {
             site_packages(prefix).iter().for_each(|site| in_package(site, &mut |f| look(f, name)));
@@ -118,8 +120,10 @@ fn probe(path: &Path) -> Result<(String, Vec<String>), String> {
     // SAFETY: a library is loaded on the user's word: it was named, or stands where libraries stand.
     let library =
         unsafe { libloading::Library::new(path) }.map_err(|e| format!("it cannot be loaded: {}", in_short(&e)))?;
+    // it stays loaded: it may be the one that is used, and some do not survive being unloaded
+    let library = std::mem::ManuallyDrop::new(library);
     // SAFETY: the signatures are those of onnxruntime_c_api.h, which no version has changed.
-    let result = unsafe {
+    unsafe {
         let base = library.get::<unsafe extern "C" fn() -> *const OrtApiBase>(b"OrtGetApiBase");
         let base = base.map_err(|_| "it is no libonnxruntime: it has no `OrtGetApiBase`")?();
         let base = base.as_ref().ok_or("it is no libonnxruntime: it has no interface")?;
@@ -130,11 +134,8 @@ fn probe(path: &Path) -> Result<(String, Vec<String>), String> {
         }
         let api =
             (base.GetApi)(API).as_ref().ok_or(format!("onnxruntime {version} lacks version {API} of its interface"))?;
-        (version, providers(api))
-    };
-    // It stays loaded: it may be the one that is used, and some do not survive being unloaded.
-    std::mem::forget(library);
-    Ok(result)
+        Ok((version, providers(api)))
+    }
 }
 
 /// Without the path, which stands beside it.
@@ -242,7 +243,11 @@ impl Machine {
         let library =
             self.found().onnxruntime.clone().ok_or_else(|| Error::bug("a library was chosen and is not there"))?;
         let threads = setting.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let cuda = (choice.device == DeviceKind::Cuda).then(|| self.device(setting)).flatten();
+        let lost = || Error::bug("a device was chosen and is not there");
+        let cuda = match choice.device {
+            DeviceKind::Cuda => Some(self.device(setting).ok_or_else(lost)?),
+            DeviceKind::Cpu => None,
+        };
         Ok(Box::new(OnnxRuntime { library, threads, cuda, only: choice.named }))
     }
 

@@ -139,7 +139,7 @@ impl Runtime for OnnxRuntime {
         match self.on_cuda(path, *number, name) {
             Err(error) if !self.only && error.kind() == ErrorKind::Stage => {
                 let why = error.causes().first().cloned().unwrap_or_else(|| error.message().to_string());
-                self.on_cpu(path, Some(format!("not on cuda: {why}")))
+                self.on_cpu(path, Some(format!("on the CPU, for CUDA did not take the graph: {why}")))
             }
             result => result,
         }
@@ -158,20 +158,20 @@ impl OnnxRuntime {
         set().map_err(|e| failed("cannot begin a session", &e))
     }
 
-    fn used(&self, device: DeviceKind, detail: Option<String>) -> Used {
-        Used { runtime: self.name().into(), version: self.version(), device, detail }
+    fn used(&self, device: DeviceKind) -> Used {
+        Used { runtime: self.name().into(), version: self.version(), device, detail: None, instead: None }
     }
 
-    fn on_cpu(&self, path: &Path, detail: Option<String>) -> Result<Box<dyn Session>> {
+    fn on_cpu(&self, path: &Path, instead: Option<String>) -> Result<Box<dyn Session>> {
         let session = self.builder()?.commit_from_file(path).map_err(|e| cannot_load(path, &e))?;
-        Ok(Box::new(OrtSession { session, used: self.used(DeviceKind::Cpu, detail), unproven: None }))
+        Ok(Box::new(OrtSession { session, used: Used { instead, ..self.used(DeviceKind::Cpu) }, unproven: None }))
     }
 
     /// On the device and nowhere else: the library refuses what it cannot place there. Where that are nodes that compute
-    /// shapes, it may leave them to the CPU; in any case the first run proves where it was.
+    /// shapes, a manifest that names the device lets it leave them to the CPU; the first run proves where it was.
     fn on_cuda(&self, path: &Path, number: i32, name: &str) -> Result<Box<dyn Session>> {
         match self.placed(path, number, name, true) {
-            Err(error) if error.causes().iter().any(|cause| cause.contains(REFUSED)) => {
+            Err(error) if self.only && error.causes().iter().any(|cause| cause.contains(REFUSED)) => {
                 self.placed(path, number, name, false)
             }
             result => result,
@@ -196,7 +196,8 @@ impl OnnxRuntime {
         };
         let mut builder = set().map_err(|e| failed("the CUDA provider cannot be used", &e))?;
         let session = builder.commit_from_file(path).map_err(|e| cannot_load(path, &e))?;
-        let used = self.used(DeviceKind::Cuda, Some(format!("{}, {name}", CUDA::NAME)));
+        let detail = Some(format!("{}, {name}", CUDA::NAME));
+        let used = Used { detail, ..self.used(DeviceKind::Cuda) };
         Ok(Box::new(OrtSession { session, used, unproven: Some(folder) }))
     }
 }

@@ -68,7 +68,7 @@ impl Session for RtenSession {
 
     fn used(&self) -> Used {
         let runtime = RuntimeKind::Rten.word().to_string();
-        Used { runtime, version: RTEN_VERSION.into(), device: DeviceKind::Cpu, detail: None }
+        Used { runtime, version: RTEN_VERSION.into(), device: DeviceKind::Cpu, detail: None, instead: None }
     }
 }
 
