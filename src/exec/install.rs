@@ -58,12 +58,12 @@ pub fn onnxruntime(store: &Store, gpu: bool) -> Result<Installed> {
     Ok(Installed { what, folder, before: false })
 }
 
-/// Takes it away. `false`: it was not there.
+/// Takes it away, with what an installation that was killed may have left. `false`: nothing was there.
 ///
 /// # Errors
 /// The folder cannot be removed.
 pub fn remove(store: &Store) -> Result<bool> {
-    let folder = store.runtimes().join("onnxruntime");
+    let folder = store.runtimes();
     match std::fs::remove_dir_all(&folder) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
         result => result.on("remove", &folder).map(|()| true),

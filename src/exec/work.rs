@@ -75,21 +75,13 @@ pub fn workspace(
             InputFrom::File(path) => {
                 let digest = world.sources.get(path.as_str()).copied().flatten();
                 let digest = digest.ok_or_else(|| Error::bug(format!("source `{path}` was not observed")))?;
-                vec![InputFile { path: path.to_string(), file: root.join(path.as_str()), digest, is_source: true }]
+                vec![source(root, path.as_str(), digest)]
             }
             InputFrom::Files(pattern) => {
                 directories.insert(input.role.clone());
                 let matched = world.matched.get(pattern.as_str()).into_iter().flat_map(BTreeMap::keys);
                 let content = |path: &String| world.sources.get(path).copied().flatten();
-                matched
-                    .filter_map(|path| Some((path, content(path)?)))
-                    .map(|(path, digest)| InputFile {
-                        path: path.clone(),
-                        file: root.join(path),
-                        digest,
-                        is_source: true,
-                    })
-                    .collect()
+                matched.filter_map(|path| Some(source(root, path, content(path)?))).collect()
             }
             InputFrom::Shard(name) => {
                 let ids: Vec<_> = graph.shard(name).into_iter().collect();
@@ -129,6 +121,11 @@ pub fn workspace(
         device: None,
         left: Left::default(),
     })
+}
+
+/// A file of the project as an input.
+fn source(root: &Path, path: &str, digest: Digest) -> InputFile {
+    InputFile { path: path.to_string(), file: root.join(path), digest, is_source: true }
 }
 
 /// hfbuild's own token, which a program may come upon by itself (it has `HOME`).

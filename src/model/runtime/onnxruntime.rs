@@ -10,7 +10,7 @@ use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::runtime::{DeviceKind, Library, RuntimeKind, Used};
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProvider};
-use ort::session::builder::SessionBuilder;
+use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
 use ort::session::{SessionInputValue, SessionInputs};
 use ort::value::TensorRef;
 use std::borrow::Cow;
@@ -152,6 +152,8 @@ impl OnnxRuntime {
         let set = || -> ort::Result<SessionBuilder> {
             let builder = ort::session::Session::builder(environment)?.with_no_environment_execution_providers()?;
             let builder = builder.with_intra_threads(self.threads.max(1))?.with_inter_threads(1)?;
+            // left to itself the crate prefers a device that saves power (CoreML, on a Mac)
+            let builder = builder.with_auto_device(AutoDevicePolicy::PreferCPU)?;
             Ok(builder.with_parallel_execution(false)?.with_deterministic_compute(true)?)
         };
         forget_log();
