@@ -27,7 +27,7 @@ pub fn to_json(found: &Found, stages: &[Stage<'_>], project: Option<&str>) -> Js
         "schema": SCHEMA,
         "runtimes": {"rten": found.rten, "onnxruntime": library, "rejected": found.rejected, "torch": found.torch},
         "devices": devices,
-        "stages": stages.iter().map(|stage| stage_json(stage)).collect::<Vec<_>>(),
+        "stages": stages.iter().map(stage_json).collect::<Vec<_>>(),
         "project": project,
     })
 }

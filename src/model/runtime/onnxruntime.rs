@@ -181,7 +181,7 @@ impl OnnxRuntime {
     }
 
     fn placed(&self, path: &Path, number: i32, name: &str, wholly: bool) -> Result<Box<dyn Session>> {
-        let folder = tempfile::tempdir().on("create a folder in", &std::env::temp_dir())?;
+        let folder = tempfile::tempdir().on("create a folder in", std::env::temp_dir())?;
         let provider = CUDA::default()
             .with_device_id(number)
             .with_tf32(false)
