@@ -157,7 +157,7 @@ runtimes
                         not used: /x/lib.so (VIRTUAL_ENV), it is no libonnxruntime
   torch        -        no `hfbuild-torch` beside hfbuild or on the PATH
 devices
-  0  NVIDIA L4, 24.0 GB  GPU-1a
+  0  NVIDIA L4, 24 GB  GPU-1a
 stages
   samples      rten 0.27.0 on cpu
                not onnxruntime: `/x/lib.so` cannot be used: it is no libonnxruntime (run `hfbuild runtime install onnxruntime --gpu`)
