@@ -9,7 +9,8 @@ const LOOPBACK: &str = "127.0.0.0/8,::1,localhost";
 /// machine from the proxy (hf-xet's client takes that from the environment alone), and makes a panic a clear message with
 /// the exit code for a bug of ours.
 pub fn prepare() {
-    let settings = [("HF_XET_TELEMETRY_ENABLED", "0"), ("DO_NOT_TRACK", "1")];
+    // CUDA numbers devices by their place on the bus, as NVML does, and not by their speed
+    let settings = [("HF_XET_TELEMETRY_ENABLED", "0"), ("DO_NOT_TRACK", "1"), ("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];
     let unset = settings.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
     let all = unset.map(|(name, off)| (name, off.to_string())).chain(without_proxy(&|name| std::env::var(name).ok()));
     for (name, value) in all.collect::<Vec<_>>() {

@@ -11,14 +11,15 @@ use crate::exec::drive::{self, Cancel, Driver, Options, Sink, Start};
 use crate::exec::guard;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
-use crate::exec::programs;
 use crate::exec::project::Project;
 use crate::exec::remote::{self, Access};
 use crate::exec::snapshot;
 use crate::exec::targets;
+use crate::exec::{programs, runtimes};
 use crate::store::memo::Memo;
 use crate::store::records::{self, Loaded, Recorder};
 use crate::store::{Store, lock};
+use crate::ui::doctor;
 use crate::ui::plan as shown;
 use crate::ui::progress::{Progress, Verbosity};
 use std::collections::{BTreeMap, BTreeSet};
@@ -387,6 +388,10 @@ pub fn plan(global: &Global, words: &[String], force: &[String], args: &PlanArgs
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
     programs::check(&project, &plan, &world, &sink)?;
     targets::notes(&project, &targets, &plan, &world).into_iter().for_each(|text| sink(Event::Note { text }));
+    let machine = runtimes::machine(&store);
+    runtimes::check(&project, &plan, &loaded.history, &machine, &sink)?;
+    let runs_on = runtimes::of_plan(&project, &plan, &machine);
+    let runs_on: Vec<_> = runs_on.iter().map(|runs| (runs.artifact.as_str(), &runs.choice)).collect();
     let graph = &project.graph;
     let sends: Vec<shown::Sending> = targets
         .into_iter()
@@ -400,10 +405,13 @@ pub fn plan(global: &Global, words: &[String], force: &[String], args: &PlanArgs
         .collect();
     let totals = shown::totals(graph, &plan);
     if json {
-        let text = serde_json::to_string_pretty(&shown::to_json(graph, &plan, &sends)).unwrap_or_default();
+        let mut form = shown::to_json(graph, &plan, &sends);
+        form["runtimes"] = runs_on.iter().map(doctor::stage_json).collect::<Vec<_>>().into();
+        let text = serde_json::to_string_pretty(&form).unwrap_or_default();
         super::out::print(&format!("{text}\n"));
     } else {
-        super::out::print(&shown::render(graph, &plan, &sends, global.verbose));
+        let text = shown::render(graph, &plan, &sends, global.verbose);
+        super::out::print(&format!("{text}{}", doctor::plan_lines(&runs_on)));
         let _ = writeln!(std::io::stderr(), "{}", shown::last_line(&totals, &plan));
     }
     match check && totals.work() {

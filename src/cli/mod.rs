@@ -6,6 +6,7 @@ mod build;
 mod card;
 mod check;
 mod diff;
+mod doctor;
 mod history;
 mod out;
 mod past;
@@ -213,6 +214,17 @@ pub enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
+    /// Say which runtimes and devices are here, and what each stage that runs a graph would use
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runtimes that are no part of hfbuild
+    Runtime {
+        #[command(subcommand)]
+        command: RuntimeCommand,
+    },
     /// The embedded hub
     Hub {
         #[command(subcommand)]
@@ -225,6 +237,27 @@ pub enum Command {
 pub enum StoreCommand {
     /// Read every blob back; remove what is damaged, so that the next build makes it again
     Verify,
+}
+
+/// Commands of runtimes.
+#[derive(Debug, Subcommand)]
+pub enum RuntimeCommand {
+    /// Fetch a runtime with pip, at a pinned version, and put it under cache/
+    Install {
+        runtime: Installable,
+        /// With CUDA, and the parts of CUDA that it needs (about 1.5 GB)
+        #[arg(long)]
+        gpu: bool,
+    },
+    /// Take it away again
+    Remove { runtime: Installable },
+}
+
+/// What can be installed.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Installable {
+    /// libonnxruntime
+    Onnxruntime,
 }
 
 /// Commands of the embedded hub.
@@ -307,6 +340,13 @@ fn dispatch(cli: Cli) -> Result<Vec<Error>, Error> {
         Some(Command::Clean) => build::clean(global),
         Some(Command::Gc { max_size, dry_run }) => store::gc(global, &max_size, dry_run),
         Some(Command::Store { command: StoreCommand::Verify }) => store::verify(global),
+        Some(Command::Doctor { json }) => doctor::doctor(global, json),
+        Some(Command::Runtime { command: RuntimeCommand::Install { runtime: Installable::Onnxruntime, gpu } }) => {
+            doctor::install(global, gpu)
+        }
+        Some(Command::Runtime { command: RuntimeCommand::Remove { runtime: Installable::Onnxruntime } }) => {
+            doctor::remove(global)
+        }
         Some(Command::Hub { command: HubCommand::Serve { port, no_xet } }) => show::serve(global, port, !no_xet),
     }
     .map(|()| vec![])

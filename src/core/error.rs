@@ -14,6 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// A stage failed: its program, its input's content, or its output.
     Stage,
+    /// A stage's runtime had not enough memory for what it was given at once; with less it may do.
+    OutOfMemory,
     /// A gate refused, or could not be evaluated.
     Gate,
     /// The command line is wrong.
@@ -44,7 +46,7 @@ impl ErrorKind {
     /// 130 and 143 interrupted.
     pub fn exit_code(self) -> u8 {
         match self {
-            ErrorKind::Stage | ErrorKind::Gate | ErrorKind::Io => 1,
+            ErrorKind::Stage | ErrorKind::OutOfMemory | ErrorKind::Gate | ErrorKind::Io => 1,
             ErrorKind::Usage | ErrorKind::Manifest => 2,
             ErrorKind::WorkToDo => 3,
             ErrorKind::Hub => 4,
@@ -66,7 +68,7 @@ impl ErrorKind {
             ErrorKind::Hub => 3,
             ErrorKind::Manifest | ErrorKind::Usage => 4,
             ErrorKind::Locked => 5,
-            ErrorKind::Stage | ErrorKind::Gate | ErrorKind::Io => 6,
+            ErrorKind::Stage | ErrorKind::OutOfMemory | ErrorKind::Gate | ErrorKind::Io => 6,
             ErrorKind::WorkToDo => 7,
         }
     }

@@ -23,6 +23,7 @@ pub mod publish;
 pub mod receipt;
 pub mod record;
 pub mod replaced;
+pub mod runtime;
 pub mod schedule;
 pub mod size;
 mod strict;

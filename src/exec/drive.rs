@@ -19,7 +19,8 @@ use crate::exec::project::Project;
 use crate::exec::publish::Publisher;
 use crate::exec::remote::Remotes;
 use crate::exec::work::{self, Done, Job};
-use crate::exec::{observe, pools::Held, pools::Pools, programs, queue::Queue, snapshot};
+use crate::exec::{observe, pools::Held, pools::Pools, programs, queue::Queue, runtimes, snapshot};
+use crate::stage::Machine;
 pub use crate::stage::workspace::Cancel;
 use crate::stage::workspace::Left;
 use crate::store::Store;
@@ -78,6 +79,8 @@ pub struct Driver<'a> {
     /// What is left in each of them between two stages.
     left: HashMap<u32, Left>,
     pools: Pools,
+    /// What this machine runs graphs on; looked for when the first stage asks.
+    machine: Arc<Machine>,
     pub(super) run_dir: PathBuf,
     stopping: bool,
 }
@@ -131,6 +134,7 @@ impl<'a> Driver<'a> {
             recovered: start.recovered,
             remotes: start.remotes,
             turned_down: start.turned_down,
+            machine: runtimes::machine(start.store),
             pools: Pools::new(&start.project.manifest.pools, start.options.jobs),
             options: start.options,
             wanted: start.wanted,
@@ -241,6 +245,7 @@ impl<'a> Driver<'a> {
             &self.sink,
         )?;
         programs::check(self.project, &plan, &self.world, &self.sink)?;
+        runtimes::check(self.project, &plan, &self.loaded.history, &self.machine, &self.sink)?;
         for (id, by) in plan::useless(&self.project.graph, &self.wanted, &self.targets, &plan.settled) {
             let _ = by;
             self.spared.insert(id);
@@ -414,6 +419,7 @@ impl<'a> Driver<'a> {
         }
         workspace.cancel = self.cancel.clone();
         workspace.left = self.left.entry(number).or_default().clone();
+        workspace.machine = self.machine.clone();
         workspace.pinned = self.held.get(&id).map(|held| self.pools.environment(held)).unwrap_or_default();
         let (sink, node) = (self.sink.clone(), name.clone());
         workspace.progress = Box::new(move |done, total| sink(Event::Progress { node: node.clone(), done, total }));

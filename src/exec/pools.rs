@@ -4,6 +4,8 @@
 //! Knows the machine's devices and memory, where a pool is `auto`; knows no stage.
 
 use crate::core::manifest::{MEMORY, Pool};
+use crate::core::runtime::visible;
+use crate::stage;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The pool that limits how many stages run side by side.
@@ -132,7 +134,11 @@ impl Pools {
             Some(ids.iter().filter_map(|id| names.get(*id).cloned()).collect::<Vec<_>>().join(","))
         };
         let taken = held.0.keys().filter_map(|pool| Some((variable(pool), joined(pool)?)));
-        taken.chain(joined(GPU).map(|ids| ("CUDA_VISIBLE_DEVICES".to_string(), ids))).collect()
+        let gpus = joined(GPU).map(|ids| ("CUDA_VISIBLE_DEVICES".to_string(), ids));
+        // so that numbers mean the same devices to all of them
+        let order = std::env::var("CUDA_DEVICE_ORDER").ok().filter(|_| gpus.is_some());
+        let order = order.map(|order| ("CUDA_DEVICE_ORDER".to_string(), order));
+        taken.chain(gpus).chain(order).collect()
     }
 }
 
@@ -154,16 +160,14 @@ fn first_devices(count: usize) -> Vec<String> {
 fn gpus() -> Vec<String> {
     match std::env::var("CUDA_VISIBLE_DEVICES") {
         Ok(list) => visible(&list),
-        Err(_) => (0..devices()).map(|n| n.to_string()).collect(),
+        Err(_) => match stage::gpus() {
+            Ok(all) => all.into_iter().map(|gpu| gpu.id).collect(),
+            Err(_) => (0..devices()).map(|n| n.to_string()).collect(),
+        },
     }
 }
 
-/// The devices that a `CUDA_VISIBLE_DEVICES` lists; CUDA stops at the first that is none, such as `-1`.
-fn visible(list: &str) -> Vec<String> {
-    let is_id = |id: &&str| id.starts_with(|c: char| c.is_ascii_alphanumeric()) && *id != "NoDevFiles";
-    list.split(',').map(str::trim).take_while(is_id).map(String::from).collect()
-}
-
+/// How many devices there are where the driver's library does not say: a container may lack it.
 fn devices() -> usize {
     let is_gpu = |name: &str| {
         name.strip_prefix("nvidia").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))

@@ -14,6 +14,7 @@ use crate::core::value::Value;
 use crate::exec::observe;
 use crate::exec::pools::Pools;
 use crate::exec::project::Project;
+use crate::exec::runtimes;
 use crate::exec::work::{self, Done, Job};
 use crate::stage::workspace::Cancel;
 use crate::store::Store;
@@ -195,6 +196,7 @@ impl Twice<'_> {
         let mut workspace =
             work::workspace(graph, declaration, &self.plan.settled, &self.world, &blobs, root, dir, log)?;
         workspace.cancel = self.cancel.clone();
+        workspace.machine = runtimes::machine(self.store);
         let mut pools = Pools::new(&project.manifest.pools, 0);
         workspace.pinned = pools.take(&declaration.resources).map(|h| pools.environment(&h)).unwrap_or_default();
         let mut sources = Vec::new();

@@ -18,6 +18,7 @@ use crate::store::memo::Signature;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest pause between two tries.
@@ -83,21 +84,13 @@ pub fn workspace(
             InputFrom::File(path) => {
                 let digest = world.sources.get(path.as_str()).copied().flatten();
                 let digest = digest.ok_or_else(|| Error::bug(format!("source `{path}` was not observed")))?;
-                vec![InputFile { path: path.to_string(), file: root.join(path.as_str()), digest, is_source: true }]
+                vec![source(root, path.as_str(), digest)]
             }
             InputFrom::Files(pattern) => {
                 directories.insert(input.role.clone());
                 let matched = world.matched.get(pattern.as_str()).into_iter().flat_map(BTreeMap::keys);
                 let content = |path: &String| world.sources.get(path).copied().flatten();
-                matched
-                    .filter_map(|path| Some((path, content(path)?)))
-                    .map(|(path, digest)| InputFile {
-                        path: path.clone(),
-                        file: root.join(path),
-                        digest,
-                        is_source: true,
-                    })
-                    .collect()
+                matched.filter_map(|path| Some(source(root, path, content(path)?))).collect()
             }
             InputFrom::Shard(name) => {
                 let ids: Vec<_> = graph.shard(name).into_iter().collect();
@@ -133,9 +126,15 @@ pub fn workspace(
         log,
         progress: Box::new(|_, _| {}),
         cancel: Cancel::default(),
+        machine: Arc::default(),
         device: None,
         left: Left::default(),
     })
+}
+
+/// A file of the project as an input.
+fn source(root: &Path, path: &str, digest: Digest) -> InputFile {
+    InputFile { path: path.to_string(), file: root.join(path), digest, is_source: true }
 }
 
 /// hfbuild's own tokens, which a program may come upon by itself (it has `HOME`).
@@ -198,7 +197,7 @@ pub fn run(mut job: Job) -> (NodeId, Action, Digest, Result<Done>) {
         let result = attempt(&mut job);
         job.workspace.empty();
         match &result {
-            Err(e) if e.kind() == ErrorKind::Stage && job.retries > 0 && job.workspace.cancel.stopped().is_none() => {
+            Err(e) if is_failure(e) && job.retries > 0 && job.workspace.cancel.stopped().is_none() => {
                 job.retries -= 1;
                 let _ = job.workspace.say(&format!("failed, {} retries left: {}", job.retries, e.message()));
                 wait(pause, &job.workspace.cancel);
@@ -208,6 +207,11 @@ pub fn run(mut job: Job) -> (NodeId, Action, Digest, Result<Done>) {
         }
     };
     (job.id, job.action, job.digest, result)
+}
+
+/// Whether another try may go better.
+fn is_failure(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Stage | ErrorKind::OutOfMemory)
 }
 
 /// Waits, unless the build is interrupted.

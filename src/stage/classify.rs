@@ -1,7 +1,7 @@
 //! `classify`: does a classifier see in each sample the label that it was drawn for? A stage of its own, with facts of its
 //! own: the samples' facts say nothing of labels.
 
-use super::{Declare, Kind, Workspace, evaluation, param, text_param};
+use super::{Declare, Kind, Workspace, evaluation, param, runtimes, text_param};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::digest::Canonical;
 use crate::core::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::core::name::{RelPath, slug};
 use crate::core::value::Value;
 use crate::model::classifier::{self, Preprocess, Resize, Signature};
 use crate::model::onnx::import::OnnxFile;
-use crate::model::runtime::{Rten, Runtime, Session};
+use crate::model::runtime::Session;
 use std::collections::BTreeMap;
 
 /// See the module.
@@ -42,6 +42,8 @@ impl Kind for Classify {
                 ),
                 Field::optional("mean", NUMBERS, "of the classifier's training, three numbers; 0 by default"),
                 Field::optional("std", NUMBERS, "of the classifier's training, three numbers; 1 by default"),
+                runtimes::RUNTIME,
+                runtimes::DEVICE,
             ],
             facts: &[
                 "agreement",
@@ -82,7 +84,7 @@ impl Kind for Classify {
             .param("std", three("std", 1.0)?)
             .input("classifier", classifier, cx.spec.place("classifier"))
             .input("samples", InputFrom::Artifact(samples), cx.spec.place("samples"));
-        Ok(declaration)
+        runtimes::declare(cx, declaration)
     }
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
@@ -93,10 +95,8 @@ impl Kind for Classify {
         let (labelled, pictures) = evaluation::pictures(workspace, "samples")?;
         let labels = labels(action)?;
         let classes = classes(&labelled, &labels)?;
-        let runtime = Rten::default();
-        let mut session = runtime.open(&graph.file)?;
+        let mut session = runtimes::open(action, workspace, &graph.file, None)?;
         let judged = judge(workspace, action, &mut *session, &signature, &labelled, labels.len())?;
-        workspace.device = Some(format!("{} {} (cpu)", runtime.name(), runtime.version()));
         let mut facts = Facts::default();
         let both = Canonical::new("hfbuild classified 1").digest(&graph.digest).digest(&pictures).finish();
         let of = facts.subject(&format!("the samples, judged by {}", graph.path), both);

@@ -4,16 +4,17 @@
 //! it names them. The stage is cached like any other, so they stay as they are until something that they were measured on
 //! changes, and an unchanged publish makes no commit.
 
-use super::{Declare, Kind, Workspace, evaluation, int_param, param};
+use super::{Declare, Kind, Workspace, evaluation, int_param, param, runtimes};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
 use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::runtime::DeviceKind;
 use crate::core::value::Value;
 use crate::model::noise::normals;
 use crate::model::onnx::import::{Extent, GraphInfo, OnnxFile};
-use crate::model::runtime::{Data, Input, Rten, Runtime, Session};
+use crate::model::runtime::{Data, Input, Session};
 use crate::model::sample::{self, SampleSpec};
 use std::time::Instant;
 
@@ -53,6 +54,8 @@ impl Kind for Latency {
                     FieldType::Param(&FieldType::Number(false)),
                     "of a generator: the guidance scale, where the graph leaves it to the caller",
                 ),
+                runtimes::RUNTIME,
+                runtimes::DEVICE,
             ],
             facts: &[
                 "batch",
@@ -93,15 +96,14 @@ impl Kind for Latency {
             .input("graph", InputFrom::Artifact(from), cx.spec.place("from"));
         // alone on the machine: what else runs would be measured with it
         declaration.resources.insert("cores".into(), usize::MAX);
-        Ok(declaration)
+        runtimes::declare(cx, declaration)
     }
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
         let graph = evaluation::graph(workspace, "graph")?;
         let info = OnnxFile::open(&graph.file)?.info()?;
         let threads = param(action, "threads")?.as_int().map_or_else(cores, |n| n as usize);
-        let runtime = Rten { threads: Some(threads) };
-        let mut session = runtime.open(&graph.file)?;
+        let mut session = runtimes::open(action, workspace, &graph.file, Some(threads))?;
         let times = match param(action, "steps")?.as_int() {
             Some(steps) => drawings(workspace, action, &mut *session, &info, steps as usize)?,
             None => forwards(workspace, action, &mut *session, &info)?,
@@ -124,9 +126,13 @@ impl Kind for Latency {
             facts.set_volatile(&format!("{name}_spread"), spread);
         }
         facts.set_volatile("threads", threads);
-        facts.set_volatile("device", cpu());
-        facts.set_volatile("runtime", format!("{} {}", runtime.name(), runtime.version()));
-        workspace.device = Some(format!("{} {} (cpu)", runtime.name(), runtime.version()));
+        let used = session.used();
+        let device = match (used.device, &used.detail) {
+            (DeviceKind::Cuda, Some(device)) => device.clone(),
+            _ => cpu(),
+        };
+        facts.set_volatile("device", device);
+        facts.set_volatile("runtime", format!("{} {}", used.runtime, used.version));
         let fixed = facts.values.iter().map(|(name, fact)| (name.clone(), fact.value.clone()));
         let all = fixed.chain(facts.volatile.clone()).collect();
         workspace.write("latency.json", &super::json_text(&Value::Map(all)))?;

@@ -28,6 +28,7 @@ mod process;
 mod pytorch;
 mod reads;
 mod report;
+mod runtimes;
 mod safetensors;
 mod samples;
 mod secrets;
@@ -39,6 +40,7 @@ pub use card::space::{check as check_space, sdk as space_sdk};
 pub use card::{check_license_text, check_links, is_license};
 pub use declare::{Texts, parts, texts_wanted};
 pub use outgoing::check_outgoing;
+pub use runtimes::{Machine, Places, gpus, wanted};
 pub use workspace::Workspace;
 
 use crate::core::action::{Action, Declaration};

@@ -2,7 +2,7 @@
 //!
 //! Picture k of a label depends on seed, label and k alone, never on the batch, the shard or the order.
 
-use super::{Declare, Kind, Workspace, int_param, onnx, param, text_param};
+use super::{Declare, Kind, Workspace, int_param, onnx, param, runtimes, text_param};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::digest::Canonical;
 use crate::core::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::core::name::slug;
 use crate::core::value::Value;
 use crate::model::onnx::import::{Extent, GraphInfo, OnnxFile};
 use crate::model::pictures;
-use crate::model::runtime::{Rten, Runtime, Session};
+use crate::model::runtime::Session;
 use crate::model::sample::{self, Picture, SampleSpec};
 
 /// See the module.
@@ -45,7 +45,8 @@ impl Kind for Samples {
                     FieldType::Param(&FieldType::Number(false)),
                     "the guidance scale, where the graph leaves it to the caller",
                 ),
-                Field::optional("device", FieldType::Choice(&["auto", "cpu"]), "where to run"),
+                runtimes::RUNTIME,
+                runtimes::DEVICE,
             ],
             facts: &[
                 "count",
@@ -97,7 +98,7 @@ impl Kind for Samples {
             (scale, _) => declaration = declaration.param("guidance", scale),
         }
         declaration.resources.insert("cores".into(), usize::MAX);
-        Ok(declaration)
+        runtimes::declare(cx, declaration)
     }
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
@@ -139,12 +140,10 @@ impl Kind for Samples {
             count,
             shape: picture_shape(&described)?,
         };
-        let runtime = Rten::default();
-        let mut session = runtime.open(&graph.file)?;
+        let mut session = runtimes::open(action, workspace, &graph.file, None)?;
         let begun = std::time::Instant::now();
         let drawn = draw(&mut *session, &spec, workspace)?;
         let seconds = begun.elapsed().as_secs_f64();
-        workspace.device = Some(format!("{} {} (cpu)", runtime.name(), runtime.version()));
         let mut facts = write(workspace, action, &drawn, &spec, &graph.digest)?;
         facts.set_volatile("seconds", seconds);
         facts.set_volatile("pictures_per_second", count as f64 / seconds);

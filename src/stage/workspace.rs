@@ -8,6 +8,7 @@ use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::FactSet;
 use crate::core::name::ArtifactName;
+use crate::model::runtime::Machine;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,6 +151,8 @@ pub struct Workspace {
     pub progress: Box<dyn Fn(u64, u64) + Send>,
     /// The stop flag.
     pub cancel: Cancel,
+    /// The runtimes and devices of this machine.
+    pub machine: Arc<Machine>,
     /// Runtime and device that made the output, set by the stage.
     pub device: Option<String>,
     /// What the stage before this one left in the work directory.

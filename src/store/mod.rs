@@ -13,6 +13,7 @@
 //! | `runs/<id>/` | events as JSON lines, a log a stage |
 //! | `displaced/<run>/` | files of the user's that stood where an output had to go |
 //! | `tmp/` | work directories; cleared by whoever takes the lock |
+//! | `runtimes/` | what `hfbuild runtime install` put there; a program, and no part of the cache |
 //! | `hub/` | the embedded hub's repos |
 //!
 //! Losing any of it costs work, never truth: a record without its blob is a miss. Does not know what a stage is.
@@ -104,6 +105,10 @@ impl Store {
     /// `cache/memo/log`
     pub fn memo_log(&self) -> PathBuf {
         self.data.join("memo/log")
+    }
+    /// `cache/runtimes`: what `hfbuild runtime install` put there. No build changes it, and `gc` leaves it alone.
+    pub fn runtimes(&self) -> PathBuf {
+        self.root.join("runtimes")
     }
     /// `cache/memo/fresh`
     pub fn snapshot(&self) -> PathBuf {

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing. The same words stand on a terminal (with a live view below them) and in a log.
 
+pub mod doctor;
 pub mod error;
 pub mod explain;
 pub mod markdown;

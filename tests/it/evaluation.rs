@@ -21,7 +21,7 @@ fn model(metadata: &[(&str, &str)]) -> ModelProto {
     }
 }
 
-fn write_graph(graph: &GraphBuilder, metadata: &[(&str, &str)], path: &Path) {
+pub fn write_graph(graph: &GraphBuilder, metadata: &[(&str, &str)], path: &Path) {
     graph.write(&model(metadata), path, false).unwrap();
 }
 
@@ -31,7 +31,7 @@ fn picture_of(side: usize) -> [Dim; 4] {
 }
 
 /// Tells red, green and blue by the mean of each channel.
-fn write_classifier(path: &Path) {
+pub fn write_classifier(path: &Path) {
     let none = StateDict::new(vec![]).unwrap();
     let mut graph = GraphBuilder::new("colours", &none, Precision::Fp32);
     graph.input("input", 1, &picture_of(8));
@@ -64,7 +64,7 @@ pub fn picture(colour: [u8; 3], k: u8, side: usize) -> Vec<u8> {
 }
 
 /// Three labels of one colour each, which a command hands on; blue's second picture is red where `wrong`.
-fn coloured(tables: &str, wrong: bool) -> Project {
+pub fn coloured(tables: &str, wrong: bool) -> Project {
     let copy = shell("drawn", "cp -rL pictures drawn", r#"["drawn"]"#, "inputs = { set = \"pictures/\" }");
     let project = project(&format!("{copy}{tables}"));
     for (label, colour) in [("red", [200, 10, 10]), ("green", [10, 200, 10]), ("deep_blue", [10, 10, 200])] {
@@ -126,7 +126,7 @@ pub fn the_classes_of_a_trained_model_are_farther_apart_than_its_noise_is() {
     assert!(noise.abs() < 0.6, "{noise}");
 }
 
-const CLASSIFY: &str = "[params]\nclasses = [\"red\", \"green\", \"deep blue\"]\n[artifact.seen]\nkind = \"classify\"\n\
+pub const CLASSIFY: &str = "[params]\nclasses = [\"red\", \"green\", \"deep blue\"]\n[artifact.seen]\nkind = \"classify\"\n\
     samples = \"drawn\"\nclassifier = \"colours.onnx\"\nlabels = \"params.classes\"\n";
 
 #[test]

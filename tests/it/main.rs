@@ -33,6 +33,7 @@ mod regressions;
 mod replay;
 mod resources;
 mod rows;
+mod runtimes;
 mod settings;
 mod space;
 mod store;

@@ -42,9 +42,11 @@ fn its_transcripts_are_what_hfbuild_says() {
             let line = line.replace("hfbuild", env!("CARGO_BIN_EXE_hfbuild"));
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("{line} 2>&1")]).current_dir(project.path(""));
-            ["HF_TOKEN", "HF_ENDPOINT"].iter().for_each(|n| {
-                shell.env_remove(n);
-            });
+            ["HF_TOKEN", "HF_ENDPOINT", "ORT_DYLIB_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH"]
+                .iter()
+                .for_each(|n| {
+                    shell.env_remove(n);
+                });
             let got = run(&mut shell);
             assert_eq!(got.code, 0, "{line}: {}", got.stdout);
             assert_eq!(stable(&got.stdout), stable(expected), "after `{line}`");
@@ -90,7 +92,7 @@ fn its_gates_are_conditions_and_its_commands_are_hfbuilds() {
     let help = run(Project::empty().command(&[]).arg("--help")).stdout;
     let first =
         ["build", "plan", "explain", "check", "status", "graph", "inspect", "schema", "gc", "store", "clean", "hub"];
-    for command in first.into_iter().chain(["diff", "verify", "history", "rollback"]) {
+    for command in first.into_iter().chain(["diff", "verify", "history", "rollback", "doctor", "runtime"]) {
         assert!(
             help.contains(&format!("  {command} ")) && readme().contains(&format!("`hfbuild {command}")),
             "{command}"

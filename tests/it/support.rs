@@ -125,11 +125,16 @@ impl Project {
         std::fs::copy(from, full).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
     }
 
-    /// The command, with an environment in which no token and no hub of the developer's own can be found.
+    /// The command, with an environment in which no token, no hub and no
+    /// runtime of the developer's own can be found.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hfbuild"));
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         for name in ["HF_TOKEN", "HF_ENDPOINT", "HF_TOKEN_PATH", "HF_HOME", "XDG_CACHE_HOME"] {
+            command.env_remove(name);
+        }
+        // nor a runtime of the developer's own
+        for name in ["ORT_DYLIB_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH"] {
             command.env_remove(name);
         }
         command.env("HOME", self.dir.path());

@@ -1,64 +1,12 @@
-//! Running ONNX graphs: one small seam, and `rten` behind it.
-//!
-//! A [`Runtime`] opens a file, a [`Session`] runs it on named inputs. Another runtime is another implementation of the
-//! two traits; nothing else knows which one runs.
+//! The embedded runtime: `rten`, on the CPU. It is always there and the same everywhere, so what verifies a graph runs on it.
 
+use super::{Data, Input, Output, Runtime, Session};
 use crate::core::error::{Error, OnPath, Result};
+use crate::core::runtime::{DeviceKind, RuntimeKind, Used};
 use rten::{Model, RunOptions, ThreadPool, Value, ValueOrView};
 use rten_tensor::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
-
-/// One named input, row-major.
-#[derive(Debug, Clone)]
-pub struct Input<'a> {
-    /// The graph's name for it.
-    pub name: &'a str,
-    /// Extents, outermost first.
-    pub shape: Vec<usize>,
-    /// The numbers.
-    pub data: Data<'a>,
-}
-
-/// Numbers of an input.
-#[derive(Debug, Clone, Copy)]
-pub enum Data<'a> {
-    /// f32.
-    F32(&'a [f32]),
-    /// i64 (a runtime without them takes i32).
-    I64(&'a [i64]),
-}
-
-/// An f32 output, row-major.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Output {
-    /// Extents, outermost first.
-    pub shape: Vec<usize>,
-    /// The numbers.
-    pub values: Vec<f32>,
-}
-
-/// A library that runs ONNX graphs.
-pub trait Runtime {
-    /// Its name, e.g. `rten`.
-    fn name(&self) -> &'static str;
-    /// Its version, e.g. `0.27.0`.
-    fn version(&self) -> String;
-    /// Loads a graph.
-    ///
-    /// # Errors
-    /// The file cannot be read, or the runtime does not take it.
-    fn open(&self, path: &Path) -> Result<Box<dyn Session>>;
-}
-
-/// A loaded graph.
-pub trait Session: Send {
-    /// Runs it and gives the f32 output called `output`.
-    ///
-    /// # Errors
-    /// An input or output that the graph lacks, shapes that do not fit, an output that is not f32.
-    fn run(&mut self, inputs: &[Input<'_>], output: &str) -> Result<Output>;
-}
 
 /// The embedded runtime.
 #[derive(Debug, Clone, Copy, Default)]
@@ -72,7 +20,7 @@ pub const RTEN_VERSION: &str = "0.27.0";
 
 impl Runtime for Rten {
     fn name(&self) -> &'static str {
-        "rten"
+        RuntimeKind::Rten.word()
     }
 
     fn version(&self) -> String {
@@ -88,7 +36,7 @@ impl Runtime for Rten {
 
 /// rten tells the format by the name's ending: a file named otherwise (a blob, say) is read into memory.
 fn load(path: &Path) -> Result<Model> {
-    super::magic::sniff(path)?;
+    crate::model::magic::sniff(path)?;
     let loaded = if path.extension().is_some_and(|ending| ending == "onnx") {
         // SAFETY: the map is read while loading and running; stages get inputs as read-only files that nobody writes.
         unsafe { Model::load_mmap(path) }
@@ -117,6 +65,11 @@ impl Session for RtenSession {
         let tensor = found.ok_or_else(|| failed(format!("output `{output}` is not f32")))?;
         Ok(Output { shape: tensor.shape().to_vec(), values: tensor.into_data().to_vec() })
     }
+
+    fn used(&self) -> Used {
+        let runtime = RuntimeKind::Rten.word().to_string();
+        Used { runtime, version: RTEN_VERSION.into(), device: DeviceKind::Cpu, detail: None, instead: None }
+    }
 }
 
 fn value(input: &Input<'_>) -> Result<Value> {
@@ -131,7 +84,7 @@ fn value(input: &Input<'_>) -> Result<Value> {
     }
 }
 
-fn absent(what: &str, name: &str) -> Error {
+pub(super) fn absent(what: &str, name: &str) -> Error {
     Error::stage(format!("the graph has no {what} called `{name}`"))
         .hint("`hfbuild inspect` lists a graph's inputs and outputs")
 }
