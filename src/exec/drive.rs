@@ -21,6 +21,7 @@ use crate::exec::remote::Remotes;
 use crate::exec::work::{self, Done, Job};
 use crate::exec::{observe, pools::Held, pools::Pools, programs, queue::Queue, runtimes, snapshot};
 use crate::stage::Machine;
+use crate::stage::sessions::Sessions;
 pub use crate::stage::workspace::Cancel;
 use crate::stage::workspace::Left;
 use crate::store::Store;
@@ -81,6 +82,7 @@ pub struct Driver<'a> {
     pools: Pools,
     /// What this machine runs graphs on; looked for when the first stage asks.
     machine: Arc<Machine>,
+    pub(super) sessions: Sessions,
     pub(super) run_dir: PathBuf,
     stopping: bool,
 }
@@ -150,6 +152,7 @@ impl<'a> Driver<'a> {
             held: HashMap::new(),
             dirs: HashMap::new(),
             left: HashMap::new(),
+            sessions: Sessions::default(),
             run_dir: start.run_dir,
             stopping: false,
         })
@@ -166,6 +169,7 @@ impl<'a> Driver<'a> {
         std::mem::take(&mut self.remotes).close().await;
         outcome?;
         self.store.clear_tmp()?;
+        self.sweep_parts();
         match saved {
             Ok(()) if self.cancel.stopped().is_none() => self.remember_done(),
             Ok(()) => {}
@@ -421,6 +425,7 @@ impl<'a> Driver<'a> {
         workspace.left = self.left.entry(number).or_default().clone();
         workspace.machine = self.machine.clone();
         workspace.pinned = self.held.get(&id).map(|held| self.pools.environment(held)).unwrap_or_default();
+        self.partial(&mut workspace, id, digest)?;
         let (sink, node) = (self.sink.clone(), name.clone());
         workspace.progress = Box::new(move |done, total| sink(Event::Progress { node: node.clone(), done, total }));
         let mut sources = Vec::new();
@@ -476,6 +481,7 @@ impl<'a> Driver<'a> {
         self.verified.extend(receipt.outputs.iter().map(|o| o.digest));
         let placed = self.place(id, &receipt.outputs);
         self.recorder.receipt(&receipt)?;
+        self.whole(&digest);
         if let Err(error) = placed {
             // what was made is kept, and the next run only has to put it there
             self.loaded.history.add(receipt);
@@ -514,6 +520,7 @@ impl<'a> Driver<'a> {
     }
 
     async fn publish(&mut self, id: NodeId, decision: Decision) -> Result<()> {
+        self.sessions.clear(); // nothing runs, and a publish may take long
         let remote = self.remotes.of.get(&id).cloned().ok_or_else(|| Error::bug("a publish without a hub"))?;
         let cancel = self.cancel.clone();
         // a publish may be dropped at any await: what it had begun is found again by its intent
