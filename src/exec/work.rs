@@ -17,7 +17,6 @@ use crate::store::hash;
 use crate::store::memo::Signature;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest pause between two tries.
