@@ -9,6 +9,7 @@ use super::{Workspace, batches};
 use crate::core::digest::Digest;
 use crate::core::error::{Error, OnPath, Result};
 use crate::model::sample::{self, Picture, SampleSpec};
+use rayon::prelude::*;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -172,12 +173,12 @@ fn unpacked(bytes: &[u8], shape: [usize; 3]) -> (Vec<Picture>, Times) {
 fn encode(batches: Receiver<Batch>, out: &Path, spec: &SampleSpec) -> Result<Drawn> {
     let mut drawn: Vec<(usize, Drawn)> = Vec::new();
     for batch in batches {
-        let mut files = Vec::with_capacity(batch.pictures.len());
-        for (k, picture) in (batch.first..).zip(&batch.pictures) {
-            let (file, bytes) = (out.join(format!("{k}.png")), sample::png(picture)?);
+        let write = |(at, picture): (usize, &Picture)| {
+            let (file, bytes) = (out.join(format!("{}.png", batch.first + at)), sample::png(picture)?);
             std::fs::write(&file, &bytes).on("write", &file)?;
-            files.push(Digest::of(&bytes));
-        }
+            Ok(Digest::of(&bytes))
+        };
+        let files = batch.pictures.par_iter().enumerate().map(write).collect::<Result<Vec<_>>>()?;
         let of = SampleSpec { first: batch.first as u64, count: batch.pictures.len(), ..spec.clone() };
         let noise = batch.noise.map_or_else(|| sample::initial_noise(&of), Ok)?;
         let noise = sample::to_rgb8(&noise, spec.shape)?;
