@@ -267,7 +267,7 @@ def terminated(project: Project, whole: Project) -> dict:
 
 def fight(project: Project, devices: int) -> dict:
     """Two families of one device's pool, started by two hfbuilds at once: no two shards on a device at a time."""
-    both = [project.start("-j", "4", "build", "samples", "samples_1") for _ in range(2)]
+    both = [project.start("build", "-j", "4", "samples", "samples_1") for _ in range(2)]
     codes = [child.wait() for child in both]
     if codes != [0, 0]:
         raise Broken(f"they ended with {codes}: {project.said()[-500:]}")
@@ -310,7 +310,7 @@ def peer(args, by: str, project: Project, device: str) -> dict:
             if "/" in output["path"] and not to.exists():
                 shutil.copyfile(blobs / output["digest"][:2] / output["digest"], to)
     (project.dir / "folders.txt").write_text("\n".join(folders))
-    argv = [args.python, str(ROOT / "benches" / "gpu_peer.py"), by, "--device", device, "--graph", str(found["generator"])]
+    argv = [args.torch if by == "torch" else args.python, str(ROOT / "benches" / "gpu_peer.py"), by, "--device", device, "--graph", str(found["generator"])]
     argv += ["--weights", str(found["weights"]), "--labels", str(size.labels), "--count", str(size.count), "--seed", "0"]
     argv += ["--steps", str(size.steps), "--batch", str(size.batch), "--guidance", str(GUIDANCE), "--threads", str(args.threads)]
     argv += ["--heads", "6" if project.size.name == "full-size" else "4", "--pictures", str(project.dir / "folders.txt")]
@@ -418,8 +418,9 @@ def peers(parts: Parts, args, temp: Path, sizes: list[Size], made: dict[str, Pat
         for runtime in ["onnxruntime"] if device == "cuda" else ["onnxruntime", "rten"]:
             for by in ["onnxruntime", *([] if device == "cpu" and runtime == "rten" else ["torch"])]:
                 name = f"{size.name} on {device}: hfbuild ({runtime}) beside {by}"
-                if not imports(args.python, by):
-                    skip(name, f"{args.python} does not import numpy and {by} (--python names another)")
+                python, option = (args.torch, "--torch") if by == "torch" else (args.python, "--python")
+                if not imports(python, by):
+                    skip(name, f"{python} does not import numpy and {by} ({option} names another)")
                     continue
                 if runtime == "onnxruntime" and "ORT_DYLIB_PATH" not in Project.env:
                     skip(name, f"{args.python} has no libonnxruntime for hfbuild to load")
@@ -451,6 +452,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hfbuild", default=str(ROOT / "target" / "release" / "hfbuild"), help="the binary (default: target/release/hfbuild)")
     parser.add_argument("--python", default=sys.executable, help="a Python with numpy, onnxruntime and torch, for the peers")
+    parser.add_argument("--torch", help="another Python for torch alone (default: that of --python)")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="where to draw (default: cuda where there is one)")
     parser.add_argument("--quick", action="store_true", help="the small graph, 3 labels of 6 pictures, 8 steps, batches of 2: to see that it works, on a CPU too")
     parser.add_argument("--parts", default="sampler,peers", help="by commas (default: sampler,peers)")
@@ -464,6 +466,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dir", help="where to work (default: the system's temporary directory)")
     parser.add_argument("--json", default=str(ROOT / "target" / "bench" / "gpu.json"), help="where the figures go")
     args = parser.parse_args()
+    args.torch = args.torch or args.python
     args.parts, args.graphs = args.parts.split(","), args.graphs.split(",")
     return args
 
