@@ -13,6 +13,7 @@ use crate::core::plan::{self, Decision, Settled, World, decide};
 use crate::core::receipt::{KeptAction, Output, Receipt};
 use crate::core::schedule;
 use crate::core::verdict::Verdict;
+use crate::exec::partial::Released;
 use crate::exec::place::in_the_way;
 use crate::exec::planning::{lose, plan_whole};
 use crate::exec::project::Project;
@@ -73,16 +74,17 @@ pub struct Driver<'a> {
     surprised: BTreeSet<NodeId>,
     /// Blobs that this run made or found whole.
     verified: HashSet<Digest>,
-    running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
-    held: HashMap<NodeId, Held>,
+    pub(super) running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
+    pub(super) held: HashMap<NodeId, Held>,
     /// The work directories of running stages, by number.
     dirs: HashMap<NodeId, u32>,
     /// What is left in each of them between two stages.
     left: HashMap<u32, Left>,
-    pools: Pools,
+    pub(super) pools: Pools,
     /// What this machine runs graphs on; looked for when the first stage asks.
     machine: Arc<Machine>,
     pub(super) sessions: Sessions,
+    pub(super) released: Released,
     pub(super) run_dir: PathBuf,
     stopping: bool,
 }
@@ -153,6 +155,7 @@ impl<'a> Driver<'a> {
             dirs: HashMap::new(),
             left: HashMap::new(),
             sessions: Sessions::default(),
+            released: Released::default(),
             run_dir: start.run_dir,
             stopping: false,
         })
@@ -204,7 +207,7 @@ impl<'a> Driver<'a> {
         }
         loop {
             self.start_ready().await?;
-            let Some(joined) = self.running.join_next().await else { break };
+            let Some(joined) = self.ended().await? else { break };
             let (id, action, digest, result) =
                 joined.map_err(|e| Error::bug(format!("a stage's thread ended badly: {e}")))?;
             self.finish(id, action, digest, result)?;
@@ -276,7 +279,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Takes whatever is ready: settles hits and gates at once, starts stages while there is room.
-    async fn start_ready(&mut self) -> Result<()> {
+    pub(super) async fn start_ready(&mut self) -> Result<()> {
         while let Some(id) = self.queue.next(&self.pools, self.running.is_empty()) {
             self.stopping |= self.cancel.stopped().is_some();
             if matches!(self.settled[id.index()], Some(Settled::Failed)) {

@@ -135,6 +135,16 @@ impl Pools {
         }
     }
 
+    /// Gives back all but one core: what a stage keeps that needs its device no longer.
+    pub fn release(&mut self, held: &mut Held) {
+        let mut rest = std::mem::take(&mut held.0);
+        if let Some((count, ids)) = rest.remove(CORES) {
+            held.0.insert(CORES.into(), (count.min(1), vec![]));
+            rest.insert(CORES.into(), (count.saturating_sub(1), ids));
+        }
+        self.give_back(Held(rest));
+    }
+
     /// The environment that tells a stage which tokens it holds: `HFBUILD_POOL_NAME` for each pool with ids that it takes
     /// of, and `CUDA_VISIBLE_DEVICES` wherever the manifest has a pool `gpu` with ids. A stage that holds none of it sees
     /// no device, or it would use one that another stage was given.
@@ -245,6 +255,22 @@ mod tests {
             pools.give_back(held);
             assert!(pools.have(&wants("cores", 4)));
         }
+    }
+
+    #[test]
+    fn a_stage_that_needs_its_device_no_longer_keeps_one_core() {
+        let mut pools = of(Pool::Ids(vec!["7".into()]));
+        let wanted = BTreeMap::from([("cores".to_string(), 3), ("gpu".to_string(), 1)]);
+        let mut held = pools.take(&wanted).expect("all of it");
+        assert!(!pools.have(&wants("gpu", 1)) && !pools.have(&wants("cores", 2)));
+        pools.release(&mut held);
+        pools.release(&mut held);
+        assert!(pools.have(&wants("gpu", 1)) && pools.have(&wants("cores", 3)) && !pools.have(&wants("cores", 4)));
+        let next = pools.take(&wanted).expect("the device again");
+        assert_eq!(pools.environment(&next)["CUDA_VISIBLE_DEVICES"], "7");
+        pools.give_back(held);
+        pools.give_back(next);
+        assert!(pools.have(&wants("cores", 4)));
     }
 
     #[test]

@@ -76,6 +76,11 @@ pub fn draw(workspace: &Workspace, lent: &mut Lent, spec: &SampleSpec, folder: &
         let mut drawing = Drawing { workspace, lent, spec, encoder: send, done: 0, times: Times::default() };
         let drawn = drawing.all(found);
         let drawn = drawing.lent.checked(drawn);
+        if drawn.is_ok() {
+            // the next label is drawn while the rest of this one is encoded, measured and stored
+            drawing.lent.give_back();
+            (workspace.release)();
+        }
         let times = drawing.times;
         drop(drawing);
         // where the encoder failed, that is why the drawing stopped

@@ -88,12 +88,19 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
-    fn drop(&mut self) {
+impl Lent {
+    /// Gives the session back; it cannot be used here any more.
+    pub fn give_back(&mut self) {
         let Some(session) = self.session.take() else { return };
         let idle = Idle { key: self.key.clone(), session, fits: self.fits };
         let before = self.home.idle().insert(self.key.device.clone(), idle);
         drop(before); // unloaded after the lock is free
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -112,7 +119,7 @@ mod tests {
             Err(Error::stage("it runs nothing"))
         }
         fn used(&self) -> Used {
-            Used { runtime: "rten".into(), version: "1".into(), device: DeviceKind::Cuda, detail: None }
+            Used { runtime: "rten".into(), version: "1".into(), device: DeviceKind::Cuda, detail: None, instead: None }
         }
     }
     impl Drop for Counted {

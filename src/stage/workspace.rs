@@ -167,6 +167,8 @@ pub struct Workspace {
     pub batch: Option<usize>,
     /// Tells the user something.
     pub tell: Box<dyn Fn(String) + Send>,
+    /// Says that the stage needs its device no longer, though it has not ended: another may have it.
+    pub release: Box<dyn Fn() + Send>,
 }
 
 impl Workspace {
@@ -192,6 +194,7 @@ impl Workspace {
             sessions: Sessions::default(),
             batch: None,
             tell: Box::new(drop),
+            release: Box::new(|| {}),
         }
     }
     /// Keeps a part of the result, see [`Parts`]. One that cannot be kept is told of, and costs the next run work.

@@ -194,3 +194,28 @@ fn the_shards_of_a_family_load_their_graph_once() {
     let seen = [log.matches("loaded the graph in ").count(), log.matches("the graph is loaded already").count()];
     assert_eq!(seen, [1, 1], "{log}");
 }
+
+#[test]
+fn the_next_label_is_drawn_while_the_last_one_is_measured_and_stored() {
+    let project = project("\"a\", \"b\"", 64, 1, 8);
+    let manifest = project.read("publish.toml");
+    let pooled = manifest.replace("[artifact.generator]", "[pools]\ngpu = [\"7\"]\n[artifact.generator]");
+    project.write("publish.toml", &format!("{pooled}resources = {{ gpu = 1 }}\n"));
+    let mut overlapped = false;
+    // which is told first, that a stage has ended or that it needs its device no longer, is a matter of milliseconds
+    for _ in 0..10 {
+        project.run(&["build", "-j", "4", "samples", "--force", "samples"]).code(0);
+        let runs = project.tree("cache/runs");
+        let (_, events) = runs.iter().filter(|(path, _)| path.ends_with("events.jsonl")).next_back().unwrap();
+        let events = String::from_utf8_lossy(events);
+        let events = events.lines().map(|line| serde_json::from_str::<Value>(line).expect("an event"));
+        let order: Vec<String> = events
+            .filter(|e| e["node"].as_str().is_some_and(|node| node.starts_with("samples[")))
+            .map(|e| e["event"].as_str().unwrap_or_default().to_string())
+            .collect();
+        overlapped |= order == ["running", "running", "finished", "finished"];
+    }
+    assert!(overlapped);
+    let log = log(&project);
+    assert_eq!(log.matches("loaded the graph in ").count(), 1, "never two sessions on one device: {log}");
+}

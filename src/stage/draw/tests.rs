@@ -29,7 +29,7 @@ impl Session for Device {
         Ok(Output { values: noise.iter().map(|x| -x / 2.0).collect(), shape })
     }
     fn used(&self) -> Used {
-        Used { runtime: "fake".into(), version: "1".into(), device: DeviceKind::Cuda, detail: None }
+        Used { runtime: "fake".into(), version: "1".into(), device: DeviceKind::Cuda, detail: None, instead: None }
     }
 }
 
