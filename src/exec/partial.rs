@@ -52,7 +52,9 @@ impl Driver<'_> {
         workspace.sessions = self.sessions.clone();
         let (sink, node) = (self.sink.clone(), self.project.graph.node(id).name.to_string());
         let say = self.released.0.clone();
-        workspace.release = Box::new(move || drop(say.send(id))); // nobody hears it where the build has ended
+        workspace.release = Box::new(move || {
+            let _ = say.send(id); // nobody hears it where the build has ended
+        });
         workspace.tell = Box::new(move |text| sink(Event::Note { text: format!("{node} {text}") }));
         Ok(())
     }
