@@ -49,29 +49,32 @@ pub fn gc(global: &Global, max_size: &str, dry_run: bool) -> Result<(), Failure>
         store.clear_tmp()?;
     }
     let graph = &project.graph;
-    let actions = stood_for(global, &project, &store)?;
-    let swept = gc::sweep(&store, graph.ids().map(|id| &graph.node(id).name), &actions, max, dry_run)?;
+    let (made, to_be_made) = stood_for(global, &project, &store)?;
+    let mut swept = gc::sweep(&store, graph.ids().map(|id| &graph.node(id).name), &made, max, dry_run)?;
+    gc::sweep_parts(&store, &to_be_made, dry_run, &mut swept)?;
     tell(swept_line(&swept, max, dry_run));
     Ok(())
 }
 
-/// The actions of all receipts that a build would find now: with this command line, and with the manifest's own settings
-/// and each of its profiles.
-fn stood_for(global: &Global, project: &Project, store: &Store) -> Result<HashSet<Digest>> {
+/// The actions of all receipts that a build would find now, and those that it would run: with this command line, and with
+/// the manifest's own settings and each of its profiles.
+fn stood_for(global: &Global, project: &Project, store: &Store) -> Result<(HashSet<Digest>, HashSet<Digest>)> {
     let loaded = records::load(store)?;
     let mut memo = Memo::load(&store.memo_log())?;
     let profiles = project.manifest.profiles.iter().map(|name| Settings { profile: Some(name.clone()), set: vec![] });
-    let mut actions = HashSet::new();
+    let (mut made, mut to_be_made) = (HashSet::new(), HashSet::new());
     for settings in [global.settings(), Settings::default()].into_iter().chain(profiles) {
         // where a file is missing, nothing can be built with these settings, and nothing is stood for
         let Ok(project) = Project::open(&global.project, &settings) else { continue };
         let wanted = vec![true; project.graph.nodes.len()];
         let Ok(world) = observe::observe(&project, &wanted, &loaded.history, &mut memo) else { continue };
         let plan = plan::plan(&project.graph, &wanted, &BTreeSet::new(), &loaded.history, &world);
-        let receipts = plan.decisions.iter().flatten().filter_map(|d| d.receipt.as_ref());
-        actions.extend(receipts.map(|r| r.action_digest));
+        let decisions = || plan.decisions.iter().flatten();
+        made.extend(decisions().filter_map(|d| d.receipt.as_ref()).map(|r| r.action_digest));
+        let actions = decisions().filter(|d| d.receipt.is_none()).filter_map(|d| d.action.as_ref());
+        to_be_made.extend(actions.map(|(digest, _)| *digest));
     }
-    Ok(actions)
+    Ok((made, to_be_made))
 }
 
 fn swept_line(swept: &Swept, max: u64, dry_run: bool) -> String {
@@ -81,6 +84,10 @@ fn swept_line(swept: &Swept, max: u64, dry_run: bool) -> String {
         true => format!("hfbuild: would remove {removed} ({gone}) and keep {kept} ({stay})"),
         false => format!("hfbuild: removed {removed} ({gone}), kept {kept} ({stay})"),
     };
+    if swept.parts > 0 {
+        let (parts, bytes) = (ui::count(swept.parts, "partial result"), human_bytes(swept.parts_bytes));
+        line.push_str(&format!("; {}{parts} ({bytes})", if dry_run { "would remove " } else { "removed " }));
+    }
     if swept.needed_bytes > max {
         let whose = if swept.for_publishes { " and the last publishes" } else { "" };
         let needed = human_bytes(swept.needed_bytes);

@@ -109,6 +109,12 @@ impl FactRead {
     }
 }
 
+/// Of the pool `cores`: all of them, so that nothing runs beside the stage.
+pub const ALL: usize = usize::MAX;
+/// Of the pool `cores`: all of them, unless the stage holds a token of `gpu`. It takes one then, and stages on other devices
+/// run beside it.
+pub const ALL_WITHOUT_GPU: usize = usize::MAX - 1;
+
 /// What one stage (or one shard of it) says of itself.
 #[derive(Debug, Clone)]
 pub struct Declaration {
@@ -139,6 +145,8 @@ pub struct Declaration {
     pub resources: BTreeMap<String, usize>,
     /// Milliseconds after which the stage is stopped.
     pub timeout_ms: Option<u64>,
+    /// Things that go through a graph at once. No part of the action: a thing's result does not depend on it.
+    pub batch: Option<usize>,
     /// How often a failed stage is tried again.
     pub retries: u32,
     /// Whether the last result stands, whatever changes.
@@ -162,6 +170,7 @@ impl Declaration {
             tools: vec![],
             resources: BTreeMap::new(),
             timeout_ms: None,
+            batch: None,
             retries: 0,
             frozen: false,
         }

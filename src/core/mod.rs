@@ -17,6 +17,7 @@ pub mod leaks;
 pub mod limits;
 pub mod manifest;
 pub mod name;
+pub mod parts;
 pub mod past;
 pub mod plan;
 pub mod publish;

@@ -13,6 +13,7 @@ use crate::core::plan::{self, Decision, Settled, World, decide};
 use crate::core::receipt::{KeptAction, Output, Receipt};
 use crate::core::schedule;
 use crate::core::verdict::Verdict;
+use crate::exec::partial::Released;
 use crate::exec::place::in_the_way;
 use crate::exec::planning::{lose, plan_whole};
 use crate::exec::project::Project;
@@ -21,6 +22,7 @@ use crate::exec::remote::Remotes;
 use crate::exec::work::{self, Done, Job};
 use crate::exec::{observe, pools::Held, pools::Pools, programs, queue::Queue, runtimes, snapshot};
 use crate::stage::Machine;
+use crate::stage::sessions::Sessions;
 pub use crate::stage::workspace::Cancel;
 use crate::stage::workspace::Left;
 use crate::store::Store;
@@ -72,15 +74,17 @@ pub struct Driver<'a> {
     surprised: BTreeSet<NodeId>,
     /// Blobs that this run made or found whole.
     verified: HashSet<Digest>,
-    running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
-    held: HashMap<NodeId, Held>,
+    pub(super) running: JoinSet<(NodeId, Action, Digest, Result<Done>)>,
+    pub(super) held: HashMap<NodeId, Held>,
     /// The work directories of running stages, by number.
     dirs: HashMap<NodeId, u32>,
     /// What is left in each of them between two stages.
     left: HashMap<u32, Left>,
-    pools: Pools,
+    pub(super) pools: Pools,
     /// What this machine runs graphs on; looked for when the first stage asks.
     machine: Arc<Machine>,
+    pub(super) sessions: Sessions,
+    pub(super) released: Released,
     pub(super) run_dir: PathBuf,
     stopping: bool,
 }
@@ -150,6 +154,8 @@ impl<'a> Driver<'a> {
             held: HashMap::new(),
             dirs: HashMap::new(),
             left: HashMap::new(),
+            sessions: Sessions::default(),
+            released: Released::default(),
             run_dir: start.run_dir,
             stopping: false,
         })
@@ -166,6 +172,7 @@ impl<'a> Driver<'a> {
         std::mem::take(&mut self.remotes).close().await;
         outcome?;
         self.store.clear_tmp()?;
+        self.sweep_parts();
         match saved {
             Ok(()) if self.cancel.stopped().is_none() => self.remember_done(),
             Ok(()) => {}
@@ -200,7 +207,7 @@ impl<'a> Driver<'a> {
         }
         loop {
             self.start_ready().await?;
-            let Some(joined) = self.running.join_next().await else { break };
+            let Some(joined) = self.ended().await? else { break };
             let (id, action, digest, result) =
                 joined.map_err(|e| Error::bug(format!("a stage's thread ended badly: {e}")))?;
             self.finish(id, action, digest, result)?;
@@ -272,7 +279,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Takes whatever is ready: settles hits and gates at once, starts stages while there is room.
-    async fn start_ready(&mut self) -> Result<()> {
+    pub(super) async fn start_ready(&mut self) -> Result<()> {
         while let Some(id) = self.queue.next(&self.pools, self.running.is_empty()) {
             self.stopping |= self.cancel.stopped().is_some();
             if matches!(self.settled[id.index()], Some(Settled::Failed)) {
@@ -421,6 +428,7 @@ impl<'a> Driver<'a> {
         workspace.left = self.left.entry(number).or_default().clone();
         workspace.machine = self.machine.clone();
         workspace.pinned = self.held.get(&id).map(|held| self.pools.environment(held)).unwrap_or_default();
+        self.partial(&mut workspace, id, digest)?;
         let (sink, node) = (self.sink.clone(), name.clone());
         workspace.progress = Box::new(move |done, total| sink(Event::Progress { node: node.clone(), done, total }));
         let mut sources = Vec::new();
@@ -479,6 +487,7 @@ impl<'a> Driver<'a> {
         self.memo.made(done.whole);
         let placed = self.place(id, &receipt.outputs, &mut done.copies);
         self.recorder.receipt(&receipt)?;
+        self.whole(&digest);
         if let Err(error) = placed {
             // what was made is kept, and the next run only has to put it there
             self.loaded.history.add(receipt);
@@ -517,6 +526,7 @@ impl<'a> Driver<'a> {
     }
 
     async fn publish(&mut self, id: NodeId, decision: Decision) -> Result<()> {
+        self.sessions.clear(); // nothing runs, and a publish may take long
         let remote = self.remotes.of.get(&id).cloned().ok_or_else(|| Error::bug("a publish without a hub"))?;
         let cancel = self.cancel.clone();
         // a publish may be dropped at any await: what it had begun is found again by its intent

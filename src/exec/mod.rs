@@ -12,6 +12,7 @@ pub mod install;
 pub mod leaks;
 pub mod matched;
 pub mod observe;
+mod partial;
 mod place;
 pub mod planning;
 pub mod pools;

@@ -3,6 +3,7 @@
 //!
 //! Knows the machine's devices and memory, where a pool is `auto`; knows no stage.
 
+use crate::core::action::ALL_WITHOUT_GPU;
 use crate::core::manifest::{MEMORY, Pool};
 use crate::core::runtime::visible;
 use crate::stage;
@@ -79,13 +80,24 @@ impl Pools {
         if pool == CORES { count.max(1) } else { count }
     }
 
+    /// What a stage asks for: of `cores` one at least, and not all of them where it gets a device instead.
+    fn asked(&self, wanted: &BTreeMap<String, usize>) -> BTreeMap<String, usize> {
+        let mut asked = BTreeMap::from([(CORES.to_string(), 1)]);
+        asked.extend(wanted.iter().map(|(pool, count)| (pool.clone(), *count)));
+        let on_device = wanted.get(GPU).is_some_and(|count| self.due(GPU, *count) > 0);
+        if on_device && wanted.get(CORES) == Some(&ALL_WITHOUT_GPU) {
+            asked.insert(CORES.into(), 1);
+        }
+        asked
+    }
+
     /// Whether a stage that asks for this could start now.
     pub fn have(&self, wanted: &BTreeMap<String, usize>) -> bool {
         let enough = |pool: &str, count: usize| {
             let free = self.0.get(pool).map_or(0, |t| t.free);
             free >= self.due(pool, count)
         };
-        enough(CORES, 1) && wanted.iter().all(|(pool, count)| enough(pool, *count))
+        self.asked(wanted).iter().all(|(pool, count)| enough(pool, *count))
     }
 
     /// Whether no stage at all could start now.
@@ -98,10 +110,9 @@ impl Pools {
         if !self.have(wanted) {
             return None;
         }
-        let mut counts: BTreeMap<String, usize> = BTreeMap::from([(CORES.to_string(), 1)]);
-        counts.extend(wanted.iter().map(|(pool, count)| (pool.clone(), self.due(pool, *count))));
         let mut held = BTreeMap::new();
-        for (pool, count) in counts {
+        for (pool, count) in self.asked(wanted) {
+            let count = self.due(&pool, count);
             if let Some(tokens) = self.0.get_mut(&pool) {
                 tokens.free = tokens.free.saturating_sub(count);
                 let ids: Vec<usize> = tokens.free_ids.iter().copied().take(count).collect();
@@ -122,6 +133,16 @@ impl Pools {
                 tokens.free_ids.extend(ids);
             }
         }
+    }
+
+    /// Gives back all but one core: what a stage keeps that needs its device no longer.
+    pub fn release(&mut self, held: &mut Held) {
+        let mut rest = std::mem::take(&mut held.0);
+        if let Some((count, ids)) = rest.remove(CORES) {
+            held.0.insert(CORES.into(), (count.min(1), vec![]));
+            rest.insert(CORES.into(), (count.saturating_sub(1), ids));
+        }
+        self.give_back(Held(rest));
     }
 
     /// The environment that tells a stage which tokens it holds: `HFBUILD_POOL_NAME` for each pool with ids that it takes
@@ -217,6 +238,39 @@ mod tests {
         pools.give_back(two);
         let both = pools.take(&wants("gpu", 9)).expect("all there is");
         assert_eq!(devices(&pools, &both), "0,3");
+    }
+
+    #[test]
+    fn shards_on_devices_run_side_by_side_one_a_device_and_without_one_alone() {
+        let shard = BTreeMap::from([("cores".to_string(), ALL_WITHOUT_GPU), ("gpu".to_string(), 1)]);
+        let mut pools = of(Pool::Ids(vec!["0".into(), "GPU-1a".into()]));
+        let both = [pools.take(&shard).expect("a device"), pools.take(&shard).expect("the other")];
+        let ids = both.each_ref().map(|held| pools.environment(held)["CUDA_VISIBLE_DEVICES"].clone());
+        assert_eq!((ids, pools.have(&shard)), (["0".to_string(), "GPU-1a".to_string()], false));
+        assert!(pools.have(&wants("cores", 2)) && !pools.have(&wants("cores", 3)), "each of them takes one core");
+        for none in [of(Pool::Ids(vec![])), Pools::new(&BTreeMap::new(), 4)] {
+            let mut pools = none;
+            let held = pools.take(&shard).expect("the cores");
+            assert!(!pools.have(&wants("cores", 1)), "all cores are taken");
+            pools.give_back(held);
+            assert!(pools.have(&wants("cores", 4)));
+        }
+    }
+
+    #[test]
+    fn a_stage_that_needs_its_device_no_longer_keeps_one_core() {
+        let mut pools = of(Pool::Ids(vec!["7".into()]));
+        let wanted = BTreeMap::from([("cores".to_string(), 3), ("gpu".to_string(), 1)]);
+        let mut held = pools.take(&wanted).expect("all of it");
+        assert!(!pools.have(&wants("gpu", 1)) && !pools.have(&wants("cores", 2)));
+        pools.release(&mut held);
+        pools.release(&mut held);
+        assert!(pools.have(&wants("gpu", 1)) && pools.have(&wants("cores", 3)) && !pools.have(&wants("cores", 4)));
+        let next = pools.take(&wanted).expect("the device again");
+        assert_eq!(pools.environment(&next)["CUDA_VISIBLE_DEVICES"], "7");
+        pools.give_back(held);
+        pools.give_back(next);
+        assert!(pools.have(&wants("cores", 4)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::core::graph::{Graph, NodeId, placed_path};
 use crate::core::name::ArtifactName;
 use crate::core::plan::{Settled, World, fact_set};
 use crate::core::receipt::Output;
-use crate::stage::workspace::{Cancel, InputFile, Left};
+use crate::stage::workspace::{Cancel, InputFile};
 use crate::stage::{self, Workspace};
 use crate::store::blobs::Blobs;
 use crate::store::hash;
@@ -18,7 +18,6 @@ use crate::store::memo::Signature;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest pause between two tries.
@@ -114,21 +113,15 @@ pub fn workspace(
     let proven = declaration.proven.iter().map(|(role, path)| (role.clone(), root.join(path.as_str()))).collect();
     let secrets = declaration.pass_env.iter().filter_map(|n| Some((n.clone(), std::env::var(n).ok()?))).collect();
     Ok(Workspace {
-        dir,
         inputs,
         proven,
         facts,
         secrets,
         hidden: own_tokens(),
-        pinned: BTreeMap::new(),
         directories,
         timeout_ms: declaration.timeout_ms,
-        log,
-        progress: Box::new(|_, _| {}),
-        cancel: Cancel::default(),
-        machine: Arc::default(),
-        device: None,
-        left: Left::default(),
+        batch: declaration.batch,
+        ..Workspace::new(dir, log)
     })
 }
 

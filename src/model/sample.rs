@@ -9,6 +9,7 @@ use super::runtime::{Data, Input, Session};
 use crate::core::error::{Error, Result};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
+use rayon::prelude::*;
 
 /// White pixels around and between the pictures of a grid.
 const GUTTER: usize = 2;
@@ -48,13 +49,41 @@ pub fn sample(
     spec: &SampleSpec,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<f32>> {
-    let mut x = initial_noise(spec)?;
+    sample_from(initial_noise(spec)?, velocity, spec, progress)
+}
+
+/// The same from its noise. With guidance both predictions are one doubled batch, never two calls.
+///
+/// # Errors
+/// As [`sample`].
+pub fn sample_from(
+    noise: Vec<f32>,
+    velocity: &mut Velocity<'_>,
+    spec: &SampleSpec,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<f32>> {
+    let (size, mut x, mut labels) = (noise.len(), noise, vec![spec.label; spec.count]);
+    if spec.guidance.is_some() {
+        x.extend_from_within(..);
+        labels.resize(2 * spec.count, spec.null_label);
+    }
+    let steps = spec.steps as f32;
     for step in 0..spec.steps {
         let t = (step as f64 / spec.steps as f64) as f32;
-        let v = guided(velocity, spec, &x, t)?;
-        x.iter_mut().zip(&v).for_each(|(x, v)| *x += v / spec.steps as f32);
+        let v = checked(velocity(&x, &vec![t; labels.len()], &labels)?, x.len())?;
+        match spec.guidance {
+            None => x.iter_mut().zip(&v).for_each(|(x, v)| *x += v / steps),
+            Some(scale) => {
+                let (conditional, unconditional) = v.split_at(size);
+                let (x, copy) = x.split_at_mut(size);
+                let v = conditional.iter().zip(unconditional).map(|(c, u)| u + scale * (c - u));
+                x.iter_mut().zip(v).for_each(|(x, v)| *x += v / steps);
+                copy.copy_from_slice(x);
+            }
+        }
         progress(step + 1)?;
     }
+    x.truncate(size);
     Ok(x)
 }
 
@@ -72,19 +101,8 @@ pub fn initial_noise(spec: &SampleSpec) -> Result<Vec<f32>> {
         ));
     }
     let picture = |k| normals(spec.seed, label.into(), spec.first + k, size);
-    Ok((0..spec.count as u64).flat_map(picture).collect())
-}
-
-/// The velocity at `x`, with guidance as one doubled batch.
-fn guided(velocity: &mut Velocity<'_>, spec: &SampleSpec, x: &[f32], t: f32) -> Result<Vec<f32>> {
-    let Some(scale) = spec.guidance else {
-        return checked(velocity(x, &vec![t; spec.count], &vec![spec.label; spec.count])?, x.len());
-    };
-    let mut labels = vec![spec.label; spec.count];
-    labels.resize(2 * spec.count, spec.null_label);
-    let both = checked(velocity(&[x, x].concat(), &vec![t; 2 * spec.count], &labels)?, 2 * x.len())?;
-    let (conditional, unconditional) = both.split_at(x.len());
-    Ok(conditional.iter().zip(unconditional).map(|(c, u)| u + scale * (c - u)).collect())
+    let pictures: Vec<Vec<f32>> = (0..spec.count as u64).into_par_iter().map(picture).collect();
+    Ok(pictures.concat())
 }
 
 fn checked(v: Vec<f32>, expected: usize) -> Result<Vec<f32>> {

@@ -1,7 +1,8 @@
 //! `classify`: does a classifier see in each sample the label that it was drawn for? A stage of its own, with facts of its
 //! own: the samples' facts say nothing of labels.
 
-use super::{Declare, Kind, Workspace, evaluation, param, runtimes, text_param};
+use super::sessions::Lent;
+use super::{Declare, Kind, Workspace, batches, evaluation, param, runtimes, text_param};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::digest::Canonical;
 use crate::core::error::{Error, Result};
@@ -12,8 +13,9 @@ use crate::core::name::{RelPath, slug};
 use crate::core::value::Value;
 use crate::model::classifier::{self, Preprocess, Resize, Signature};
 use crate::model::onnx::import::OnnxFile;
-use crate::model::runtime::Session;
+use crate::model::sample::Picture;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// See the module.
 pub struct Classify;
@@ -95,8 +97,10 @@ impl Kind for Classify {
         let (labelled, pictures) = evaluation::pictures(workspace, "samples")?;
         let labels = labels(action)?;
         let classes = classes(&labelled, &labels)?;
-        let mut session = runtimes::open(action, workspace, &graph.file, None)?;
-        let judged = judge(workspace, action, &mut *session, &signature, &labelled, labels.len())?;
+        let mut lent = evaluation::lend(workspace, action, "classifier", &graph.file)?;
+        let judged = judge(workspace, action, &mut lent, &signature, &labelled, labels.len());
+        let judged = lent.checked(judged)?;
+        drop(lent);
         let mut facts = Facts::default();
         let both = Canonical::new("hfbuild classified 1").digest(&graph.digest).digest(&pictures).finish();
         let of = facts.subject(&format!("the samples, judged by {}", graph.path), both);
@@ -147,39 +151,61 @@ fn classes(labelled: &evaluation::Labelled, labels: &[String]) -> Result<BTreeMa
     labelled.keys().map(class).collect()
 }
 
-/// The class that the classifier sees in each picture, by label, with the picture's path.
+/// The class that the classifier sees in each picture, by label, with the picture's path. What an interrupted run has seen
+/// is not looked at again.
 fn judge(
     workspace: &Workspace,
     action: &Action,
-    session: &mut dyn Session,
+    lent: &mut Lent,
     signature: &Signature,
     labelled: &evaluation::Labelled,
     classes: usize,
 ) -> Result<BTreeMap<String, Vec<(String, usize)>>> {
     let preprocess = preprocess(action)?;
+    let mut kept = workspace.kept(&lent.by)?;
+    let mut batch = BATCH.min(lent.fits.unwrap_or(BATCH));
     let mut out = BTreeMap::new();
     for (done, (label, pictures)) in labelled.iter().enumerate() {
-        let mut seen = Vec::with_capacity(pictures.len());
-        for batch in pictures.chunks(BATCH) {
-            workspace.cancel.check()?;
-            let scores = classifier::scores(
-                session,
-                signature,
-                &preprocess,
-                &batch.iter().map(|(_, picture)| picture).collect::<Vec<_>>(),
-            )?;
+        let found = batches::find(&mut kept, label, pictures.len(), &|bytes, count| bytes == 4 * count);
+        let mut seen: Vec<(usize, Vec<usize>)> =
+            found.parts.iter().map(|(things, bytes)| (things.start, unpacked(bytes))).collect();
+        let mut one = |things: Range<usize>| {
+            let batch: Vec<&Picture> = pictures[things.clone()].iter().map(|(_, picture)| picture).collect();
+            let scores = classifier::scores(lent.session()?, signature, &preprocess, &batch)?;
             if let Some(row) = scores.iter().find(|row| row.len() != classes) {
                 return Err(Error::stage(format!(
                     "the classifier tells {} classes apart, and `labels` names {classes}",
                     row.len()
                 )));
             }
-            seen.extend(batch.iter().zip(&scores).map(|((path, _), row)| (path.clone(), classifier::greatest(row))));
+            let best: Vec<usize> = scores.iter().map(|row| classifier::greatest(row)).collect();
+            workspace.keep(&lent.by, &batches::name(label, &things), &packed(&best))?;
+            seen.push((things.start, best));
+            Ok(())
+        };
+        for gap in &found.gaps {
+            batches::each(workspace, gap, &mut batch, &mut one)?;
         }
-        out.insert(label.clone(), seen);
+        seen.sort();
+        let seen = seen.into_iter().flat_map(|(_, classes)| classes);
+        let seen: Vec<_> = pictures.iter().map(|(path, _)| path.clone()).zip(seen).collect();
+        match seen.iter().find(|(_, class)| *class >= classes) {
+            Some((path, class)) => return Err(Error::bug(format!("`{path}` is of class {class} of {classes}"))),
+            None => drop(out.insert(label.clone(), seen)),
+        }
         (workspace.progress)(done as u64 + 1, labelled.len() as u64);
     }
     Ok(out)
+}
+
+/// A part: the classes as u32, little-endian.
+fn packed(classes: &[usize]) -> Vec<u8> {
+    classes.iter().flat_map(|class| u32::try_from(*class).unwrap_or(u32::MAX).to_le_bytes()).collect()
+}
+
+/// The same, read.
+fn unpacked(bytes: &[u8]) -> Vec<usize> {
+    bytes.chunks_exact(4).filter_map(|four| Some(u32::from_le_bytes(four.try_into().ok()?) as usize)).collect()
 }
 
 fn preprocess(action: &Action) -> Result<Preprocess> {

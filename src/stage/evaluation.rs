@@ -2,12 +2,16 @@
 //!
 //! Knows how `samples` names its files (`LABEL/K.png`, a grid `LABEL.png`). Measures nothing.
 
-use super::Workspace;
+use super::sessions::{Key, Lent};
+use super::{Workspace, runtimes};
+use crate::core::action::Action;
 use crate::core::digest::{Canonical, Digest};
 use crate::core::error::{Error, OnPath, Result};
+use crate::core::runtime::DeviceKind;
 use crate::model::sample::{Picture, read_png};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The pictures of one label: the folder's name, and each with its path, in the order of their paths.
 pub type Labelled = BTreeMap<String, Vec<(String, Picture)>>;
@@ -80,4 +84,42 @@ pub fn graph(workspace: &Workspace, role: &str) -> Result<Graph> {
         reflink_copy::reflink_or_copy(&file.file, &place).on("copy", &file.file)?;
     }
     Ok(Graph { file: folder.join(&graph.path), path: graph.path.clone(), digest: graph.digest })
+}
+
+/// A session of the graph of an input, on the runtime and device that the stage gets: one that another stage of this build
+/// has loaded, or a new one. The log says which, and the receipt what it runs on.
+///
+/// # Errors
+/// What the manifest names cannot be had on this machine, or the graph cannot be loaded.
+pub fn lend(workspace: &mut Workspace, action: &Action, role: &str, file: &Path) -> Result<Lent> {
+    let input = action.inputs.get(role).ok_or_else(|| Error::bug(format!("the action lacks its input `{role}`")))?;
+    let runtime = runtimes::runtime(action, workspace, None)?;
+    let name = format!("{} {}", runtime.name(), runtime.version());
+    let key = Key { graph: input.digest, runtime: name, device: runtimes::place(action, workspace)?, threads: None };
+    let begun = Instant::now();
+    let mut lent = workspace.sessions.open(key, || runtime.open(file))?;
+    let used = lent.session()?.used();
+    workspace.device = Some(used.to_string());
+    // on the CPU the same bytes hold for the same number of threads, and for the same instructions
+    lent.by = match used.device {
+        DeviceKind::Cpu => format!("{used}, {} threads of {}", cores(), cpu()),
+        DeviceKind::Cuda => used.to_string(),
+    };
+    workspace.say(&match lent.again {
+        true => format!("the graph is loaded already: {}", lent.by),
+        false => format!("loaded the graph in {:.2} s: {}", begun.elapsed().as_secs_f64(), lent.by),
+    })?;
+    Ok(lent)
+}
+
+/// Threads that this machine runs at once, as far as this process may use them.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The processor's name, as the kernel says it.
+pub fn cpu() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let named = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    named.map_or_else(|| format!("{} cpu", std::env::consts::ARCH), |(_, name)| name.trim().to_string())
 }

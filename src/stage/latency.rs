@@ -102,7 +102,7 @@ impl Kind for Latency {
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
         let graph = evaluation::graph(workspace, "graph")?;
         let info = OnnxFile::open(&graph.file)?.info()?;
-        let threads = param(action, "threads")?.as_int().map_or_else(cores, |n| n as usize);
+        let threads = param(action, "threads")?.as_int().map_or_else(evaluation::cores, |n| n as usize);
         let mut session = runtimes::open(action, workspace, &graph.file, Some(threads))?;
         let times = match param(action, "steps")?.as_int() {
             Some(steps) => drawings(workspace, action, &mut *session, &info, steps as usize)?,
@@ -129,7 +129,7 @@ impl Kind for Latency {
         let used = session.used();
         let device = match (used.device, &used.detail) {
             (DeviceKind::Cuda, Some(device)) => device.clone(),
-            _ => cpu(),
+            _ => evaluation::cpu(),
         };
         facts.set_volatile("device", device);
         facts.set_volatile("runtime", format!("{} {}", used.runtime, used.version));
@@ -243,18 +243,6 @@ fn quartiles(all: &[f64]) -> (f64, f64) {
         sorted[low] + (sorted[high] - sorted[low]) * (place - low as f64)
     };
     (at(0.5), at(0.75) - at(0.25))
-}
-
-/// Threads that this machine runs at once, as far as this process may use them.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// The processor's name, as the kernel says it.
-fn cpu() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let named = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    named.map_or_else(|| format!("{} cpu", std::env::consts::ARCH), |(_, name)| name.trim().to_string())
 }
 
 #[cfg(test)]

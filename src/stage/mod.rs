@@ -7,12 +7,14 @@
 //! Knows manifests, workspaces and models. Does not know the store, the history or the Hub.
 
 mod arrays;
+mod batches;
 mod bounds;
 mod card;
 mod checkpoint;
 mod classify;
 mod command;
 mod declare;
+mod draw;
 mod evaluation;
 mod files;
 pub mod guard;
@@ -32,6 +34,7 @@ mod runtimes;
 mod safetensors;
 mod samples;
 mod secrets;
+pub mod sessions;
 mod statistics;
 mod template;
 pub mod workspace;

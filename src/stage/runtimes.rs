@@ -7,7 +7,7 @@ use super::{Declare, Workspace};
 use crate::core::action::{Action, Declaration};
 use crate::core::error::Result;
 use crate::core::manifest::fields::{Field, FieldType};
-use crate::core::runtime::{DEVICES, Gpu, RUNTIMES, Wanted, visible};
+use crate::core::runtime::{DEVICES, DeviceKind, Gpu, RUNTIMES, Wanted, visible};
 use crate::model::runtime::{Runtime, Session, Setting, devices};
 
 pub use crate::model::runtime::{Machine, Places};
@@ -65,6 +65,19 @@ pub(super) fn declare(cx: &Declare<'_>, mut declaration: Declaration) -> Result<
 pub fn runtime(action: &Action, workspace: &Workspace, threads: Option<usize>) -> Result<Box<dyn Runtime>> {
     let gpus = workspace.pinned.get("CUDA_VISIBLE_DEVICES").map(|list| visible(list));
     workspace.machine.runtime(Wanted::of(&action.params), &Setting { threads, gpus })
+}
+
+/// Where a stage's graph runs, as one word for each device: what a session is kept by.
+///
+/// # Errors
+/// As [`runtime`].
+pub(super) fn place(action: &Action, workspace: &Workspace) -> Result<String> {
+    let gpus = workspace.pinned.get("CUDA_VISIBLE_DEVICES").map(|list| visible(list));
+    let choice = workspace.machine.choose(Wanted::of(&action.params), gpus.as_deref())?;
+    Ok(match choice.device {
+        DeviceKind::Cpu => choice.device.word().into(),
+        DeviceKind::Cuda => format!("{} {}", choice.device.word(), gpus.unwrap_or_default().join(",")),
+    })
 }
 
 /// Opens a graph with it, and says in the receipt what it runs on.

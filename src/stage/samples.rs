@@ -2,9 +2,10 @@
 //!
 //! Picture k of a label depends on seed, label and k alone, never on the batch, the shard or the order.
 
-use super::{Declare, Kind, Workspace, int_param, onnx, param, runtimes, text_param};
-use crate::core::action::{Action, Declaration, InputFrom, Shape};
-use crate::core::digest::Canonical;
+use super::draw::{self, Drawn};
+use super::{Declare, Kind, Workspace, evaluation, int_param, onnx, param, runtimes, text_param};
+use crate::core::action::{ALL_WITHOUT_GPU, Action, Declaration, InputFrom, Shape};
+use crate::core::digest::{Canonical, Digest};
 use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
 use crate::core::manifest::KindInfo;
@@ -13,14 +14,10 @@ use crate::core::name::slug;
 use crate::core::value::Value;
 use crate::model::onnx::import::{Extent, GraphInfo, OnnxFile};
 use crate::model::pictures;
-use crate::model::runtime::Session;
-use crate::model::sample::{self, Picture, SampleSpec};
+use crate::model::sample::{self, SampleSpec};
 
 /// See the module.
 pub struct Samples;
-
-/// Pictures that are drawn at once (with guidance, twice as many rows go through the graph).
-const BATCH: usize = 8;
 
 impl Kind for Samples {
     fn info(&self) -> KindInfo {
@@ -45,6 +42,11 @@ impl Kind for Samples {
                     FieldType::Param(&FieldType::Number(false)),
                     "the guidance scale, where the graph leaves it to the caller",
                 ),
+                Field::optional(
+                    "batch",
+                    FieldType::Param(&FieldType::Int(1, 4096)),
+                    "pictures at once, 8 by default; halved where the memory is too small, and no part of the action",
+                ),
                 runtimes::RUNTIME,
                 runtimes::DEVICE,
             ],
@@ -61,6 +63,7 @@ impl Kind for Samples {
                 "seed",
                 "guidance",
                 "seconds",
+                "graph_seconds",
                 "pictures_per_second",
                 "runtime",
             ],
@@ -97,7 +100,8 @@ impl Kind for Samples {
             }
             (scale, _) => declaration = declaration.param("guidance", scale),
         }
-        declaration.resources.insert("cores".into(), usize::MAX);
+        declaration.batch = cx.int("batch").map(|batch| batch as usize);
+        declaration.resources.insert("cores".into(), ALL_WITHOUT_GPU);
         runtimes::declare(cx, declaration)
     }
 
@@ -140,13 +144,13 @@ impl Kind for Samples {
             count,
             shape: picture_shape(&described)?,
         };
-        let mut session = runtimes::open(action, workspace, &graph.file, None)?;
-        let begun = std::time::Instant::now();
-        let drawn = draw(&mut *session, &spec, workspace)?;
-        let seconds = begun.elapsed().as_secs_f64();
-        let mut facts = write(workspace, action, &drawn, &spec, &graph.digest)?;
-        facts.set_volatile("seconds", seconds);
-        facts.set_volatile("pictures_per_second", count as f64 / seconds);
+        let mut lent = evaluation::lend(workspace, action, "graph", &graph.file)?;
+        let drawn = draw::draw(workspace, &mut lent, &spec, &slug(text_param(action, "name")?))?;
+        drop(lent);
+        let mut facts = measured(workspace, action, &drawn, &graph.digest)?;
+        facts.set_volatile("seconds", drawn.times.drawing);
+        facts.set_volatile("graph_seconds", drawn.times.graph);
+        facts.set_volatile("pictures_per_second", count as f64 / drawn.times.drawing);
         facts.set_volatile("runtime", workspace.device.clone());
         Ok(facts)
     }
@@ -163,51 +167,25 @@ pub(super) fn picture_shape(graph: &GraphInfo) -> Result<[usize; 3]> {
     }
 }
 
-/// Draws the pictures in batches; a picture does not depend on the batch that it is in.
-fn draw(session: &mut dyn Session, spec: &SampleSpec, workspace: &Workspace) -> Result<Vec<Picture>> {
-    let mut velocity = sample::session_velocity(session, spec.shape);
-    let batches = spec.count.div_ceil(BATCH);
-    let total = (batches * spec.steps) as u64;
-    let mut drawn = Vec::with_capacity(spec.count);
-    for batch in 0..batches {
-        let first = batch * BATCH;
-        let part = SampleSpec { first: first as u64, count: BATCH.min(spec.count - first), ..spec.clone() };
-        let mut progress = |step: usize| {
-            (workspace.progress)((batch * spec.steps + step) as u64, total);
-            workspace.cancel.check()
-        };
-        drawn.extend(sample::to_rgb8(&sample::sample(&mut velocity, &part, &mut progress)?, spec.shape)?);
-    }
-    Ok(drawn)
-}
-
-/// Writes `<label>/<k>.png` and the grid `<label>.png`, and measures the pictures.
-fn write(
-    workspace: &Workspace,
-    action: &Action,
-    drawn: &[Picture],
-    spec: &SampleSpec,
-    graph: &crate::core::digest::Digest,
-) -> Result<Facts> {
+/// Writes the grid `LABEL.png` and measures the pictures.
+fn measured(workspace: &Workspace, action: &Action, drawn: &Drawn, graph: &Digest) -> Result<Facts> {
     let name = text_param(action, "name")?;
-    let folder = slug(name);
+    let grid = || sample::png(&sample::grid(&drawn.pictures, drawn.pictures.len().min(8))?);
+    let (grid, stats) = rayon::join(grid, || pictures::stats(&drawn.pictures));
+    workspace.write(&format!("{}.png", slug(name)), &grid?)?;
+    let stats = stats?;
     let mut all = Canonical::new("hfbuild pictures 1");
-    for (k, picture) in drawn.iter().enumerate() {
-        let digest = workspace.write(&format!("{folder}/{k}.png"), &sample::png(picture)?)?;
-        all.digest(&digest);
+    for digest in &drawn.files {
+        all.digest(digest);
     }
-    let grid = sample::grid(drawn, drawn.len().min(8))?;
-    workspace.write(&format!("{folder}.png"), &sample::png(&grid)?)?;
-    let stats = pictures::stats(drawn)?;
     let mut facts = Facts::default();
     let of = facts.subject(&format!("the pictures of `{name}`"), all.finish());
-    facts.set("count", drawn.len(), of);
+    facts.set("count", drawn.pictures.len(), of);
     facts.set("saturated", stats.saturated, of);
     facts.set("neighbour_correlation", stats.neighbour_correlation, of);
     facts.set("standard_deviation", stats.std, of);
     facts.set("pair_difference", stats.pair_difference, of);
-    let noise = sample::to_rgb8(&sample::initial_noise(spec)?, spec.shape)?;
-    let against = pictures::against(drawn, &noise)?;
+    let against = pictures::against(&drawn.pictures, &drawn.noise)?;
     facts.set("noise_correlation", against.correlation, of);
     facts.set("noise_difference", against.difference, of);
     let of = facts.subject("the graph", *graph);

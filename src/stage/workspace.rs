@@ -4,10 +4,12 @@
 //! Does not know the store: paths are handed in.
 
 use super::guard::{self, Guard};
+use super::sessions::Sessions;
 use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::FactSet;
 use crate::core::name::ArtifactName;
+use crate::core::parts::Parts;
 use crate::model::runtime::Machine;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -157,9 +159,61 @@ pub struct Workspace {
     pub device: Option<String>,
     /// What the stage before this one left in the work directory.
     pub left: Left,
+    /// Where partial results of the action are kept; `None`: nowhere, and each run begins anew.
+    pub parts: Option<Box<dyn Parts>>,
+    /// Graphs that are loaded.
+    pub sessions: Sessions,
+    /// Things that go through a graph at once, where the manifest says it.
+    pub batch: Option<usize>,
+    /// Tells the user something.
+    pub tell: Box<dyn Fn(String) + Send>,
+    /// Says that the stage needs its device no longer, though it has not ended: another may have it.
+    pub release: Box<dyn Fn() + Send>,
 }
 
 impl Workspace {
+    /// One with nothing in it.
+    pub fn new(dir: PathBuf, log: PathBuf) -> Workspace {
+        Workspace {
+            dir,
+            log,
+            inputs: BTreeMap::new(),
+            proven: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            hidden: vec![],
+            pinned: BTreeMap::new(),
+            directories: BTreeSet::new(),
+            timeout_ms: None,
+            progress: Box::new(|_, _| {}),
+            cancel: Cancel::default(),
+            machine: Arc::default(),
+            device: None,
+            left: Left::default(),
+            parts: None,
+            sessions: Sessions::default(),
+            batch: None,
+            tell: Box::new(drop),
+            release: Box::new(|| {}),
+        }
+    }
+    /// Keeps a part of the result, see [`Parts`]. One that cannot be kept is told of, and costs the next run work.
+    pub fn keep(&self, by: &str, name: &str, bytes: &[u8]) -> Result<()> {
+        let kept = self.parts.as_ref().map_or(Ok(()), |parts| parts.keep(by, name, bytes));
+        kept.or_else(|error| self.say(&format!("what is done so far cannot be kept: {error}")))
+    }
+    /// The parts that an interrupted run of the same action kept, made by the same.
+    pub fn kept(&self, by: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+        let Some(parts) = &self.parts else { return Ok(BTreeMap::new()) };
+        let kept = parts.kept(by)?;
+        if kept.damaged > 0 {
+            self.say(&format!("of what an interrupted run kept, {} damaged and made again", kept.damaged))?;
+        }
+        for other in kept.others {
+            self.say(&format!("what an interrupted run made by {other} is left alone: this run is by {by}"))?;
+        }
+        Ok(kept.parts)
+    }
     /// Makes the work directory as if it was new, with these folders, given with all those above them. It stands for one
     /// stage after the other, and folders that are wanted again stay: file systems take their time over new ones, and
     /// more of it where many were removed a moment ago.

@@ -29,6 +29,10 @@ pub struct Swept {
     pub needed_bytes: u64,
     /// Whether some of these are needed by publishes alone.
     pub for_publishes: bool,
+    /// Partial results removed.
+    pub parts: usize,
+    /// Their bytes.
+    pub parts_bytes: u64,
 }
 
 /// What has to stay.
@@ -38,6 +42,20 @@ struct Needed {
     blobs: HashSet<Digest>,
     /// Blobs that only publishes need.
     published: HashSet<Digest>,
+}
+
+/// Removes the partial results of all actions but these, whatever the size: those that the manifest stands for now and
+/// that have no receipt may still be resumed. Adds them to what was swept. Call with the lock held.
+pub fn sweep_parts(store: &Store, resumable: &HashSet<Digest>, dry_run: bool, swept: &mut Swept) -> Result<()> {
+    let parts = store.parts();
+    for stale in parts.all()?.iter().filter(|of| !resumable.contains(&of.action)) {
+        swept.parts += stale.count;
+        swept.parts_bytes += stale.bytes;
+        if !dry_run {
+            parts.remove(&stale.action)?;
+        }
+    }
+    Ok(())
 }
 
 /// Trims the blobs to `max` bytes, and the actions log to the receipts that still have theirs. `nodes` are those of the

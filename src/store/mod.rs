@@ -7,6 +7,7 @@
 //! | `lock` | held by the build that writes (freed by the kernel on death) |
 //! | `blobs/ab/abcd..` | outputs by BLAKE3, read-only |
 //! | `actions/log` | receipts and what is current, append-only, a checksum a line |
+//! | `parts/ACTION/` | partial results of actions without a receipt, verified when read; may be deleted at any time |
 //! | `publishes/log` | intents and publishes, likewise |
 //! | `memo/log` | stat memo and Hub digests, likewise; may be deleted at any time |
 //! | `memo/fresh` | what the last build that found nothing to do had looked at; may be deleted at any time |
@@ -24,6 +25,7 @@ pub mod hash;
 pub mod lock;
 pub mod log;
 pub mod memo;
+pub mod parts;
 pub mod records;
 pub mod verify;
 
@@ -89,6 +91,10 @@ impl Store {
     /// `cache/blobs`
     pub fn blobs(&self) -> blobs::Blobs {
         blobs::Blobs::new(self.data.join("blobs"), self.root.join("tmp"))
+    }
+    /// `cache/parts`
+    pub fn parts(&self) -> parts::AllParts {
+        parts::AllParts::new(self.data.join("parts"), self.root.join("tmp"))
     }
     /// `cache/lock`
     pub fn lock_path(&self) -> PathBuf {
@@ -176,7 +182,7 @@ impl Store {
         let aside = std::fs::read_dir(&self.root).on("list", &self.root)?.flatten().map(|e| e.file_name());
         let aside = aside.filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with("old-"));
         // records first: what a crash leaves is then blobs that nothing names, and no record lacks its blob
-        let parts = ["memo", "actions", "blobs", "runs", "tmp"].map(String::from);
+        let parts = ["memo", "actions", "parts", "blobs", "runs", "tmp"].map(String::from);
         for part in parts.into_iter().chain(aside) {
             let path = self.root.join(part);
             match std::fs::remove_dir_all(&path) {
@@ -222,7 +228,7 @@ fn set_aside(root: &Path) -> Result<String> {
     })?;
     let aside = root.join(&name);
     std::fs::create_dir(&aside).on("create", &aside)?;
-    for part in ["VERSION", "blobs", "actions", "memo", "runs"] {
+    for part in ["VERSION", "blobs", "actions", "parts", "memo", "runs"] {
         let path = root.join(part);
         if path.exists() {
             std::fs::rename(&path, aside.join(part)).on("set aside", &path)?;

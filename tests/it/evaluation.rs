@@ -45,7 +45,7 @@ pub fn write_classifier(path: &Path) {
 }
 
 /// A generator whose velocity is zero, so that it hands its noise through.
-fn write_noise_generator(path: &Path) {
+pub fn write_noise_generator(path: &Path) {
     let none = StateDict::new(vec![]).unwrap();
     let mut graph = GraphBuilder::new("noise", &none, Precision::Fp32);
     let shape = picture_of(16);

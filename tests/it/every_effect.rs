@@ -222,7 +222,7 @@ pub fn of_all<C: Sync>(cases: &[C], test: impl Fn(&C) -> Vec<String> + Sync) -> 
 /// Kills a command at every one of these effects, and at the middle of every write, each in a project of its own that
 /// `fresh` makes; `after` says what is wrong then. A run of which the case's effect did not come has ended by itself, with
 /// all effects that every run has.
-fn everywhere(
+pub fn everywhere(
     args: &[&str],
     effects: &[String],
     fresh: &(dyn Fn() -> Project + Sync),

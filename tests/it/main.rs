@@ -32,6 +32,7 @@ mod readme;
 mod regressions;
 mod replay;
 mod resources;
+mod resume;
 mod rows;
 mod runtimes;
 mod settings;
