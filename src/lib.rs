@@ -19,7 +19,8 @@
 //!
 //! # Who may use whom
 //! main -> cli -> exec, ui, store, hub, model; exec -> stage, store, hub, core; stage -> model, core; store, hub, ui, model ->
-//! core; core -> nothing of ours. The test `tidy` holds these arrows.
+//! core; bin -> model, core; core -> nothing of ours. The test `tidy` holds these arrows. `bin` is `hfbuild-torch`, a program of
+//! its own that runs libtorch ([`model::torch`]).
 //!
 //! # How to add a kind
 //! One file in [`stage`], one word in [`stage::KINDS`], one transcript in `tests/`.

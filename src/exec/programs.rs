@@ -14,6 +14,7 @@ use crate::core::verdict::Verdict;
 use crate::exec::drive::Sink;
 use crate::exec::observe::{on_path, source_paths};
 use crate::exec::project::Project;
+use crate::stage;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Endings of programs' files: a word of a command line with such a one is read and not made.
@@ -47,7 +48,29 @@ pub fn check(project: &Project, plan: &Plan, world: &World, sink: &Sink) -> Resu
             false => sink(Event::Warning { text: error.message().to_string() }),
         }
     }
+    problems.extend(lost_worker(project, plan, sink));
     if problems.is_empty() { Ok(()) } else { Err(join(problems)) }
+}
+
+/// The first stage that would run in libtorch's worker, where there is no worker. One that may yet end without a run is only
+/// warned of.
+fn lost_worker(project: &Project, plan: &Plan, sink: &Sink) -> Option<Error> {
+    let verdict = |id: NodeId| plan.decisions[id.index()].as_ref().map(|decision| &decision.verdict);
+    let needs = |id: &NodeId| project.graph.stage(*id).is_some_and(stage::needs_worker);
+    let runs = |id: &NodeId| matches!(verdict(*id), Some(Verdict::Run { .. }));
+    let may_run = |id: &NodeId| matches!(verdict(*id), Some(Verdict::Pending { .. }));
+    let certain = project.graph.ids().filter(needs).find(runs);
+    let id = certain.or_else(|| project.graph.ids().filter(needs).find(may_run))?;
+    let why = stage::worker().err()?;
+    let node = project.graph.node(id);
+    let message = format!("artifact `{}` asks for libtorch: {}", node.name.artifact, why.message());
+    if certain.is_none() {
+        sink(Event::Warning { text: message });
+        return None;
+    }
+    let error = project.manifest.source.error(node.span.clone(), message);
+    let error = why.causes().iter().fold(error, |error, cause| error.cause(cause.clone()));
+    Some(error.hint(why.hint_text().unwrap_or_default()))
 }
 
 /// Whether a program is one of the command's inputs, which were looked for, and not to be found on the PATH.

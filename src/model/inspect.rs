@@ -4,11 +4,13 @@
 //! judges nothing.
 
 use super::architecture::Architecture;
+use super::checkpoint::zip::Archive;
 use super::checkpoint::{Checkpoint, EmaForm, Scalar, Settings, sharded};
 use super::magic::{self, Magic};
 use super::onnx::import::{GraphInfo, OnnxFile};
 use super::safetensors_out::{self, SafetensorsFile};
 use super::tensor::StateDict;
+use super::torchscript::{self, Script};
 use super::{pictures, sample, tinydit};
 use crate::core::error::{Error, OnPath, Result};
 use serde_json::{Value, json};
@@ -17,7 +19,7 @@ use std::path::Path;
 /// What a file is, and its facts in the order to show them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inspection {
-    /// `checkpoint`, `safetensors`, `safetensors_index`, `onnx` or `png`.
+    /// `checkpoint`, `torchscript`, `safetensors`, `safetensors_index`, `onnx` or `png`.
     pub format: &'static str,
     /// Facts by dotted name.
     pub facts: Vec<(String, Value)>,
@@ -36,7 +38,8 @@ impl Inspection {
 /// The file is none of the formats, or is damaged.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let (format, mut facts) = match magic::sniff(path)? {
-        Magic::Zip | Magic::TorchLegacy => ("checkpoint", checkpoint_facts(&Checkpoint::open(path)?)?),
+        Magic::Zip => zip_facts(path)?,
+        Magic::TorchLegacy => ("checkpoint", checkpoint_facts(&Checkpoint::open(path)?)?),
         Magic::Safetensors => ("safetensors", safetensors_facts(&safetensors_out::open(path)?)?),
         Magic::Json => ("safetensors_index", safetensors_facts(&sharded::open(path)?)?),
         Magic::Png => ("png", png_facts(path)?),
@@ -182,6 +185,22 @@ fn onnx_facts(file: &OnnxFile) -> Result<Facts> {
     }
     facts.extend(info.metadata.iter().map(|(key, value)| (format!("metadata.{key}"), json!(value))));
     Ok(facts)
+}
+
+/// torch's archives: checkpoints and programs.
+fn zip_facts(path: &Path) -> Result<(&'static str, Facts)> {
+    match torchscript::of_archive(&Archive::open(path)?) {
+        Some(script) => Ok(("torchscript", script_facts(script))),
+        None => Ok(("checkpoint", checkpoint_facts(&Checkpoint::open(path)?)?)),
+    }
+}
+
+fn script_facts(script: Script) -> Facts {
+    let mut facts = Facts::new();
+    put(&mut facts, "code_files", script.code);
+    put(&mut facts, "storages", script.storages);
+    put(&mut facts, "storage_bytes", script.bytes);
+    facts
 }
 
 fn ports(facts: &mut Facts, info: &GraphInfo) {

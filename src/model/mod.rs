@@ -28,6 +28,8 @@ mod stored;
 pub mod table;
 pub mod tensor;
 pub mod tinydit;
+pub mod torch;
+pub mod torchscript;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use crate::core::action::Action;
 use crate::core::digest::{Canonical, Digest};
 use crate::core::error::{Error, OnPath, Result};
 use crate::core::runtime::DeviceKind;
+use crate::model::runtime::Session;
 use crate::model::sample::{Picture, read_png};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -92,12 +93,28 @@ pub fn graph(workspace: &Workspace, role: &str) -> Result<Graph> {
 /// # Errors
 /// What the manifest names cannot be had on this machine, or the graph cannot be loaded.
 pub fn lend(workspace: &mut Workspace, action: &Action, role: &str, file: &Path) -> Result<Lent> {
-    let input = action.inputs.get(role).ok_or_else(|| Error::bug(format!("the action lacks its input `{role}`")))?;
     let runtime = runtimes::runtime(action, workspace, None)?;
     let name = format!("{} {}", runtime.name(), runtime.version());
-    let key = Key { graph: input.digest, runtime: name, device: runtimes::place(action, workspace)?, threads: None };
+    let place = runtimes::place(action, workspace)?;
+    lend_by(workspace, action, role, [name, place], || runtime.open(file))
+}
+
+/// The same of what `open` loads. `by`: the runtime with its version, and the device.
+///
+/// # Errors
+/// Those of `open`.
+pub fn lend_by(
+    workspace: &mut Workspace,
+    action: &Action,
+    role: &str,
+    by: [String; 2],
+    open: impl FnOnce() -> Result<Box<dyn Session>>,
+) -> Result<Lent> {
+    let input = action.inputs.get(role).ok_or_else(|| Error::bug(format!("the action lacks its input `{role}`")))?;
+    let [runtime, device] = by;
+    let key = Key { graph: input.digest, runtime, device, threads: None };
     let begun = Instant::now();
-    let mut lent = workspace.sessions.open(key, || runtime.open(file))?;
+    let mut lent = workspace.sessions.open(key, open)?;
     let used = lent.session()?.used();
     workspace.device = Some(used.to_string());
     // on the CPU the same bytes hold for the same number of threads, and for the same instructions

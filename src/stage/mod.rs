@@ -17,6 +17,7 @@ mod declare;
 mod draw;
 mod evaluation;
 mod files;
+mod generator;
 pub mod guard;
 mod helpers;
 mod latency;
@@ -37,6 +38,7 @@ mod secrets;
 pub mod sessions;
 mod statistics;
 mod template;
+mod torch;
 pub mod workspace;
 
 pub use card::space::{check as check_space, sdk as space_sdk};
@@ -44,6 +46,7 @@ pub use card::{check_license_text, check_links, is_license};
 pub use declare::{Texts, parts, texts_wanted};
 pub use outgoing::check_outgoing;
 pub use runtimes::{Machine, Places, gpus, wanted};
+pub use torch::{needs_worker, worker};
 pub use workspace::Workspace;
 
 use crate::core::action::{Action, Declaration};

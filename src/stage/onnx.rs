@@ -4,6 +4,7 @@
 //! One file, or with `external_data` a directory of two: the manifest has to say which, because the plan names the files
 //! of the repository before any stage has run. [`graph_file`] is how other kinds read either.
 
+use super::torch::{self, Held};
 use super::{Declare, Kind, Workspace, int_param, param, text_param};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::digest::{Canonical, Digest};
@@ -18,7 +19,7 @@ use crate::model::onnx::emit::{self, EmitOptions, Emitted, Guidance};
 use crate::model::onnx::graph::data_path;
 use crate::model::onnx::import::OnnxFile;
 use crate::model::onnx::precision::Precision;
-use crate::model::onnx::verify::{Verified, verify};
+use crate::model::onnx::verify::{Question, Verified, verify};
 use crate::model::tensor::StateDict;
 use crate::model::{onnx, resnet};
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ impl Kind for Onnx {
                     FieldType::Bool,
                     "the weights in `model.onnx.data` beside `model.onnx`: needed from 2 GB on",
                 ),
-                Field::optional("verify", FieldType::Table(VERIFY), "bounds of the verification"),
+                Field::optional("verify", torch::VERIFY, "the reference of the verification, and its bound"),
             ],
             facts: &[
                 "opset",
@@ -70,6 +71,9 @@ impl Kind for Onnx {
                 "outputs",
                 "weights_equal",
                 "weights_differing",
+                "reference",
+                "max_abs_diff_cuda",
+                "relative_l2_cuda",
             ],
         };
         INFO
@@ -92,7 +96,7 @@ impl Kind for Onnx {
             .param("external_data", external)
             .input("weights", InputFrom::Artifact(from), cx.spec.place("from"));
         declaration.resources.insert("cores".into(), usize::MAX);
-        Ok(declaration)
+        Ok(if torch::is_reference(cx) { torch::declare(cx, declaration) } else { declaration })
     }
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
@@ -109,12 +113,16 @@ impl Kind for Onnx {
         };
         (workspace.progress)(1, 2);
         workspace.cancel.check()?;
-        let found = verify(&out, &file.tensors, &architecture, options.guidance)?;
-        let atol = param(action, "atol")?.as_f64().unwrap_or_default();
-        within(&found, atol, workspace)?;
+        let held = match torch::is_asked(action) {
+            true => {
+                let subject = torch::weights(workspace.files("weights")?, &architecture);
+                torch::held(workspace, &out, &subject, &Question::of(&architecture), options.guidance)?
+            }
+            false => Held::plain(verify(&out, &file.tensors, &architecture, options.guidance)?),
+        };
+        held.within(param(action, "atol")?.as_f64().unwrap_or_default(), workspace)?;
         (workspace.progress)(2, 2);
-        workspace.device = Some(format!("{} {} (cpu)", found.runtime.0, found.runtime.1));
-        facts(&out, &emitted, &architecture, &found, &options, &file.tensors)
+        facts(&out, &emitted, &architecture, &held, &options, &file.tensors)
     }
 }
 
@@ -135,9 +143,6 @@ fn options(action: &Action) -> Result<EmitOptions> {
 /// `{ baked = 1.5 }`.
 pub(super) const BAKED: &[Field] =
     &[Field::required("baked", FieldType::Param(&FieldType::Number(true)), "the guidance scale")];
-/// `{ atol = 1e-4 }`.
-pub(super) const VERIFY: &[Field] =
-    &[Field::required("atol", FieldType::Number(true), "the largest difference that is allowed")];
 
 /// The bound where the manifest names none.
 fn default_atol(precision: Precision) -> f64 {
@@ -148,15 +153,15 @@ fn default_atol(precision: Precision) -> f64 {
     }
 }
 
-/// Holds what was found against the bound, and says it.
-pub(super) fn within(found: &Verified, atol: f64, workspace: &Workspace) -> Result<()> {
+/// Holds what was found against the bound, and says it. `by`: the reference, where it is not the plain forward.
+pub(super) fn within(found: &Verified, atol: f64, workspace: &Workspace, by: &str) -> Result<()> {
     workspace.say(&format!(
-        "largest difference {:e}, bound {atol:e}; relative {:e}",
+        "largest difference {:e}, bound {atol:e}; relative {:e}{by}",
         found.max_abs_diff, found.relative_l2
     ))?;
     if found.max_abs_diff.is_nan() || found.max_abs_diff > atol {
         return Err(Error::stage(format!(
-            "the graph differs from the network by {:.3e} at most, and {atol:.3e} is allowed",
+            "the graph differs from the network by {:.3e} at most{by}, and {atol:.3e} is allowed",
             found.max_abs_diff
         ))
         .hint("the bound is `verify = { atol = ... }`"));
@@ -240,7 +245,7 @@ fn facts(
     out: &Path,
     emitted: &Emitted,
     architecture: &Architecture,
-    found: &Verified,
+    held: &Held,
     options: &EmitOptions,
     tensors: &StateDict,
 ) -> Result<Facts> {
@@ -251,8 +256,7 @@ fn facts(
     facts.set("nodes", emitted.nodes, of);
     facts.set("network", architecture.name(), of);
     facts.set("precision", options.precision.name(), of);
-    facts.set("max_abs_diff", found.max_abs_diff, of);
-    facts.set("relative_l2", found.relative_l2, of);
+    held.facts(&mut facts, of);
     if let Some((_, size)) = architecture.sizes().into_iter().find(|(name, _)| *name == "image_size") {
         facts.set("image_size", size, of);
     }
@@ -264,7 +268,6 @@ fn facts(
         };
         facts.set("guidance", guidance, of);
     }
-    facts.set("runtime", format!("{} {}", found.runtime.0, found.runtime.1), of);
     let file = OnnxFile::open(out)?;
     let described = file.info()?;
     facts.set("inputs", described.inputs.iter().map(ToString::to_string).collect::<Vec<_>>(), of);

@@ -1,9 +1,10 @@
 //! `onnx_file`: an ONNX model that was made elsewhere, taken in with what it says of itself, its external data, and a
 //! comparison of its weights with those of a checkpoint; where `verify` asks for it, also of what it computes with the plain
-//! forward of a network that hfbuild knows.
+//! forward of a network that hfbuild knows, or with libtorch's, or with a TorchScript module.
 //!
 //! The model is a file of the project, or what the user's own exporter (kind `command`) made. Nothing in it is changed.
 
+use super::torch::{self, Held};
 use super::{Declare, Kind, Workspace, onnx, safetensors};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::digest::Canonical;
@@ -17,8 +18,8 @@ use crate::model::architecture::Architecture;
 use crate::model::magic;
 use crate::model::onnx::emit::Guidance;
 use crate::model::onnx::import::{ExternalFile, GraphInfo, OnnxFile};
-use crate::model::onnx::verify::{Verified, verify};
-use crate::model::safetensors_out::SafetensorsFile;
+use crate::model::onnx::verify::{Question, verify};
+use crate::model::torch::Subject;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -27,6 +28,8 @@ pub struct OnnxImport;
 
 /// So many names of differing tensors are kept as a fact.
 const NAMED: usize = 16;
+/// The bound where the manifest names none.
+const ATOL: f64 = 1e-4;
 
 impl Kind for OnnxImport {
     fn info(&self) -> KindInfo {
@@ -44,8 +47,13 @@ impl Kind for OnnxImport {
                 ),
                 Field::optional(
                     "verify",
-                    FieldType::Table(onnx::VERIFY),
-                    "runs it against a plain forward of `weights`, a network that hfbuild knows",
+                    torch::VERIFY,
+                    "runs it against a forward of `weights`, a network that hfbuild knows, or against `torchscript`",
+                ),
+                Field::optional(
+                    "torchscript",
+                    FieldType::Text,
+                    "a TorchScript module of the same network, an artifact or a file, that `verify` runs by libtorch",
                 ),
                 Field::optional(
                     "guidance",
@@ -75,6 +83,9 @@ impl Kind for OnnxImport {
                 "max_abs_diff",
                 "relative_l2",
                 "runtime",
+                "reference",
+                "max_abs_diff_cuda",
+                "relative_l2_cuda",
             ],
         };
         INFO
@@ -130,14 +141,7 @@ impl Kind for OnnxImport {
             let weights = cx.artifact_of("weights", &["safetensors"])?;
             declaration = declaration.input("weights", InputFrom::Artifact(weights), cx.spec.place("weights"));
         }
-        // only where they are set, so that what was taken in before there were such keys stays valid
-        if cx.spec.node("verify").is_some() {
-            if cx.spec.node("weights").is_none() {
-                return Err(cx.error("verify", "`verify` compares with a forward of `weights`, which are not named"));
-            }
-            declaration = declaration.param("atol", onnx::atol(cx, 0.0));
-            declaration.resources.insert("cores".into(), usize::MAX);
-        }
+        declaration = with_reference(cx, declaration)?;
         match (cx.spec.node("guidance").is_some(), cx.spec.node("verify").is_some()) {
             (true, true) => declaration = declaration.param("guidance", onnx::guidance(cx)),
             (true, false) => {
@@ -176,15 +180,13 @@ impl Kind for OnnxImport {
             facts.set("weights_absent", same.absent.len(), of);
             let names = same.differing.into_iter().chain(same.absent).take(NAMED);
             facts.set("differing", names.collect::<Vec<_>>(), of);
-            if let Some(atol) = action.params.get("atol").and_then(Value::as_f64) {
-                let guidance = guidance(action, &info)?;
-                let (architecture, found) = verified(&model, &weights, guidance)?;
-                onnx::within(&found, atol, workspace)?;
-                facts.set("network", architecture.name(), of);
-                facts.set("max_abs_diff", found.max_abs_diff, of);
-                facts.set("relative_l2", found.relative_l2, of);
-                facts.set("runtime", format!("{} {}", found.runtime.0, found.runtime.1), of);
-                workspace.device = Some(format!("{} {} (cpu)", found.runtime.0, found.runtime.1));
+        }
+        if let Some(atol) = action.params.get("atol").and_then(Value::as_f64) {
+            let (network, held) = verified(action, workspace, &model, &info)?;
+            held.within(atol, workspace)?;
+            held.facts(&mut facts, of);
+            if let Some(network) = network {
+                facts.set("network", network, of);
             }
         }
         Ok(facts)
@@ -214,14 +216,56 @@ fn guidance(action: &Action, info: &GraphInfo) -> Result<Guidance> {
     }
 }
 
-/// The graph run against the plain forward of the network that the weights are of.
-fn verified(model: &Path, weights: &SafetensorsFile, guidance: Guidance) -> Result<(Architecture, Verified)> {
+/// Adds what the model is compared with, only where it is asked for, so that what was taken in before stays valid.
+fn with_reference(cx: &Declare<'_>, mut declaration: Declaration) -> Result<Declaration> {
+    let has = |key: &str| cx.spec.node(key).is_some();
+    if !has("verify") {
+        return match has("torchscript") {
+            true => {
+                Err(cx.error("torchscript", "`torchscript` is what `verify` compares with, which is not asked for"))
+            }
+            false => Ok(declaration),
+        };
+    }
+    declaration = declaration.param("atol", onnx::atol(cx, ATOL));
+    declaration.resources.insert("cores".into(), usize::MAX);
+    if has("torchscript") {
+        let word = cx.spec.text("torchscript").unwrap_or_default();
+        let module = match cx.manifest.artifact(word) {
+            Some(_) => InputFrom::Artifact(cx.artifact_of("torchscript", &["command", "files"])?),
+            None => InputFrom::File(cx.parsed("torchscript")?),
+        };
+        declaration = declaration.input("torchscript", module, cx.spec.place("torchscript"));
+        return Ok(torch::declare(cx, declaration));
+    }
+    if !has("weights") {
+        return Err(cx.error("verify", "`verify` compares with a forward of `weights`, which are not named"));
+    }
+    Ok(if torch::is_reference(cx) { torch::declare(cx, declaration) } else { declaration })
+}
+
+/// The graph run against its reference: the TorchScript module, or the network that the weights are of, which is named too.
+fn verified(action: &Action, workspace: &Workspace, model: &Path, info: &GraphInfo) -> Result<(Option<String>, Held)> {
+    if action.inputs.contains_key("torchscript") {
+        let subject = Subject::TorchScript { path: workspace.file("torchscript")?.file.clone() };
+        let held = torch::held(workspace, model, &subject, &Question::of_graph(info)?, Guidance::External)?;
+        return Ok((None, held));
+    }
+    let guidance = guidance(action, info)?;
+    let files = workspace.files("weights")?;
+    let weights = safetensors::open(files)?;
     let architecture = Architecture::of_metadata(&weights.metadata)?.ok_or_else(|| {
         Error::stage("hfbuild knows the forward of TinyDiT and ResNet-18, and these weights are of another network")
-            .hint("without `verify`, the model's initialisers are compared with the weights")
+            .hint("name a TorchScript module of it under `torchscript`, or leave `verify` out")
     })?;
-    let found = verify(model, &weights.tensors, &architecture, guidance)?;
-    Ok((architecture, found))
+    let held = match torch::is_asked(action) {
+        true => {
+            let subject = torch::weights(files, &architecture);
+            torch::held(workspace, model, &subject, &Question::of(&architecture), guidance)?
+        }
+        false => Held::plain(verify(model, &weights.tensors, &architecture, guidance)?),
+    };
+    Ok((Some(architecture.name()), held))
 }
 
 /// Where `file` lies relative to the folder of `model`; `None`: elsewhere.

@@ -22,11 +22,11 @@ pub(super) const DEVICE: Field =
 /// The kinds that have both keys.
 const KINDS: [&str; 3] = ["samples", "latency", "classify"];
 /// The pool whose tokens are NVIDIA devices.
-const GPU_POOL: &str = "gpu";
+pub(super) const GPU_POOL: &str = "gpu";
 
 /// What a stage asks for; `None`: it is of a kind that runs no graph, or has no choice.
 pub fn wanted(declaration: &Declaration) -> Option<Wanted> {
-    KINDS.contains(&declaration.kind).then(|| Wanted::of(&declaration.params))
+    (KINDS.contains(&declaration.kind) && !super::needs_worker(declaration)).then(|| Wanted::of(&declaration.params))
 }
 
 /// The NVIDIA devices of this process.

@@ -3,16 +3,17 @@
 //! Picture k of a label depends on seed, label and k alone, never on the batch, the shard or the order.
 
 use super::draw::{self, Drawn};
-use super::{Declare, Kind, Workspace, evaluation, int_param, onnx, param, runtimes, text_param};
+use super::generator::Generator;
+use super::{Declare, Kind, Workspace, int_param, onnx, param, runtimes, text_param, torch};
 use crate::core::action::{ALL_WITHOUT_GPU, Action, Declaration, InputFrom, Shape};
-use crate::core::digest::{Canonical, Digest};
+use crate::core::digest::Canonical;
 use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
 use crate::core::manifest::KindInfo;
 use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::name::slug;
 use crate::core::value::Value;
-use crate::model::onnx::import::{Extent, GraphInfo, OnnxFile};
+use crate::model::onnx::import::{Extent, GraphInfo};
 use crate::model::pictures;
 use crate::model::sample::{self, SampleSpec};
 
@@ -25,7 +26,11 @@ impl Kind for Samples {
             name: "samples",
             doc: "pictures drawn from an ONNX graph, with a grid, a label at a time",
             fields: &[
-                Field::required("from", FieldType::Artifact, "the graph (kind `onnx`)"),
+                Field::required(
+                    "from",
+                    FieldType::Artifact,
+                    "the graph (kind `onnx`); with `runtime = \"torch\"` the weights",
+                ),
                 Field::required(
                     "each",
                     FieldType::Param(&FieldType::List(&FieldType::Either(
@@ -47,7 +52,11 @@ impl Kind for Samples {
                     FieldType::Param(&FieldType::Int(1, 4096)),
                     "pictures at once, 8 by default; halved where the memory is too small, and no part of the action",
                 ),
-                runtimes::RUNTIME,
+                Field::optional(
+                    "runtime",
+                    FieldType::Choice(&["auto", "rten", "onnxruntime", "torch"]),
+                    "what runs it: the best that is found by default, never libtorch",
+                ),
                 runtimes::DEVICE,
             ],
             facts: &[
@@ -76,13 +85,16 @@ impl Kind for Samples {
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
-        let from = cx.artifact_of("from", &["onnx", "onnx_file"])?;
+        let by_torch = cx.spec.text("runtime") == Some(torch::WORD);
+        let (role, kinds): (_, &[&str]) =
+            if by_torch { ("weights", &["safetensors"]) } else { ("graph", &["onnx", "onnx_file"]) };
+        let from = cx.artifact_of("from", kinds)?;
         let shard = cx.shard.ok_or_else(|| cx.error("each", "`samples` takes `each`"))?;
         let mut declaration = Declaration::new("samples", self.version(), Shape::Dir)
             .param("label", shard.index)
             .param("name", shard.key.as_str())
             .param("device", cx.spec.text("device").unwrap_or("auto"))
-            .input("graph", InputFrom::Artifact(from.clone()), cx.spec.place("from"));
+            .input(role, InputFrom::Artifact(from.clone()), cx.spec.place("from"));
         for name in ["count", "steps", "seed"] {
             declaration = declaration.param(name, cx.int(name).unwrap_or_default());
         }
@@ -102,20 +114,14 @@ impl Kind for Samples {
         }
         declaration.batch = cx.int("batch").map(|batch| batch as usize);
         declaration.resources.insert("cores".into(), ALL_WITHOUT_GPU);
-        runtimes::declare(cx, declaration)
+        let declaration = runtimes::declare(cx, declaration)?;
+        Ok(if by_torch { torch::declare(cx, declaration) } else { declaration })
     }
 
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
-        let graph = onnx::graph_file(workspace, "graph")?;
-        let described = OnnxFile::open(&graph.file)?.info()?;
-        let meta = |key: &str| {
-            described.metadata.get(key).and_then(|v| v.parse::<i64>().ok()).ok_or_else(|| {
-                Error::stage(format!("the graph does not say its `{key}`"))
-                    .hint("`samples` takes graphs that hfbuild wrote (kind `onnx`)")
-            })
-        };
+        let generator = Generator::of(action, workspace)?;
         let guidance = param(action, "guidance")?.as_f64().map(|g| g as f32);
-        let written = described.metadata.get("hfbuild.guidance").map_or("", String::as_str);
+        let written = generator.guidance.as_str();
         if guidance.is_some() && written.is_empty() {
             return Err(Error::stage("the graph does not say who applies guidance, so it could be applied twice")
                 .hint("its metadata has `hfbuild.guidance`, `external` or `baked:SCALE`, where hfbuild wrote it"));
@@ -126,28 +132,28 @@ impl Kind for Samples {
             )));
         }
         let label = int_param(action, "label")?;
-        if label >= meta("hfbuild.num_labels")? {
+        if label >= generator.labels {
             return Err(Error::stage(format!(
                 "label {label} (`{}`) is beyond the network's {} labels",
                 text_param(action, "name")?,
-                meta("hfbuild.num_labels")?
+                generator.labels
             )));
         }
         let count = int_param(action, "count")? as usize;
         let spec = SampleSpec {
             label,
-            null_label: meta("hfbuild.null_label")?,
+            null_label: generator.null_label,
             guidance,
             steps: int_param(action, "steps")? as usize,
             seed: int_param(action, "seed")? as u64,
             first: 0,
             count,
-            shape: picture_shape(&described)?,
+            shape: generator.shape,
         };
-        let mut lent = evaluation::lend(workspace, action, "graph", &graph.file)?;
+        let mut lent = generator.lend(action, workspace)?;
         let drawn = draw::draw(workspace, &mut lent, &spec, &slug(text_param(action, "name")?))?;
         drop(lent);
-        let mut facts = measured(workspace, action, &drawn, &graph.digest)?;
+        let mut facts = measured(workspace, action, &drawn, &generator)?;
         facts.set_volatile("seconds", drawn.times.drawing);
         facts.set_volatile("graph_seconds", drawn.times.graph);
         facts.set_volatile("pictures_per_second", count as f64 / drawn.times.drawing);
@@ -168,7 +174,7 @@ pub(super) fn picture_shape(graph: &GraphInfo) -> Result<[usize; 3]> {
 }
 
 /// Writes the grid `LABEL.png` and measures the pictures.
-fn measured(workspace: &Workspace, action: &Action, drawn: &Drawn, graph: &Digest) -> Result<Facts> {
+fn measured(workspace: &Workspace, action: &Action, drawn: &Drawn, generator: &Generator) -> Result<Facts> {
     let name = text_param(action, "name")?;
     let grid = || sample::png(&sample::grid(&drawn.pictures, drawn.pictures.len().min(8))?);
     let (grid, stats) = rayon::join(grid, || pictures::stats(&drawn.pictures));
@@ -188,7 +194,7 @@ fn measured(workspace: &Workspace, action: &Action, drawn: &Drawn, graph: &Diges
     let against = pictures::against(&drawn.pictures, &drawn.noise)?;
     facts.set("noise_correlation", against.correlation, of);
     facts.set("noise_difference", against.difference, of);
-    let of = facts.subject("the graph", *graph);
+    let of = facts.subject(generator.name, generator.digest);
     facts.set("label", int_param(action, "label")?, of);
     facts.set("steps", int_param(action, "steps")?, of);
     facts.set("seed", int_param(action, "seed")?, of);

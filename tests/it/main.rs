@@ -42,5 +42,6 @@ mod story;
 mod targets;
 mod tidy;
 mod together;
+mod torch;
 mod weights;
 mod xet;

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Who may use whom: the arrows of `src/lib.rs`. A module may always use itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli", "process"]),
+    // the worker `hfbuild-torch`
+    ("bin", &["model", "core"]),
     ("process", &[]),
     ("cli", &["exec", "ui", "store", "hub", "model", "core"]),
     ("exec", &["stage", "store", "hub", "core"]),
@@ -22,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Uses that no arrow allows, by file. To be taken out one by one.
 const AGAINST_THE_ARROWS: &[(&str, usize)] = &[];
 /// Who may write to the screen.
-const PRINTERS: &[&str] = &["main", "process", "cli", "ui"];
+const PRINTERS: &[&str] = &["main", "bin", "process", "cli", "ui"];
 const FILE_LINES: usize = 600;
 const FUNCTION_LINES: usize = 70;
 const LONG_FUNCTIONS: &[(&str, usize)] = &[];
@@ -130,6 +132,7 @@ fn the_map_in_lib_rs_names_the_same_arrows() {
         "main -> cli -> exec, ui, store, hub, model;",
         "exec -> stage, store, hub, core;",
         "stage -> model, core;",
+        "bin -> model, core;",
         "store, hub, ui, model -> core;",
         "core -> nothing of ours",
     ] {
@@ -137,7 +140,7 @@ fn the_map_in_lib_rs_names_the_same_arrows() {
     }
     let modules = lib.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';'));
     let mut modules: BTreeSet<&str> = modules.collect();
-    modules.insert("main");
+    modules.extend(["main", "bin"]);
     assert_eq!(modules, ARROWS.iter().map(|(module, _)| *module).collect());
 }
 

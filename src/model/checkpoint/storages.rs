@@ -10,6 +10,7 @@ use super::zip::{Archive, Entry};
 use crate::core::error::{Error, OnPath, Result};
 use crate::model::stored::{Checksum, Stored};
 use crate::model::tensor::{DType, StateDict, TensorEntry, read_exact_at};
+use crate::model::torchscript;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor};
@@ -88,9 +89,10 @@ pub fn open_zip(path: &Path) -> Result<TorchFile> {
 }
 
 fn refuse_foreign(archive: &Archive, name: &str) -> Result<()> {
-    if archive.entries.iter().any(|e| e.name.ends_with("/constants.pkl") || e.name.contains("/code/")) {
-        return Err(Error::stage(format!("{name} is a TorchScript program, not a checkpoint"))
-            .hint("save `model.state_dict()` with `torch.save`"));
+    if torchscript::of_archive(archive).is_some() {
+        return Err(Error::stage(format!("{name} is a TorchScript program, not a checkpoint")).hint(
+            "save `model.state_dict()` with `torch.save`; an `onnx_file` is compared with the program as its `torchscript`",
+        ));
     }
     match archive.entries.iter().find(|e| e.method != 0 || e.size != e.compressed) {
         None => Ok(()),
