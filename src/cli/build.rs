@@ -395,12 +395,12 @@ pub fn plan(global: &Global, words: &[String], force: &[String], args: &PlanArgs
     let graph = &project.graph;
     let sends: Vec<shown::Sending> = targets
         .into_iter()
-        .filter_map(|(id, target)| {
+        .map(|(id, target)| {
             let (last, observed) = (loaded.publishes.last(&target), world.remotes.get(&id));
             let send = estimate(graph, &plan, &world, id, last);
             let start = observed.and_then(|o| o.start.clone());
             let elsewhere = observed.and_then(|o| o.elsewhere.clone());
-            Some(shown::Sending { id, target, start, elsewhere, send })
+            shown::Sending { id, target, start, elsewhere, send }
         })
         .collect();
     let totals = shown::totals(graph, &plan);

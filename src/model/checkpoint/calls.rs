@@ -93,7 +93,8 @@ impl<R: BufRead> Scan<'_, R> {
                 self.stack.push(global);
             }
             0x93 => {
-                (self.pop()?, self.pop()?);
+                self.pop()?;
+                self.pop()?;
                 let computed = self.foreign("a global whose name is computed".into());
                 self.stack.push(computed);
             }
