@@ -17,8 +17,11 @@ use crate::stage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+/// Whether a fact has a value that is not to be published unasked.
+type Is = fn(&Value) -> bool;
+
 /// Facts of weights with which it is not to be published unasked, and what each says of it.
-const UNASKED: [(&str, fn(&Value) -> bool, &str); 2] = [
+const UNASKED: [(&str, Is, &str); 2] = [
     (
         "freshly_initialised",
         |value| *value == Value::Bool(true),
