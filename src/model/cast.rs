@@ -28,7 +28,13 @@ impl Cast {
             "bf16" => DType::BF16,
             _ => return None,
         };
-        Some(Cast { to, max_abs_error: 0.0, max_rel_error: 0.0 })
+        Cast::to_dtype(to)
+    }
+
+    /// A cast to a type, if it is one of those.
+    pub fn to_dtype(to: DType) -> Option<Cast> {
+        let known = [DType::F32, DType::F16, DType::BF16].contains(&to);
+        known.then_some(Cast { to, max_abs_error: 0.0, max_rel_error: 0.0 })
     }
 
     /// The type that a tensor of this one will have.

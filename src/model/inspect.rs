@@ -11,7 +11,7 @@ use super::onnx::import::{GraphInfo, OnnxFile};
 use super::safetensors_out::{self, SafetensorsFile};
 use super::tensor::StateDict;
 use super::torchscript::{self, Script};
-use super::{pictures, sample, tinydit};
+use super::{finite, pictures, sample, tinydit};
 use crate::core::error::{Error, OnPath, Result};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -76,6 +76,9 @@ pub fn checkpoint_facts(checkpoint: &Checkpoint) -> Result<Facts> {
     if let Some(dict) = checkpoint.raw.as_ref().or(checkpoint.ema.as_ref()) {
         facts.extend(weights_facts(dict, &checkpoint.config)?);
     }
+    if let (Some(_), Some(ema)) = (&checkpoint.raw, &checkpoint.ema) {
+        put(&mut facts, "ema_nonfinite", finite::nonfinite_of(ema)?);
+    }
     put(&mut facts, "raw_present", checkpoint.raw.is_some());
     put(&mut facts, "ema_present", checkpoint.ema.is_some());
     for (key, value) in [
@@ -123,7 +126,8 @@ fn number(value: f64) -> Value {
     if value.is_finite() { json!(value) } else { json!(value.to_string()) }
 }
 
-/// The facts of a state dict: network, tensors, parameters, bytes, dtypes, whether it was ever trained.
+/// The facts of a state dict: network, tensors, parameters, bytes, dtypes, how many values are NaN or infinite,
+/// whether it was ever trained.
 ///
 /// # Errors
 /// A tensor cannot be read.
@@ -139,6 +143,7 @@ pub fn weights_facts(dict: &StateDict, settings: &Settings) -> Result<Facts> {
     put(&mut facts, "parameters", dict.parameters());
     put(&mut facts, "tensor_bytes", dict.bytes());
     put(&mut facts, "dtypes", json!(dict.dtypes()));
+    put(&mut facts, "nonfinite", finite::nonfinite_of(dict)?);
     match architecture {
         Ok(Some(Architecture::TinyDit(config))) => {
             put(&mut facts, "freshly_initialised", tinydit::freshly_initialised(dict)?);
@@ -156,7 +161,7 @@ pub fn weights_facts(dict: &StateDict, settings: &Settings) -> Result<Facts> {
 }
 
 fn safetensors_facts(file: &SafetensorsFile) -> Result<Facts> {
-    // what hfbuild wrote says its own configuration, which no tensor's shape can
+    // what hfbuild wrote says its own configuration, which no tensor's shape can; one that cannot be read is shown below
     let said = Architecture::of_metadata(&file.metadata).ok().flatten();
     let sizes = said.map(|architecture| architecture.sizes()).unwrap_or_default();
     let settings = sizes.into_iter().map(|(key, size)| (key.to_string(), Scalar::Int(size as i64))).collect();

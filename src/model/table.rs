@@ -4,6 +4,7 @@
 //! files with the same tensors give the same table and the same bytes of it; `torch.save` does not (its bytes depend
 //! on the file's name). Knows nothing of layouts, networks or files.
 
+use super::finite;
 use super::tensor::{StateDict, TensorEntry, is_buffer};
 use crate::core::error::{Error, Result};
 use rayon::prelude::*;
@@ -40,11 +41,20 @@ impl TensorTable {
     /// # Errors
     /// There is no tensor, or one cannot be read.
     pub fn of(dict: &StateDict) -> Result<TensorTable> {
+        Ok(TensorTable::measured(dict)?.0)
+    }
+
+    /// The same, and how many values are NaN or infinite, from the one reading.
+    ///
+    /// # Errors
+    /// As [`TensorTable::of`].
+    pub fn measured(dict: &StateDict) -> Result<(TensorTable, u64)> {
         if dict.is_empty() {
             return Err(Error::stage("there are no tensors to make a table of"));
         }
-        let tensors = dict.tensors().par_iter().map(row).collect::<Result<Vec<_>>>()?;
-        Ok(TensorTable { tensors })
+        let rows = dict.tensors().par_iter().map(row).collect::<Result<Vec<_>>>()?;
+        let nonfinite = rows.iter().map(|(_, nonfinite)| nonfinite).sum();
+        Ok((TensorTable { tensors: rows.into_iter().map(|(row, _)| row).collect() }, nonfinite))
     }
 
     /// The canonical bytes: compact JSON, keys in the order of the fields, rows sorted by name, one final newline.
@@ -82,7 +92,7 @@ impl TensorTable {
         self.verify_names(dict)?;
         let differing = self.tensors.par_iter().zip(dict.tensors()).find_map_first(|(was, tensor)| match row(tensor) {
             Err(error) => Some(error),
-            Ok(now) if now == *was => None,
+            Ok((now, _)) if now == *was => None,
             Ok(_) => Some(changed(&was.name, "differs from what the table says")),
         });
         differing.map_or(Ok(()), Err)
@@ -130,13 +140,15 @@ impl TensorTable {
     }
 }
 
-fn row(tensor: &TensorEntry) -> Result<Row> {
-    let mut hasher = blake3::Hasher::new();
+/// A tensor's row, and how many of its values are no number.
+fn row(tensor: &TensorEntry) -> Result<(Row, u64)> {
+    let (mut hasher, mut nonfinite) = (blake3::Hasher::new(), 0);
     tensor.chunks(&mut |bytes| {
         hasher.update(bytes);
+        nonfinite += finite::nonfinite(tensor.dtype, bytes);
         Ok(())
     })?;
-    Ok(row_of(tensor, &hasher))
+    Ok((row_of(tensor, &hasher), nonfinite))
 }
 
 fn row_of(tensor: &TensorEntry, hasher: &blake3::Hasher) -> Row {

@@ -31,6 +31,7 @@ const RANGES: &[(&str, &str, f64, f64)] = &[
     ("onnx_file", "weights_differing", 0.0, f64::INFINITY),
     ("checkpoint", "step", 0.0, f64::INFINITY),
     ("checkpoint", "epoch", 0.0, f64::INFINITY),
+    ("checkpoint", "nonfinite", 0.0, f64::INFINITY),
     ("checkpoint", "parameters", 1.0, f64::INFINITY),
     ("checkpoint", "tensors", 1.0, f64::INFINITY),
     ("safetensors", "parameters", 1.0, f64::INFINITY),

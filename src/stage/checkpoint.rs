@@ -52,6 +52,7 @@ impl Kind for Checkpoint {
                 "weights",
                 "tensors",
                 "parameters",
+                "nonfinite",
                 "freshly_initialised",
                 "network",
                 "config.*",
@@ -61,7 +62,7 @@ impl Kind for Checkpoint {
     }
 
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
@@ -89,7 +90,7 @@ impl Kind for Checkpoint {
         let file = File::open(&input.file)?;
         let choice = choice(action)?;
         let dict = file.select(choice)?;
-        let table = TensorTable::of(dict)?;
+        let (table, nonfinite) = TensorTable::measured(dict)?;
         if table.tensors.is_empty() {
             return Err(Error::stage(format!("`{}` holds no tensors", input.path)));
         }
@@ -102,6 +103,7 @@ impl Kind for Checkpoint {
         facts.set("weights", text_param(action, "weights")?, weights);
         facts.set("tensors", dict.len(), weights);
         facts.set("parameters", dict.parameters(), weights);
+        facts.set("nonfinite", nonfinite, weights);
         let architecture = Architecture::infer(dict, &settings(action, &file)?)?;
         if let Some(Architecture::TinyDit(_)) = architecture {
             facts.set("freshly_initialised", tinydit::freshly_initialised(dict)?, weights);
@@ -134,10 +136,11 @@ fn settings(action: &Action, file: &File) -> Result<Settings> {
         let value = Scalar::Int(value.as_int().unwrap_or_default());
         match settings.get(name) {
             Some(said) if said.as_usize() != value.as_usize() => {
+                let shown = |scalar: &Scalar| scalar.as_usize().map_or("what is no size".into(), |n| n.to_string());
                 return Err(Error::stage(format!(
-                    "the manifest says `{name}` {:?}, the checkpoint's config says {:?}",
-                    value.as_usize(),
-                    said.as_usize()
+                    "the manifest says `{name}` is {}, the checkpoint's config says {}",
+                    shown(&value),
+                    shown(said)
                 )));
             }
             _ => settings.insert(name.clone(), value),

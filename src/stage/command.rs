@@ -464,6 +464,13 @@ fn read_facts(file: &str, action: &Action, workspace: &Workspace) -> Result<Fact
     action.inputs.iter().for_each(|(role, input)| {
         subject.text(role).digest(&input.digest);
     });
+    if action.inputs.is_empty() {
+        // about nothing but what its own command line says
+        action.params.get("run").and_then(Value::as_list).unwrap_or_default().iter().for_each(|word| {
+            subject.text(word.as_text().unwrap_or_default());
+        });
+        return Ok(report::facts(figures, "the command line, no input", subject.finish()));
+    }
     let names: Vec<_> = action.inputs.values().map(|i| i.name.clone()).collect();
     Ok(report::facts(figures, &names.join(", "), subject.finish()))
 }

@@ -210,12 +210,15 @@ pub fn register(registry: &mut Handlebars<'_>, proofs: Proofs) {
     for (name, make) in table {
         let proofs = proofs.clone();
         let helper = move |h: &Helper<'_>,
-                           _: &Handlebars<'_>,
+                           registry: &Handlebars<'_>,
                            context: &Context,
                            _: &mut RenderContext<'_, '_>,
                            out: &mut dyn Output|
               -> HelperResult {
-            out.write(&make(h, context, &proofs)?)?;
+            let text = make(h, context, &proofs)?;
+            // these hold names and sources that others gave; what `literal` says the template says itself
+            let given = ["subject", "measured_on", "recorded"].contains(&name);
+            out.write(&if given { registry.get_escape_fn()(&text) } else { text })?;
             Ok(())
         };
         registry.register_helper(name, Box::new(helper));

@@ -80,7 +80,7 @@ impl Kind for Onnx {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {

@@ -92,7 +92,7 @@ impl Kind for OnnxImport {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {

@@ -358,7 +358,7 @@ fn register_helpers(registry: &mut Handlebars<'_>) {
     ];
     for (name, format) in table {
         let helper = move |h: &handlebars::Helper<'_>,
-                           _: &Handlebars<'_>,
+                           registry: &Handlebars<'_>,
                            _: &handlebars::Context,
                            _: &mut handlebars::RenderContext<'_, '_>,
                            out: &mut dyn handlebars::Output|
@@ -367,7 +367,10 @@ fn register_helpers(registry: &mut Handlebars<'_>) {
             if value.is_value_missing() {
                 return Err(RenderErrorReason::MissingVariable(value.relative_path().cloned()).into());
             }
-            out.write(&format(value.value(), h.param(1).map(handlebars::PathAndJson::value)))?;
+            let text = format(value.value(), h.param(1).map(handlebars::PathAndJson::value));
+            // what is a text passes through as it is, and has to be looked at as if no helper stood there
+            let plain = name != "yaml" && value.value().is_string();
+            out.write(&if plain { registry.get_escape_fn()(&text) } else { text })?;
             Ok(())
         };
         registry.register_helper(name, Box::new(helper));
@@ -378,7 +381,7 @@ fn register_helpers(registry: &mut Handlebars<'_>) {
 /// `{{declared "batch_size"}}`: the value, marked as declared, with its source.
 fn declared(
     h: &handlebars::Helper<'_>,
-    _: &Handlebars<'_>,
+    registry: &Handlebars<'_>,
     context: &handlebars::Context,
     _: &mut handlebars::RenderContext<'_, '_>,
     out: &mut dyn handlebars::Output,
@@ -391,7 +394,8 @@ fn declared(
         Json::String(text) => text.clone(),
         other => other.to_string(),
     };
-    out.write(&format!("{value} (declared; source: {})", entry["source"].as_str().unwrap_or_default()))?;
+    let text = format!("{value} (declared; source: {})", entry["source"].as_str().unwrap_or_default());
+    out.write(&registry.get_escape_fn()(&text))?;
     Ok(())
 }
 

@@ -34,13 +34,13 @@ impl Kind for Pytorch {
                 Field::required("from", FieldType::Artifact, "the checkpoint"),
                 Field::optional("name", FieldType::Text, "the file's name, `model.pt` by default"),
             ],
-            facts: &["tensors", "parameters", "bytes", "ema_present"],
+            facts: &["tensors", "parameters", "nonfinite", "bytes", "ema_present"],
         };
         INFO
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
@@ -76,7 +76,7 @@ impl Kind for Pytorch {
         let bytes = pytorch_out::write(&out, stem(name).unwrap_or(name), &saved(&file, raw, &settings))?;
         (workspace.progress)(1, 2);
         workspace.cancel.check()?;
-        compare(&out, &file, raw, &settings)?;
+        let nonfinite = compare(&out, &file, raw, &settings)?;
         (workspace.progress)(2, 2);
         for (value, kind) in &file.unread {
             workspace.say(&format!("`{value}` is {kind}, and is left out"))?;
@@ -87,6 +87,7 @@ impl Kind for Pytorch {
         let of = facts.subject(name, digest);
         facts.set("tensors", raw.len(), of);
         facts.set("parameters", raw.parameters(), of);
+        facts.set("nonfinite", nonfinite, of);
         facts.set("bytes", bytes, of);
         facts.set("ema_present", file.ema.is_some(), of);
         Ok(facts)
@@ -196,15 +197,21 @@ fn nested<'a>(settings: &Settings) -> Saved<'a> {
     Saved::Dict(items)
 }
 
-/// Reads the file back and holds all that it says against the checkpoint.
-fn compare(out: &Path, file: &Checkpoint, raw: &StateDict, settings: &Settings) -> Result<()> {
+/// Reads the file back and holds all that it says against the checkpoint; how many values of its weights, raw and averaged,
+/// are NaN or infinite.
+fn compare(out: &Path, file: &Checkpoint, raw: &StateDict, settings: &Settings) -> Result<u64> {
     let back = Checkpoint::open(out)?;
     let differs =
         |what: &str| Error::stage(format!("the file that was written has another `{what}` than the checkpoint"));
     let back_raw = back.raw.as_ref().ok_or_else(|| differs("model"))?;
-    TensorTable::of(raw)?.verify(back_raw)?;
+    let (table, mut nonfinite) = TensorTable::measured(raw)?;
+    table.verify(back_raw)?;
     match (&file.ema, &back.ema) {
-        (Some(ema), Some(written)) => TensorTable::of(ema)?.verify(written)?,
+        (Some(ema), Some(written)) => {
+            let (table, more) = TensorTable::measured(ema)?;
+            table.verify(written)?;
+            nonfinite += more;
+        }
         (None, None) => {}
         _ => return Err(differs("ema_params")),
     }
@@ -222,7 +229,7 @@ fn compare(out: &Path, file: &Checkpoint, raw: &StateDict, settings: &Settings) 
             return Err(differs(what));
         }
     }
-    Ok(())
+    Ok(nonfinite)
 }
 
 #[cfg(test)]

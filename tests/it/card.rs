@@ -66,6 +66,26 @@ pub fn a_link_to_what_will_not_be_there_is_refused() {
 }
 
 #[test]
+fn a_link_to_a_heading_that_is_not_there_is_refused_with_its_place() {
+    project("[x](#measured)\n\n## Measured\n", "").run(&[]).code(0);
+    let run = project("[x](#mesured)\n\n## Measured\n", "").run(&[]).code(1);
+    run.says("the card links to `#mesured`").says("README.md:4:1").says("did you mean `#measured`?");
+}
+
+#[test]
+fn a_text_that_passes_through_a_helper_for_numbers_stays_one_line_of_the_front_matter() {
+    let card = "---\nlicense: mit\ntags:\n- {{HELPER declared.day.value 3}}\n---\na\n";
+    for helper in ["round", "thousands", "bytes", "sci", "percent"] {
+        let project = project("a", "");
+        let manifest = project.read("publish.toml");
+        project.write("card.md.hbs", &card.replace("HELPER", helper));
+        project.run(&[]).code(0);
+        project.write("publish.toml", &manifest.replace("2025-09-30", "a\\nlicense: apache-2.0"));
+        project.run(&[]).code(1).says("is filled into the front matter, and is more than one line");
+    }
+}
+
+#[test]
 fn a_front_matter_that_the_hub_would_refuse_is_refused_offline() {
     let project = project("a", "");
     project.write("card.md.hbs", "---\nlicense: mit\npipeline_tag: image-generation\nlibrary_name: onnx\n---\na\n");
@@ -92,6 +112,13 @@ fn results_come_from_facts_and_stand_in_the_cards_model_index_and_in_eval_result
     project.run(&[]).code(0);
     let file = project.read("dist/.eval_results/acme.yaml");
     assert_eq!(file, "- dataset:\n    id: \"acme/set\"\n    task_id: \"all\"\n  value: 0.93\n  date: \"2025-09-30\"\n");
+
+    project.write("publish.toml", &manifest.replace("id = \"acme/set\"", "id = \"https://hub.co/acme/set\""));
+    project
+        .run(&["plan"])
+        .code(2)
+        .says("`https://hub.co/acme/set`, which is no repo on the Hub")
+        .says("namespace/name");
 
     let typed = manifest.replace("value = \"evaluation.accuracy\", on = \"data.txt\" }]", "value = \"0.99\" }]");
     project.write("publish.toml", &typed);

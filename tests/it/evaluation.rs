@@ -329,3 +329,16 @@ pub fn an_imported_graph_older_than_the_weights_is_refused() {
     project.run(&["build", "exported"]).code(0);
     project.run(&["check"]).code(1).prints("refused  gates[exported.weights_differing == 0]");
 }
+
+#[test]
+fn the_figures_of_a_program_without_inputs_are_of_its_command_line() {
+    let told = |score: &str| {
+        let line = format!("printf '{{{{\"score\": %s}}}}' {score} > a.json");
+        let project = project(&shell("a", &line, r#"["a.json"]"#, "facts_file = \"a.json\""));
+        project.run(&[]).code(0);
+        let told = project.run(&["explain", "a"]).code(0).prints("(of the command line, no input, ").stdout;
+        told.lines().find(|line| line.contains("fact score = ")).expect("the fact").to_string()
+    };
+    let digest = |line: &str| line.rsplit(' ').next().map(String::from);
+    assert_ne!(digest(&told("0.5")), digest(&told("0.75")));
+}

@@ -139,3 +139,92 @@ fn a_shard_with_the_name_of_a_fold_or_of_a_fact_is_a_mistake_of_the_manifest() {
     of(r#"["score", "c"]"#).run(&["plan"]).code(2).says("the shard `score` of `fam` has the name of a fact");
     of(r#"["all", "c"]"#).run(&["plan"]).code(0);
 }
+
+/// What the record says of its gates: the clause, and what its facts were measured on.
+fn gates_of(project: &Project) -> Vec<(String, serde_json::Value)> {
+    let record: serde_json::Value = serde_json::from_str(&project.read("dist/provenance.json")).expect("JSON");
+    let gates = record["predicate"]["hfbuild"]["gates"].as_array().expect("gates").clone();
+    gates
+        .into_iter()
+        .map(|gate| (gate["require"].as_str().expect("a clause").to_string(), gate["of"].clone()))
+        .collect()
+}
+
+#[test]
+fn the_verdict_and_the_record_say_of_every_gate_what_its_facts_were_measured_on() {
+    let family = shell(
+        "fam",
+        "cp {in.data} {out}",
+        r#"["fam/{each}.json"]"#,
+        "each = [\"a\", \"b\"]\ninputs = { data = \"{each}.txt\" }\nfacts_file = \"fam/{each}.json\"",
+    );
+    let clauses = [
+        "evaluation.score > 0.5 && params.least < 1.0",
+        "fam.score > 0.5",
+        "fam['a'].score > 0.5",
+        "fam.mean.score > evaluation.score - 1.0",
+    ];
+    let project = scored(&format!("{clauses:?}"));
+    let manifest = project.read("publish.toml").replace("[artifact.gates]", &format!("{family}[artifact.gates]"));
+    project.write("publish.toml", &manifest);
+    ["a.txt", "b.txt"].into_iter().for_each(|file| project.write(file, "{\"score\": 0.75}"));
+    project.run(&[]).code(0).says("4 gates passed");
+    let names = |of: &serde_json::Value| -> Vec<String> {
+        let all = of.as_array().expect("subjects").iter();
+        all.map(|subject| subject["what"].as_str().expect("a name").to_string()).collect()
+    };
+    let gates = gates_of(&project);
+    for (clause, expected) in
+        clauses.iter().zip([&["data.txt"][..], &["a.txt", "b.txt"], &["a.txt"], &["a.txt", "b.txt", "data.txt"]])
+    {
+        let (_, of) = gates.iter().find(|(require, _)| require == clause).expect("the gate");
+        assert_eq!(names(of), expected, "{clause}");
+    }
+    // the digest is that of the fact, and what `check` shows the start of
+    let record: serde_json::Value = serde_json::from_str(&project.read("dist/provenance.json")).expect("JSON");
+    let fact = &record["predicate"]["hfbuild"]["artifacts"]["evaluation"]["facts"]["score"]["of"];
+    let (_, of) = gates.iter().find(|(require, _)| require == clauses[0]).expect("the gate");
+    assert_eq!(of[0], *fact);
+    let short = &fact["blake3"].as_str().expect("a digest")[..12];
+    project.run(&["check"]).code(0).prints(&format!("`params.least` is 0.5 (of data.txt, {short})"));
+    // other content, another subject
+    score(&project, 0.8);
+    project.run(&[]).code(0);
+    let (_, after) = gates_of(&project).into_iter().find(|(require, _)| require == clauses[0]).expect("the gate");
+    assert_eq!(names(&after), ["data.txt"]);
+    assert_ne!(after[0]["blake3"], of[0]["blake3"]);
+}
+
+#[test]
+fn values_that_change_from_run_to_run_do_not_change_the_published_record() {
+    let tables = format!(
+        "[artifact.generator]\nkind = \"onnx_file\"\npath = \"noise.onnx\"\n\
+         [artifact.speed]\nkind = \"latency\"\nfrom = \"generator\"\nthreads = 1\nwarmup = 0\nruns = 2\nsteps = 1\n\
+         [artifact.gates]\nkind = \"check\"\nrequire = [\"speed.picture_seconds < 1000.0\", \"speed.runs == 2\"]\n\
+         [artifact.publish]\nkind = \"upload\"\nafter = [\"gates\"]\nfiles = {{ \"model.onnx\" = \"generator\" }}\n\
+         [hub]\nrepo = \"{REPO}\"\nendpoint = \"embedded\"\n"
+    );
+    let project = project(&tables);
+    crate::evaluation::write_noise_generator(&project.path("noise.onnx"));
+    project.run(&[]).code(0).says("2 gates passed");
+    let record = project.read("dist/provenance.json");
+    let seconds = |project: &Project| {
+        let told = project.run(&["explain", "speed"]).code(0).stdout;
+        told.lines().find(|line| line.contains("fact picture_seconds = ")).expect("the fact").to_string()
+    };
+    // measured again until it comes out otherwise, as it nearly always does at once
+    let first = seconds(&project);
+    let other = (0..50).any(|_| {
+        project.run(&["--force", "speed"]).code(0).says("remote unchanged");
+        seconds(&project) != first
+    });
+    assert!(other, "{first}");
+    assert_eq!((project.read("dist/provenance.json"), project.commits(REPO)), (record.clone(), 1));
+    assert!(!record.contains("\"picture_seconds\"") && record.contains("it changes from run to run"), "{record}");
+    // and what is published by somebody else's machine is the same: nothing to do there
+    for folder in ["blobs", "actions", "publishes", "memo"] {
+        std::fs::remove_dir_all(project.path(&format!("cache/{folder}"))).expect("a folder of the cache");
+    }
+    project.run(&[]).code(0).says("Running speed").says("remote unchanged");
+    assert_eq!(project.commits(REPO), 1);
+}

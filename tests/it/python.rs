@@ -6,6 +6,7 @@ use hfbuild::model::checkpoint::{Checkpoint, Scalar, Settings, WeightsChoice};
 use hfbuild::model::network::Network;
 use hfbuild::model::noise::normals;
 use hfbuild::model::onnx::emit::{EmitOptions, Guidance, emit};
+use hfbuild::model::safetensors_out;
 use hfbuild::model::tinydit::Config;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -143,21 +144,30 @@ fn onnx_checker_and_onnxruntime_accept_every_graph_that_is_emitted() {
     let dict = trained.select(WeightsChoice::Ema).expect("its EMA weights");
     let config = Config::infer(dict, &trained.config).expect("its configuration");
     let reference = |key: &str| format!("{}:{key}", fixture("tiny_trained_reference.npz").display());
-    // v1: the plain forward in Rust, over random weights so that every block counts
+    // v1: a forward in numpy of its own, over random weights so that every block counts
     let bare = Checkpoint::open(&fixture("tiny_bare_state_dict.pt")).expect("the v1 fixture");
     let settings: Settings = [("num_heads", 3), ("image_size", 32)].map(|(k, v)| (k.into(), Scalar::Int(v))).into();
     let v1 = bare.select(WeightsChoice::Raw).expect("its weights");
     let v1_config = Config::infer(v1, &settings).expect("its configuration");
     let (times, labels) = ([0.25f32, 0.9], [3i64, 11]);
     let noise = normals(0, 0, 0, 2 * v1_config.picture_len());
-    let network = Network::load(v1, &v1_config).expect("the v1 network");
-    let conditional = network.forward(&noise, &times, &labels).expect("its forward");
-    let null = network.forward(&noise, &times, &[v1_config.null_label(); 2]).expect("its forward");
-    let baked: Vec<f32> = null.iter().zip(&conditional).map(|(u, c)| u + 1.5 * (c - u)).collect();
-    for (name, values) in [("noise", &noise[..]), ("time", &times), ("external", &conditional), ("baked", &baked)] {
+    for (name, values) in [("noise", &noise[..]), ("time", &times)] {
         write_f32(&path(name.into()), values);
     }
     std::fs::write(path("labels".into()), labels.map(i64::to_le_bytes).concat()).expect("a file");
+    safetensors_out::write(&path("v1.safetensors".into()), v1, &Default::default()).expect("its weights");
+    for (word, scale) in [("external", None), ("baked", Some("1.5"))] {
+        let mut numpy = script("reference_tinydit.py");
+        let sizes = [v1_config.num_heads, v1_config.image_size].map(|n| n.to_string());
+        numpy.arg("velocity").arg(path("v1.safetensors".into())).args(sizes).arg(folder.path()).arg(path(word.into()));
+        run(numpy.args(scale)).code(0);
+    }
+    let network = Network::load(v1, &v1_config).expect("the v1 network");
+    let plain = network.forward(&noise, &times, &labels).expect("its forward");
+    let of_numpy = std::fs::read(path("external".into())).expect("numpy's");
+    let of_numpy = of_numpy.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
+    let apart = plain.iter().zip(of_numpy).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart < 1e-5 && plain.iter().any(|v| v.abs() > 0.1), "{apart}");
 
     for opset in [17, 18, 21] {
         for (guidance, word) in [(Guidance::External, "external"), (Guidance::Baked(1.5), "baked")] {

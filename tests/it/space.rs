@@ -6,7 +6,7 @@ use std::process::Command;
 #[test]
 fn the_published_app_draws_the_published_picture() {
     let list = root().join("tests/python/requirements-space.txt");
-    let project = Project::root_model(|m| m.replace("count = 8", "count = 1").replace("steps = 50", "steps = 12"));
+    let project = Project::root_model(|m| m.replace("count = 8", "count = 2").replace("steps = 50", "steps = 12"));
     project.run(&[]).code(0).says("Published d-oit/tinydit-cats at ").says("Published spaces/d-oit/tinydit-cats at ");
     let readme = project.read("dist-space/README.md");
     let gradio = std::fs::read_to_string(&list).unwrap();

@@ -14,22 +14,22 @@ fn first_publish_then_nothing_to_do_then_retrain_then_revert() {
     let plan = project.run(&["plan"]).code(0);
     assert!(plan.stdout.contains("Run checkpoint: it never ran"), "{}", plan.stdout);
     assert!(plan.stdout.contains("Pending samples (13 shards): waits for generator"), "{}", plan.stdout);
-    assert_eq!(plan.summary(), "hfbuild: would run 5 stages, 23 pending, then publish");
+    assert_eq!(plan.summary(), "hfbuild: would run 5 stages, 24 pending, then publish");
     project.run(&["plan", "--check"]).code(3);
     assert!(!project.path("cache").exists(), "a plan writes nothing");
 
     let run = project.run(&[]).code(0).says("Running checkpoint: it never ran").says("look at it: hfbuild hub serve");
-    assert!(run.summary().starts_with("hfbuild: ran 28 stages, published "), "{}", run.summary());
+    assert!(run.summary().starts_with("hfbuild: ran 29 stages, published "), "{}", run.summary());
     assert_eq!(project.commits(REPO), 1);
     let published = project.tree("dist");
     assert_eq!(published.len(), 11 + 13 * 3, "{:?}", published.keys());
 
     // again: nothing runs, nothing is committed
-    project.run(&["plan"]).code(0).says("hfbuild: nothing to do, 28 up to date, remote unchanged at ");
+    project.run(&["plan"]).code(0).says("hfbuild: nothing to do, 29 up to date, remote unchanged at ");
     project.run(&["plan", "--check"]).code(0);
     let again = project.run(&[]).code(0);
     assert!(
-        again.summary().starts_with("hfbuild: ran 0 stages, 28 up to date, remote unchanged at "),
+        again.summary().starts_with("hfbuild: ran 0 stages, 29 up to date, remote unchanged at "),
         "{}",
         again.summary()
     );
@@ -45,7 +45,7 @@ fn first_publish_then_nothing_to_do_then_retrain_then_revert() {
         .code(0)
         .says("Cutoff metadata: inputs unchanged")
         .says(", requirements, license, space_readme\n");
-    assert!(run.summary().starts_with("hfbuild: ran 19 stages, 9 up to date, published "), "{}", run.summary());
+    assert!(run.summary().starts_with("hfbuild: ran 20 stages, 9 up to date, published "), "{}", run.summary());
     assert_eq!(project.commits(REPO), 2);
     let second = project.tree("dist");
     assert_ne!(second["model.safetensors"], published["model.safetensors"]);
@@ -58,10 +58,10 @@ fn first_publish_then_nothing_to_do_then_retrain_then_revert() {
         .run(&["plan"])
         .code(0)
         .prints("Restore weights: 1 file from the cache")
-        .says("hfbuild: would restore 19, 9 up to date, then publish");
+        .says("hfbuild: would restore 20, 9 up to date, then publish");
     let run = project.run(&[]).code(0).never_says("Running");
     assert!(
-        run.summary().starts_with("hfbuild: ran 0 stages, 9 up to date, 19 restored, published "),
+        run.summary().starts_with("hfbuild: ran 0 stages, 9 up to date, 20 restored, published "),
         "{}",
         run.summary()
     );
@@ -116,4 +116,39 @@ fn an_output_deleted_or_changed_by_hand_is_restored_without_running_and_the_hand
     let kept: Vec<_> =
         kept.filter(|e| e.file_name() == "README.md").map(|e| std::fs::read_to_string(e.path()).unwrap()).collect();
     assert_eq!(kept, ["# mine\n"]);
+}
+
+#[test]
+fn a_regression_of_the_pictures_is_refused_by_the_manifests_own_gates_and_a_label_that_is_not_heeded_too() {
+    let project = Project::small_model();
+    project.run(&[]).code(0).says("; 12 gates passed");
+    let model = root().join("checkpoints/tinydit_final.pt");
+    let changed = |code: &str| {
+        let code = format!(
+            "import sys, make_checkpoint as m\nsaved = m.read_checkpoint(sys.argv[1])\n{code}\n\
+             m.write_checkpoint(sys.argv[2], saved, 'tinydit_final')"
+        );
+        let mut python = std::process::Command::new("python3");
+        python.env("PYTHONPATH", root().join("scripts")).env("PYTHONDONTWRITEBYTECODE", "1");
+        let to = project.path("checkpoints/tinydit_final.pt");
+        let run = crate::support::run(python.args(["-c", &code]).arg(&model).arg(to));
+        assert_eq!(run.code, 0, "{}", run.stderr);
+    };
+    // three tenths of every weight are noise: the pictures pass for pictures still, and are worse than what is published
+    changed(
+        "for part in ('model', 'ema_params'):\n    for name, tensor in saved[part].items():\n        \
+         saved[part][name] = m.perturbed(tensor, name, 0, 0.3)",
+    );
+    let run = project.run(&[]).code(1).never_says("Published");
+    let refused: Vec<&str> = run.stderr.lines().filter(|l| l.contains("Refused")).collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].contains("`published.samples.mean.neighbour_correlation` is 0.8"), "{refused:?}");
+    assert_eq!(project.commits(REPO), 1);
+    // labels whose embeddings are all the same are drawn alike, however well
+    changed(
+        "for part in ('model', 'ema_params'):\n    name = 'breed_embedder.embedding.weight'\n    \
+         shape = saved[part][name].shape\n    saved[part][name] = m.Tensor(shape, lambda: bytes(4 * shape[0] * shape[1]))",
+    );
+    project.run(&[]).code(1).says("Refused gates[statistics.between_within_ratio >= 1.1]").never_says("Published");
+    assert_eq!(project.commits(REPO), 1);
 }

@@ -3,7 +3,8 @@
 use crate::python::script;
 use crate::support::{Project, root, run};
 use hfbuild::model::checkpoint::{Checkpoint, Scalar};
-use hfbuild::model::tensor::StateDict;
+use hfbuild::model::safetensors_out;
+use hfbuild::model::tensor::{StateDict, TensorEntry};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -196,4 +197,68 @@ fn a_checkpoint_in_shards_is_read_by_its_index_and_every_shard_is_in_the_key() {
     project.run(&["build", "weights"]).code(1).says(&format!("says `{next}`"));
     std::fs::remove_file(&second).expect("removed");
     project.run(&["build", "weights"]).code(2).says(name);
+}
+
+/// A checkpoint (`model.safetensors`) with these tensors, published behind these conditions.
+fn bare(tensors: &[(&str, Vec<f32>)], gates: &str) -> Project {
+    let (check, after) = match gates {
+        "" => (String::new(), ""),
+        gates => (format!("[artifact.gates]\nkind = \"check\"\nrequire = {gates}\n"), "after = [\"gates\"]\n"),
+    };
+    let project = Project::with(&format!(
+        "[project]\nname = \"p\"\nversion = \"0.1.0\"\nlicense = \"mit\"\n\
+         [hub]\nrepo = \"me/it\"\nendpoint = \"embedded\"\n\
+         [artifact.checkpoint]\nkind = \"checkpoint\"\npath = \"model.safetensors\"\nweights = \"raw\"\n\
+         [artifact.weights]\nkind = \"safetensors\"\nfrom = \"checkpoint\"\n{check}\
+         [artifact.publish]\nkind = \"upload\"\n{after}files = {{ \"model.safetensors\" = \"weights\" }}\n"
+    ));
+    let entry = |(name, values): &(&str, Vec<f32>)| TensorEntry::of_f32(*name, vec![values.len()], values);
+    let dict = StateDict::new(tensors.iter().map(|row| entry(row).expect("a tensor")).collect()).expect("a dict");
+    safetensors_out::write(&project.path("model.safetensors"), &dict, &Default::default()).expect("the file");
+    project
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_counted_and_refused_unless_a_gate_names_them() {
+    let broken = [("a", vec![1.0, f32::NAN, f32::INFINITY]), ("b", vec![f32::NEG_INFINITY, 2.0])];
+    let project = bare(&broken, "");
+    let run = project.run(&[]).code(1).says("`checkpoint` holds values that are NaN or infinite");
+    run.says("`checkpoint.nonfinite`").never_says("Published");
+    project.run(&["explain", "checkpoint"]).prints("fact nonfinite = 3 (of the raw weights, ");
+    project.run(&["inspect", "model.safetensors"]).code(0).prints("nonfinite").prints("3");
+    assert_eq!(project.commits("me/it"), 0);
+    // a gate over it is asked before anything is made of them, and one that says so lets them through
+    let project = bare(&broken, "[\"checkpoint.nonfinite == 0\"]");
+    project.run(&[]).code(1).says("`checkpoint.nonfinite` is 3").never_says("Running weights");
+    bare(&broken, "[\"checkpoint.nonfinite < 4\"]").run(&[]).code(0).says("Published");
+    let sound = bare(&[("a", vec![1.0, -0.0, f32::MAX])], "[\"checkpoint.nonfinite == 0\"]");
+    sound.run(&[]).code(0).says("1 gate passed");
+}
+
+#[test]
+fn a_file_that_hfbuild_wrote_says_its_own_configuration_when_it_is_a_checkpoint() {
+    let project = project("tiny_trained_trainer.pt", "ema", &weights(""), "\"model.safetensors\" = \"full\"");
+    project.run(&["build", "full"]).code(0);
+    let again =
+        bare(&[("a", vec![1.0])], "[\"checkpoint.config.num_heads == 4 && checkpoint.config.image_size == 32\"]");
+    again.copy(&project.path("dist/model.safetensors"), "model.safetensors");
+    // nobody says how many heads there are but the file
+    again.run(&[]).code(0).says("1 gate passed");
+    assert!(
+        std::fs::read(again.path("dist/model.safetensors")).unwrap()
+            == std::fs::read(project.path("dist/model.safetensors")).unwrap()
+    );
+    // what the manifest says against it is a contradiction
+    let manifest = again.read("publish.toml");
+    again.write(
+        "publish.toml",
+        &manifest.replace("weights = \"raw\"\n", "weights = \"raw\"\nconfig = { num_heads = 2 }\n"),
+    );
+    again.run(&[]).code(1).says("the manifest says `num_heads` is 2, the checkpoint's config says 4");
+    // and what cannot be read is no configuration
+    let dict = safetensors_out::read_state_dict(&project.path("dist/model.safetensors")).expect("weights");
+    let wrong = [("hfbuild.config".to_string(), "{".to_string())].into();
+    safetensors_out::write(&again.path("model.safetensors"), &dict, &wrong).expect("the file");
+    again.write("publish.toml", &manifest);
+    again.run(&[]).code(1).says("the weights' configuration cannot be read");
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""TinyDiT layout v2 in numpy, float64 inside: an oracle that shares no code with hfbuild, ONNX or torch.
+"""TinyDiT, layouts v1 and v2, in numpy, float64 inside: an oracle that shares no code with hfbuild, ONNX or torch.
 
     reference_tinydit.py check STATE.safetensors REFERENCE.npz     largest difference from torch's numbers; 1 above 1e-4
+    reference_tinydit.py velocity STATE.safetensors HEADS SIDE INPUTS OUT [SCALE]    of raw little-endian files; see run_velocity
     reference_tinydit.py facts CHECKPOINT.pt                       what the file holds, as JSON
     reference_tinydit.py sample CHECKPOINT.pt GRID.png [options]   a row a label, with hfbuild's noise and sampler
 """
@@ -42,6 +43,8 @@ class TinyDiT:
     def __init__(self, state, heads):
         self.state, self.heads = state, heads
         self.width, _, self.patch, _ = state["patch_embed.proj.weight"].shape
+        # v1 has no positional embedding, takes t as it is, and leaves its patches interleaved
+        self.older = "pos_embed" not in state
         self.depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
 
     def linear(self, name, x):
@@ -53,7 +56,7 @@ class TinyDiT:
         return y * (1 + scale[:, None]) + shift[:, None]
 
     def condition(self, t, y):
-        angles = 1000.0 * t[:, None] * np.exp(-math.log(10000.0) * np.arange(128) / 128)
+        angles = (1.0 if self.older else 1000.0) * t[:, None] * np.exp(-math.log(10000.0) * np.arange(128) / 128)
         hidden = self.linear("t_embedder.mlp.0", np.concatenate([np.cos(angles), np.sin(angles)], -1))
         hidden = hidden / (1 + np.exp(-hidden))
         return self.linear("t_embedder.mlp.2", hidden) + self.state["breed_embedder.embedding.weight"][y]
@@ -76,7 +79,9 @@ class TinyDiT:
         patches = x.reshape(batch, channels, rows, p, columns, p).transpose(0, 2, 4, 1, 3, 5)
         patches = patches.reshape(batch, rows * columns, -1)
         kernel = self.state["patch_embed.proj.weight"].reshape(self.width, -1)
-        tokens = patches @ kernel.T + self.state["patch_embed.proj.bias"] + self.state["pos_embed"]
+        tokens = patches @ kernel.T + self.state["patch_embed.proj.bias"]
+        if not self.older:
+            tokens = tokens + self.state["pos_embed"]
         c = self.condition(t, y)
         c = c / (1 + np.exp(-c))
         for block in (f"blocks.{index}" for index in range(self.depth)):
@@ -85,6 +90,8 @@ class TinyDiT:
             tokens = tokens + m[5][:, None] * self.mlp(f"{block}.mlp", self.norm(f"{block}.norm2", tokens, m[3], m[4]))
         shift, scale = np.split(self.linear("final_layer.adaLN_modulation.1", c), 2, -1)
         out = self.linear("final_layer.linear", self.norm("final_layer.norm_final", tokens, shift, scale))
+        if self.older:
+            return out.transpose(0, 2, 1).reshape(batch, channels, height, width)
         out = out.reshape(batch, rows, columns, p, p, channels).transpose(0, 5, 1, 3, 2, 4)
         return out.reshape(batch, channels, height, width)
 
@@ -140,6 +147,22 @@ def run_check(options):
     sys.exit(difference > 1e-4)
 
 
+def run_velocity(options):
+    """The folder INPUTS holds `noise` and `time` (f32) and `labels` (i64); of a scale, guidance by the null label (the last)."""
+    from safetensors.numpy import load_file
+
+    state = {name: tensor.astype(np.float64) for name, tensor in load_file(options.state).items()}
+    model, folder = TinyDiT(state, options.heads), Path(options.inputs)
+    t, y = np.fromfile(folder / "time", "<f4").astype(np.float64), np.fromfile(folder / "labels", "<i8")
+    x = np.fromfile(folder / "noise", "<f4").reshape(len(t), 3, options.side, options.side).astype(np.float64)
+    v = model.velocity(x, t, y)
+    if options.scale is not None:
+        null = np.full_like(y, len(state["breed_embedder.embedding.weight"]) - 1)
+        v_null = model.velocity(x, t, null)
+        v = v_null + options.scale * (v - v_null)
+    v.astype("<f4").tofile(options.out)
+
+
 def run_facts(options):
     saved = make_checkpoint.read_checkpoint(options.checkpoint)
     tensors = saved["model"].values()
@@ -158,6 +181,14 @@ def main():
     sub.add_argument("state")
     sub.add_argument("reference")
     sub.add_argument("--heads", type=int, default=4)
+    sub = commands.add_parser("velocity")
+    sub.set_defaults(run=run_velocity)
+    sub.add_argument("state")
+    sub.add_argument("heads", type=int)
+    sub.add_argument("side", type=int)
+    sub.add_argument("inputs")
+    sub.add_argument("out")
+    sub.add_argument("scale", type=float, nargs="?")
     sub = commands.add_parser("facts")
     sub.set_defaults(run=run_facts)
     sub.add_argument("checkpoint")

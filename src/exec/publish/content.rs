@@ -8,7 +8,7 @@ use crate::core::event::Event;
 use crate::core::limits;
 use crate::core::plan::Settled;
 use crate::core::publish::{Changes, Observed, Sized, Tree, TreeFile};
-use crate::core::value::human_bytes;
+use crate::core::value::{Value, human_bytes};
 use crate::exec::leaks::{self, Candidate};
 use crate::exec::publish::Publisher;
 use crate::hub::RepoKind;
@@ -17,13 +17,23 @@ use crate::stage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
-/// The fact of a checkpoint that is not to be published unasked.
-const UNTRAINED: &str = "freshly_initialised";
+/// Whether a fact has a value that is not to be published unasked.
+type Is = fn(&Value) -> bool;
+
+/// Facts of weights with which it is not to be published unasked, and what each says of it.
+const UNASKED: [(&str, Is, &str); 2] = [
+    (
+        "freshly_initialised",
+        |value| *value == Value::Bool(true),
+        "was never trained: its last layer, or all its norms, are as initialisation left them",
+    ),
+    ("nonfinite", |value| *value != Value::Int(0), "holds values that are NaN or infinite"),
+];
 
 impl Publisher<'_, '_> {
     /// All that can be refused before anything on the Hub is touched; what the Hub is to be asked of each file.
     pub(super) async fn check_tree(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Preupload>> {
-        self.check_trained()?;
+        self.check_weights()?;
         super::results::check(&self.driver.project.graph, &self.driver.settled, tree)?;
         let asked = self.check_content(tree, changes)?;
         self.check_card(tree).await?;
@@ -139,15 +149,15 @@ impl Publisher<'_, '_> {
         Ok(asked)
     }
 
-    /// Refuses weights that were never trained, unless a gate before the
-    /// upload has asked for just that.
-    fn check_trained(&self) -> Result<()> {
+    /// Refuses weights that were never trained, and such that hold what is no number, unless a gate before the upload has
+    /// asked for just that.
+    fn check_weights(&self) -> Result<()> {
         let graph = &self.driver.project.graph;
         let before = graph.closure(&[self.upload]);
         let before: Vec<_> = graph.ids().filter(|id| before[id.index()]).collect();
-        let asks = |artifact: &str| {
+        let asks = |artifact: &str, asked: &str| {
             let names = before.iter().filter_map(|id| graph.clause(*id)).flat_map(|clause| &clause.names);
-            names.into_iter().any(|name| matches!(&name[..], [root, fact] if root == artifact && fact == UNTRAINED))
+            names.into_iter().any(|name| matches!(&name[..], [root, fact] if root == artifact && fact == asked))
         };
         for id in &before {
             let (Some(Settled::Made(receipt)), Some(declaration)) =
@@ -156,14 +166,13 @@ impl Publisher<'_, '_> {
                 continue;
             };
             let artifact = graph.node(*id).name.artifact.to_string();
-            let untrained = receipt.facts.values.get(UNTRAINED).is_some_and(|fact| fact.value == true.into());
-            if declaration.kind == "checkpoint" && untrained && !asks(&artifact) {
-                return Err(Error::new(
-                    ErrorKind::Gate,
-                    format!("`{artifact}` was never trained: its last layer, or all its norms, are as initialisation left them"),
-                )
-                .hint(format!(
-                    "to publish it as it is, say so in a gate that the upload waits for: `{artifact}.{UNTRAINED}`"
+            let facts = &receipt.facts.values;
+            let found = UNASKED
+                .iter()
+                .find(|(fact, is, _)| facts.get(*fact).is_some_and(|found| is(&found.value)) && !asks(&artifact, fact));
+            if let Some((fact, _, what)) = found.filter(|_| ["checkpoint", "pytorch"].contains(&declaration.kind)) {
+                return Err(Error::new(ErrorKind::Gate, format!("`{artifact}` {what}")).hint(format!(
+                    "to publish it as it is, say so in a gate that the upload waits for: `{artifact}.{fact}`"
                 )));
             }
         }

@@ -22,8 +22,9 @@ pub mod value;
 mod weights;
 pub mod zip;
 
+use super::architecture::Architecture;
 use super::magic::{self, Magic};
-use super::safetensors_out;
+use super::safetensors_out::{self, SafetensorsFile};
 use super::tensor::StateDict;
 use crate::core::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -289,14 +290,28 @@ impl Checkpoint {
 
 fn open_safetensors(path: &Path) -> Result<Checkpoint> {
     let file = safetensors_out::open(path)?;
+    let config = said(&file, path)?;
     let extras = file.metadata.into_iter().map(|(name, value)| (name, Scalar::Text(value))).collect();
-    let mut checkpoint =
-        Checkpoint { raw: Some(file.tensors), extras, ..Checkpoint::empty(Container::Safetensors, Layout::Bare) };
+    let mut checkpoint = Checkpoint {
+        raw: Some(file.tensors),
+        config,
+        extras,
+        ..Checkpoint::empty(Container::Safetensors, Layout::Bare)
+    };
     commit::read(&mut checkpoint);
     Ok(checkpoint)
 }
 
 fn open_sharded(path: &Path) -> Result<Checkpoint> {
-    let raw = Some(sharded::open(path)?.tensors);
-    Ok(Checkpoint { raw, ..Checkpoint::empty(Container::SafetensorsIndex, Layout::Bare) })
+    let file = sharded::open(path)?;
+    let config = said(&file, path)?;
+    Ok(Checkpoint { raw: Some(file.tensors), config, ..Checkpoint::empty(Container::SafetensorsIndex, Layout::Bare) })
+}
+
+/// The configuration that hfbuild wrote into the metadata when it made the file: it says what shapes cannot (heads, the
+/// image size of layout `v1`). Empty where others made it.
+fn said(file: &SafetensorsFile, path: &Path) -> Result<Settings> {
+    let said = Architecture::of_metadata(&file.metadata).map_err(|e| e.within(&format!("`{}`", path.display())))?;
+    let sizes = said.map(|architecture| architecture.sizes()).unwrap_or_default();
+    Ok(sizes.into_iter().map(|(name, size)| (name.to_string(), Scalar::Int(size as i64))).collect())
 }

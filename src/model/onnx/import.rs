@@ -1,11 +1,13 @@
 //! Reads an ONNX file and says what it is: signature, opset, producer, metadata, weights, external data.
 //!
-//! Checks no graph and runs nothing: that is a runtime's work. Weights can be held against a state dict by name and bytes.
+//! Checks no graph and runs nothing: that is a runtime's work. Weights can be held against a state dict by name and values,
+//! these cast to the type that the graph holds them in.
 
 use super::bounds;
 use super::graph::MAX_BYTES;
 use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, ValueInfoProto, data_type_name};
 use crate::core::error::{Error, OnPath, Result};
+use crate::model::cast::Cast;
 use crate::model::magic::{self, Magic};
 use crate::model::tensor::{DType, StateDict, TensorEntry, byte_count};
 use bytes::Bytes;
@@ -107,12 +109,13 @@ pub struct GraphInfo {
 /// How a graph's weights compare with a state dict's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WeightsMatch {
-    /// Tensors of the state dict that the graph holds: an initialiser of the same name, type, shape and bytes, or, where
-    /// none has the name, one of any name with these values, as they are or transposed (exporters rename and turn).
+    /// Tensors of the state dict that the graph holds: an initialiser of the same name and shape whose bytes are the
+    /// tensor's, cast to its type, or, where none has the name, one of any name with these values, as they are or
+    /// transposed (exporters rename and turn; a checkpoint in half precision is written into an f32 graph as f32).
     pub equal: usize,
     /// Tensors whose initialiser has the same name and differs.
     pub differing: Vec<String>,
-    /// Tensors of which the graph holds neither name nor values (folded into others, cast, or of other weights).
+    /// Tensors of which the graph holds neither name nor values (folded into others, quantized, or of other weights).
     pub absent: Vec<String>,
 }
 
@@ -291,31 +294,34 @@ impl OnnxFile {
     }
 
     fn same(&self, initializer: &TensorProto, tensor: &TensorEntry) -> Result<bool> {
-        let alike = is_of(initializer, tensor.dtype, &tensor.shape);
-        Ok(alike && self.data(initializer, tensor.byte_len())? == tensor.bytes()?)
+        if !is_shaped(initializer, &tensor.shape) {
+            return Ok(false);
+        }
+        let Some(bytes) = bytes_as(tensor, dtype_of(initializer))? else { return Ok(false) };
+        Ok(self.data(initializer, bytes.len())? == bytes)
     }
 
     /// Whether one of these initialisers has the tensor's values, as they are or as a transposed matrix.
     fn holds(&self, initializers: &[&TensorProto], tensor: &TensorEntry) -> Result<bool> {
         let mut turned = tensor.shape.clone();
         turned.reverse();
-        let of = |shape: &[usize]| -> Vec<&TensorProto> {
-            initializers.iter().filter(|i| is_of(i, tensor.dtype, shape)).copied().collect()
-        };
-        let (alike, turned) = (of(&tensor.shape), if turned.len() == 2 { of(&turned) } else { vec![] });
-        if alike.is_empty() && turned.is_empty() {
-            return Ok(false);
-        }
-        let bytes = tensor.bytes()?;
-        let columns_first = if turned.is_empty() { vec![] } else { transposed(&bytes, tensor) };
-        for initializer in alike {
-            if *self.data(initializer, bytes.len())? == *bytes {
-                return Ok(true);
+        let types: BTreeSet<DType> = initializers.iter().filter_map(|i| dtype_of(i)).collect();
+        for dtype in types {
+            let of = |shape: &[usize]| -> Vec<&TensorProto> {
+                initializers.iter().filter(|i| dtype_of(i) == Some(dtype) && is_shaped(i, shape)).copied().collect()
+            };
+            let (alike, turned) = (of(&tensor.shape), if turned.len() == 2 { of(&turned) } else { vec![] });
+            if alike.is_empty() && turned.is_empty() {
+                continue;
             }
-        }
-        for initializer in turned {
-            if *self.data(initializer, bytes.len())? == *columns_first {
-                return Ok(true);
+            let Some(bytes) = bytes_as(tensor, Some(dtype))? else { continue };
+            let columns_first = if turned.is_empty() { vec![] } else { transposed(&bytes, dtype, &tensor.shape) };
+            for (initializer, expected) in
+                alike.iter().map(|i| (i, &*bytes)).chain(turned.iter().map(|i| (i, &columns_first[..])))
+            {
+                if *self.data(initializer, expected.len())? == *expected {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
@@ -347,15 +353,31 @@ impl OnnxFile {
     }
 }
 
-/// Whether an initialiser is of this type and shape.
-fn is_of(initializer: &TensorProto, dtype: DType, shape: &[usize]) -> bool {
-    let dims = initializer.dims.iter().map(|&extent| usize::try_from(extent).ok());
-    data_type_name(initializer.data_type.unwrap_or(0)) == dtype.name() && dims.eq(shape.iter().map(|&n| Some(n)))
+/// An initialiser's type, if weights can have it.
+fn dtype_of(initializer: &TensorProto) -> Option<DType> {
+    DType::from_name(&data_type_name(initializer.data_type.unwrap_or(0)))
+}
+
+fn is_shaped(initializer: &TensorProto, shape: &[usize]) -> bool {
+    initializer.dims.iter().map(|&extent| usize::try_from(extent).ok()).eq(shape.iter().map(|&n| Some(n)))
+}
+
+/// A tensor's bytes as an initialiser of this type holds them; `None` where none can: of an integer only its own type, and
+/// of a float not where it is too large for the type.
+fn bytes_as(tensor: &TensorEntry, dtype: Option<DType>) -> Result<Option<Cow<'_, [u8]>>> {
+    let Some(dtype) = dtype else { return Ok(None) };
+    let bytes = tensor.bytes()?;
+    if dtype == tensor.dtype {
+        return Ok(Some(bytes));
+    }
+    let cast = Cast::to_dtype(dtype).filter(|cast| cast.dtype(tensor.dtype) == dtype);
+    let mut out = vec![];
+    Ok(cast.and_then(|mut cast| cast.chunk(tensor, 0, &bytes, &mut out).ok()).map(|()| Cow::Owned(out)))
 }
 
 /// The bytes of a matrix, columns first.
-fn transposed(bytes: &[u8], tensor: &TensorEntry) -> Vec<u8> {
-    let (size, columns) = (tensor.dtype.size(), tensor.shape.last().copied().unwrap_or(1).max(1));
+fn transposed(bytes: &[u8], dtype: DType, shape: &[usize]) -> Vec<u8> {
+    let (size, columns) = (dtype.size(), shape.last().copied().unwrap_or(1).max(1));
     let mut out = Vec::with_capacity(bytes.len());
     for column in 0..columns {
         bytes.chunks_exact(size).skip(column).step_by(columns).for_each(|value| out.extend_from_slice(value));

@@ -1,10 +1,12 @@
 //! The plain forward, emitted graphs, the runtime: all against torch's numbers.
 
 use super::support::*;
+use crate::model::cast::Cast;
 use crate::model::network::Network;
 use crate::model::noise::normals;
 use crate::model::onnx::emit::{EmitOptions, Guidance, emit};
 use crate::model::onnx::import::OnnxFile;
+use crate::model::onnx::precision::Precision;
 use crate::model::runtime::{Data, Input, Rten, Runtime, Session};
 use crate::model::sample::{SampleSpec, sample, session_velocity, to_rgb8};
 use crate::model::tensor::{StateDict, TensorEntry};
@@ -122,6 +124,39 @@ fn emitted_bytes_are_the_same_twice_and_hold_the_weights() {
     let against_raw = file.compare(&raw).unwrap();
     assert!(against_raw.differing.len() > 30 && against_raw.absent.is_empty());
     file.require_external().unwrap();
+}
+
+#[test]
+fn weights_in_another_precision_are_those_of_the_graph_after_the_cast() {
+    let (dict, config) = trained();
+    let folder = tempfile::tempdir().unwrap();
+    let cast = |word: &str| {
+        let entries = dict.tensors().iter().map(|tensor| {
+            let (mut cast, mut out) = (Cast::to(word).unwrap(), vec![]);
+            cast.chunk(tensor, 0, &tensor.bytes().unwrap(), &mut out).unwrap();
+            TensorEntry::in_memory(tensor.name.clone(), cast.dtype(tensor.dtype), tensor.shape.clone(), out).unwrap()
+        });
+        StateDict::new(entries.collect()).unwrap()
+    };
+    for word in ["fp16", "bf16"] {
+        // a checkpoint in half precision, in an f32 graph of it: exporters write it so
+        let half = cast(word);
+        let path = emitted(folder.path(), &half, &config, 18, Guidance::External);
+        let file = OnnxFile::open(&path).unwrap();
+        let same = file.compare(&half).unwrap();
+        assert_eq!((same.equal, same.differing.len(), same.absent.len()), (dict.len(), 0, 0), "{word}");
+        // the full-precision weights are not those of that graph
+        let full = file.compare(&dict).unwrap();
+        assert!(full.differing.len() > 30, "{word}: {full:?}");
+    }
+    // and an f16 graph holds the f32 weights, rounded
+    let options = EmitOptions { precision: Precision::Fp16, ..Default::default() };
+    let path = folder.path().join("half.onnx");
+    emit(&path, &dict, &config, &options).unwrap();
+    let same = OnnxFile::open(&path).unwrap().compare(&dict).unwrap();
+    assert_eq!((same.equal, same.differing.len(), same.absent.len()), (dict.len(), 0, 0));
+    let other = OnnxFile::open(&path).unwrap().compare(&cast("bf16")).unwrap();
+    assert!(other.differing.len() > 30, "{other:?}");
 }
 
 #[test]

@@ -195,6 +195,19 @@ pub fn check_filled(template: &str, renderer: &mut Renderer<'_>) -> Result<()> {
     Err(Error::stage("what is filled into the front matter adds keys or items to it").hint(hint))
 }
 
+/// Whether a text is the name of a repo: `name` or `namespace/name`, each of letters, digits, `-`, `_`, `.`, at most 96
+/// characters.
+pub(super) fn is_repo(text: &str) -> bool {
+    let part = |p: &str| {
+        !p.is_empty()
+            && p.len() <= 96
+            && !p.starts_with(['-', '.'])
+            && !p.ends_with(['-', '.'])
+            && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    text.split('/').count() <= 2 && text.split('/').all(part)
+}
+
 /// A front matter that is being checked, of a card or of a Space's README.
 pub(super) struct Check<'a> {
     pub(super) text: &'a Arc<str>,
@@ -330,17 +343,10 @@ impl Check<'_> {
         }
     }
 
-    /// `name` or `namespace/name`, each of letters, digits, `-`, `_`, `.`, at most 96 characters.
+    /// Checked by [`is_repo`].
     pub(super) fn repo(&mut self, key: &str, node: &Node) {
         let Some(text) = self.text(key, node) else { return };
-        let part = |p: &str| {
-            !p.is_empty()
-                && p.len() <= 96
-                && !p.starts_with(['-', '.'])
-                && !p.ends_with(['-', '.'])
-                && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        };
-        if text.split('/').count() > 2 || !text.split('/').all(part) {
+        if !is_repo(text) {
             let message = format!("{key} is `{}`, which is no repo on the Hub", text.escape_debug());
             self.problem(node, message, "write `namespace/name`, without a URL before it");
         }

@@ -4,7 +4,7 @@
 //! clock. Formats: <https://github.com/huggingface/hub-docs/blob/main/modelcard.md> (`model-index`) and the Hub's
 //! documentation of evaluation results (`.eval_results/*.yaml`).
 
-use super::yaml;
+use super::{front, yaml};
 use crate::core::action::{Action, Declaration, FactRead, Shape};
 use crate::core::error::{Error, Result};
 use crate::core::facts::{FactSet, Facts, is_family_word};
@@ -127,6 +127,7 @@ pub fn declare(cx: &Declare<'_>, mut declaration: Declaration) -> Result<Declara
     for (at, item) in items.iter().enumerate() {
         let table = item.as_table();
         check_on(cx, table.and_then(|t| t.get("on")))?;
+        check_id(cx, table.and_then(|t| t.get("dataset")?.as_table()?.get("id")))?;
         let what = asked(item);
         if items[..at].iter().any(|other| asked(other) == what) {
             let message = "two results are of one task, dataset and metric: which one is it?";
@@ -161,6 +162,16 @@ fn check_on(cx: &Declare<'_>, node: Option<&Node>) -> Result<()> {
     let message = format!("`on` names the path `{}`, which no upload publishes", path.escape_debug());
     let hint = "paths here are those of the repository: the keys of `files` of the upload";
     Err(cx.manifest.source.error(node.span.clone(), message).hint(hint))
+}
+
+/// `id` of a dataset names one on the Hub.
+fn check_id(cx: &Declare<'_>, node: Option<&Node>) -> Result<()> {
+    let Some((id, node)) = node.and_then(|node| Some((node.as_text()?, node))).filter(|(id, _)| !front::is_repo(id))
+    else {
+        return Ok(());
+    };
+    let message = format!("the dataset's `id` is `{}`, which is no repo on the Hub", id.escape_debug());
+    Err(cx.manifest.source.error(node.span.clone(), message).hint("write `namespace/name`, without a URL before it"))
 }
 
 /// `artifact.fact`, and for a date also `declared.NAME`.

@@ -108,7 +108,7 @@ pub fn all(text: &str, front: &Front, repos: &[String]) -> Vec<Link> {
 }
 
 /// Where a link stands in a piece of HTML, as far as it is spelled there as it reads.
-fn within(text: &str, place: &Range<usize>, link: &str) -> Range<usize> {
+pub(super) fn within(text: &str, place: &Range<usize>, link: &str) -> Range<usize> {
     match text[place.clone()].find(link) {
         Some(at) if !link.is_empty() => place.start + at..place.start + at + link.len(),
         _ => place.clone(),
@@ -116,7 +116,7 @@ fn within(text: &str, place: &Range<usize>, link: &str) -> Range<usize> {
 }
 
 /// What the tags of a piece of HTML load and link to.
-fn html_links(html: &str) -> Vec<String> {
+pub(super) fn html_links(html: &str) -> Vec<String> {
     let mut links = Vec::new();
     for Ok(token) in Tokenizer::new(html) {
         let Token::StartTag(tag) = token else { continue };

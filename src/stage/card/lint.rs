@@ -4,19 +4,21 @@
 //! out, so what came from a fact cannot be blamed. A figure counts only where it stands next to a fact's name (`22M
 //! parameters`, `loss: 0.1`, a row `| training steps | 200k |`), and it is wrong where no fact of that name agrees with it,
 //! at the precision in which it was typed, or where the card has no such fact: then it is nobody's. What is meant otherwise
-//! is said so: `{{literal "22M" "of the larger model"}}`.
+//! is said so: `{{literal "22M" "of the larger model"}}`. A range (`0.8-0.9`, `between 3 and 5`) is wrong where no fact lies in it.
 //!
 //! | file | knows |
 //! |---|---|
 //! | `prose.rs` | what a reader sees of markdown and HTML |
 //! | `figure.rs` | numbers and units |
+//! | `words.rs` | numbers in words |
 //! | `subjects.rs` | which words about which facts |
 //!
-//! Numbers in words (`twenty-two million`) are not read. Knows texts and facts; does not know which template renders what.
+//! Knows texts and facts; does not know which template renders what.
 
 mod figure;
 mod prose;
 mod subjects;
+mod words;
 
 use super::license;
 use crate::core::error::{Error, Place, Result};
@@ -102,17 +104,48 @@ fn shown(value: &Value) -> String {
 
 /// The figures of a passage that are about something, and whether each is said to be a bound.
 fn figures(passage: &Passage) -> Vec<(&'static Subject, Figure, Bound)> {
+    typed(&passage.text)
+        .into_iter()
+        .filter_map(|figure| {
+            let around = sentence(&passage.text, &figure);
+            if figure_of_else(&figure, &around) {
+                return None;
+            }
+            let (subject, figure) = about(&figure, &around)?;
+            Some((subject, figure, around.bound()))
+        })
+        .collect()
+}
+
+/// The figures of a text in their order; of a range the two ends are none by themselves.
+fn typed(text: &str) -> Vec<Figure> {
     let Ok(number) = Regex::new(NUMBER) else { return vec![] };
-    let all = number.captures_iter(&passage.text).filter_map(|found| Figure::read(&found));
-    all.filter_map(|figure| {
-        let around = sentence(&passage.text, &figure);
-        if figure_of_else(&figure, &around) {
-            return None;
+    let mut all: Vec<Figure> = number.captures_iter(text).filter_map(|found| Figure::read(&found)).collect();
+    all.extend(words::all(text).into_iter().map(Figure::spelled));
+    all.sort_by_key(|figure| (figure.range.start, std::cmp::Reverse(figure.range.end)));
+    // `200 thousand` is a figure with its unit, and `thousand` no number by itself
+    all.dedup_by(|next, figure| next.range.start < figure.range.end);
+    let mut found: Vec<Figure> = Vec::new();
+    for figure in all {
+        let range = found.last().filter(|low| !low.is_range() && joins(text, low, &figure));
+        match range.and_then(|low| low.up_to(&figure)) {
+            Some(range) => _ = found.pop().map(|_| found.push(range)),
+            None => found.push(figure),
         }
-        let (subject, figure) = about(&figure, &around)?;
-        Some((subject, figure, around.bound()))
-    })
-    .collect()
+    }
+    found
+}
+
+/// Whether what stands between two figures makes them the ends of a range. `from 0.9 to 0.1` is a way, and says where it ended.
+fn joins(text: &str, low: &Figure, high: &Figure) -> bool {
+    let between = &text[low.range.end..high.range.start];
+    let before = text[..low.range.start].trim_end().to_lowercase();
+    match between.trim() {
+        "-" | "–" | "—" => true,
+        "to" => !before.ends_with("from"),
+        "and" => before.ends_with("between"),
+        _ => false,
+    }
 }
 
 /// The sentence around a figure. A short form (`approx.`) ends none.

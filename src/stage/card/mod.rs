@@ -5,6 +5,7 @@
 //! Also `eval_results`, the files of `.eval_results/`. Knows no network: what the remote's validator says is asked by
 //! whoever publishes.
 
+mod anchors;
 mod front;
 mod index;
 mod license;
@@ -90,6 +91,7 @@ impl Kind for Card {
         if let Some(bad) = links.iter().find(|link| !known(&link.path)) {
             return Err(links::dangling(&source, bad));
         }
+        anchors::dangling(&text).map_or(Ok(()), Err)?;
         let digest = workspace.write("README.md", text.as_bytes())?;
         let mut facts = Facts::default();
         let of = facts.subject("README.md", digest);

@@ -1,5 +1,6 @@
 //! Typed figures: numbers with their multiplier or unit, what they can stand for, and whether a fact agrees.
 
+use super::words::Spelled;
 use crate::core::value::Value;
 use regex::{Captures, Regex};
 use std::ops::Range;
@@ -34,6 +35,8 @@ pub struct Figure {
     number: f64,
     /// One in the last digit that was typed.
     last: f64,
+    /// The other end of a range, and one in the last digit of it.
+    upper: Option<(f64, f64)>,
     /// Its unit in lower case, or nothing.
     unit: String,
     /// Digits alone, without a fraction, an exponent, separators or a unit.
@@ -68,10 +71,39 @@ impl Figure {
             range: whole.range(),
             number: digits.parse::<f64>().ok()? * 10f64.powi(power),
             last: 10f64.powi(power - decimals),
+            upper: None,
             plain: number.bytes().all(|b| b.is_ascii_digit()) && exponent.is_none() && unit.is_empty(),
             whole: decimals == 0 || exponent.is_some() || !unit.is_empty(),
             unit,
         })
+    }
+
+    /// The figure of a number in words.
+    pub fn spelled(found: Spelled) -> Figure {
+        let unit = match found.unit.to_lowercase() {
+            unit if unit.starts_with("per") => "%".to_string(),
+            unit => unit,
+        };
+        let (range, number, last) = (found.range, found.number, found.last);
+        Figure { range, number, last, upper: None, plain: unit.is_empty(), whole: true, unit }
+    }
+
+    /// The range from this figure to another, in whose unit it counts where it has none of its own; `None` where they are
+    /// of different units, or the second is not the larger one.
+    pub fn up_to(&self, upper: &Figure) -> Option<Figure> {
+        let unit = if self.unit.is_empty() { &upper.unit } else { &self.unit };
+        if *unit != upper.unit || self.number >= upper.number {
+            return None;
+        }
+        let range = self.range.start..upper.range.end;
+        let (plain, whole) = (self.plain && upper.plain, self.whole && upper.whole);
+        let upper = Some((upper.number, upper.last));
+        Some(Figure { range, upper, plain, whole, unit: unit.clone(), ..*self })
+    }
+
+    /// Whether it is a range.
+    pub fn is_range(&self) -> bool {
+        self.upper.is_some()
     }
 
     /// Reads it in another unit where it has none: `params (M): 22`.
@@ -138,6 +170,9 @@ impl Figure {
         let slack = fact.abs() * 1e-9;
         self.scales(unit).iter().any(|scale| {
             let (said, last) = (self.number * scale, self.last * scale);
+            if let Some((high, last_high)) = self.upper {
+                return fact >= said - last / 2.0 - slack && fact < (high + last_high) * scale + slack;
+            }
             let over = if fact < 0.0 { said - fact } else { fact - said };
             match bound {
                 Bound::Equal => over >= -last / 2.0 - slack && over < last,

@@ -13,6 +13,9 @@ pub const MASK: char = '@';
 /// Stands for `=` in inline code: a setting of a call, not a claim.
 pub const ASSIGNED: char = '\u{2}';
 
+/// Words of a text that may be the figure of the heading above it: `about 33.1 million`.
+const SHORT: usize = 3;
+
 /// A stretch of text that belongs together.
 #[derive(Clone, Default)]
 pub struct Passage {
@@ -67,6 +70,7 @@ impl Passage {
 pub fn passages(text: &str) -> Vec<Passage> {
     let mut found = Vec::new();
     let mut block = Passage::default();
+    let mut heading: Option<Passage> = None;
     let (mut code, mut html) = (false, false);
     for (event, range) in Parser::new(text).into_offset_iter() {
         match event {
@@ -89,8 +93,16 @@ pub fn passages(text: &str) -> Vec<Passage> {
                 block.at.append(&mut inline.at);
             }
             Event::SoftBreak | Event::HardBreak => block.push('\n', range.start),
+            Event::End(TagEnd::Heading(_)) => {
+                heading = Some(block.clone());
+                split(&std::mem::take(&mut block), &mut found);
+            }
             Event::Start(Tag::Item | Tag::Paragraph | Tag::Heading { .. })
-            | Event::End(TagEnd::Item | TagEnd::Paragraph | TagEnd::Heading(_)) => {
+            | Event::End(TagEnd::Item | TagEnd::Paragraph) => {
+                // a heading with nothing but its figure below
+                let below = heading.take_if(|_| !block.text.trim().is_empty());
+                let short = block.text.split_whitespace().count() <= SHORT;
+                found.extend(below.filter(|_| short).map(|head| block.behind(&head)));
                 split(&std::mem::take(&mut block), &mut found);
             }
             _ => {}

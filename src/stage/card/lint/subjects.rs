@@ -167,7 +167,7 @@ pub const SUBJECTS: &[Subject] = &[
 ];
 
 /// Words and signs between a label and its figure.
-const LINK: &str = r"(?:[ (\[:=|≈~≃<>≥≤–—→+-]|\b(?:is|are|was|were|of|at|to|with|v|version|score|count|value|total|number|reached|reaches|reaching|reach|hits?|gets?|got|fell|falls|fall|dropped|drops|went|goes|down|up|rose|improved|improves|has|stands|about|around|roughly|approximately|approx\.|ca\.|circa|only|just|nearly|almost|exactly|over|more|less|fewer|than|no|above|below|under|at|least|most|by|now|an?|the|equals?|as|low|high|final|finally|exceeds|exceeding|up)\b\.?)*";
+const LINK: &str = r"(?:[ (\[:=|≈~≃<>≥≤–—→+-]|\bfrom [\d.,]+ ?%? to\b|\b(?:is|are|was|were|of|at|to|with|v|version|score|count|value|total|number|reached|reaches|reaching|reach|hits?|gets?|got|fell|falls|fall|dropped|drops|went|goes|down|up|rose|improved|improves|has|stands|about|around|roughly|approximately|approx\.|ca\.|circa|only|just|nearly|almost|exactly|over|more|less|fewer|than|no|above|below|under|at|least|most|by|now|an?|the|equals?|as|low|high|final|finally|exceeds|exceeding|up|between|ranges|ranging)\b\.?)*";
 /// Of these one must stand where a phrase came between (`accuracy on the test set is 98 %`).
 const SAYS: &str =
     r"(?:[:=|≈]|\b(?:is|was|are|were|reached|reaches|hits?|fell to|falls to|dropped to|drops to|went|rose to)\b)";
@@ -240,6 +240,10 @@ impl Patterns {
     fn labelled(&self, figure: &Figure, around: &Around<'_>) -> Option<Figure> {
         let found = self.label.as_ref()?.captures(around.before)?;
         let told = found["link"].contains([':', '=', '|', '≈', '(', ASSIGNED]);
+        // `epochs 1-10 warm up`, `steps 3 to 5` name what they are of
+        if figure.is_range() && !told && self.subject.unit != Unit::Ratio {
+            return None;
+        }
         let other = match self.subject.unit {
             Unit::Ratio => figure.year() || (figure.plain && counts_things(around.after)),
             _ => !figure.whole || (!told && figure.below(self.subject.least)) || numbers_an_item(figure, around.after),

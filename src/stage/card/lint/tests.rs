@@ -145,6 +145,31 @@ fn every_way_to_write_a_wrong_figure_is_refused() {
         ("> trained for\n> 100k steps", "100k"),
         ("License: [Apache-2.0](LICENSE)", "Apache-2.0"),
         ("The weights are Apache-2.0-licensed.", "Apache-2.0"),
+        // in words
+        ("It has twenty-two million parameters.", "twenty-two million"),
+        ("a Twenty-Two-Million-parameter model", "Twenty-Two-Million"),
+        ("trained for one hundred thousand steps", "one hundred thousand"),
+        ("ninety-eight percent accuracy", "ninety-eight percent"),
+        ("opset seventeen", "seventeen"),
+        ("The weights have five hundred megabytes.", "five hundred megabytes"),
+        ("| parameters | a million |", "a million"),
+        // ranges
+        ("20-25M parameters", "20-25M"),
+        ("between 20 and 25 million parameters", "20 and 25 million"),
+        ("20M to 25M parameters", "20M to 25M"),
+        ("accuracy of 0.98-0.99", "0.98-0.99"),
+        ("accuracy: 98–99 %", "98–99 %"),
+        ("an accuracy between 98 % and 99 %", "98 % and 99 %"),
+        ("The loss is 0.8 to 0.9.", "0.8 to 0.9"),
+        ("The loss fell from 0.9 to 0.01.", "0.01"),
+        ("twenty to twenty-five million parameters", "twenty to twenty-five million"),
+        // headings
+        ("## 22M parameters", "22M"),
+        ("## Accuracy: 98 %", "98 %"),
+        ("Trained for 100k steps\n======", "100k"),
+        ("<h2>22M parameters</h2>", "22M"),
+        ("## Parameters\n\n22M", "22M"),
+        ("### FID\n\nabout 9.1", "9.1"),
     ] {
         let said = said(text);
         assert!(said.len() == 1 && said[0].starts_with(&format!("the template says `{typed}`, ")), "{text}: {said:?}");
@@ -186,6 +211,19 @@ fn no_way_to_write_what_is_true_or_about_something_else_is_refused() {
         "The MIT license. Pictures by others are Apache-2.0 licensed.",
         "Epoch 3 of 10; Step 2: train it",
         "loss at step 200000: 0.042",
+        // in words
+        "thirty-three million parameters, a thirty-three-million-parameter model, two hundred thousand training steps",
+        "two parameters, one step, three training steps of the plan, twelve epochs of waiting",
+        "one of the twenty labels, hundreds of steps, forty-two is no figure of it, seventeen pictures",
+        "The model was trained by three people in two weeks, twenty-four hours a day.",
+        // ranges
+        "30-35M parameters, between 33 and 34 million parameters, accuracy of 0.97-0.98, an accuracy between 97 % and 98 %",
+        "Epochs 1-10 warm up. Repeat steps 3-5. In 2024-2025 parameters were tied; see pages 3-5 of the paper.",
+        "The loss fell from 0.9 to 0.042. evaluated every 1000-2000 steps, the first 10-20 epochs",
+        "takes 3-5 parameters, layers 4-6, `--steps 20-50`, 2-3x loss, 10 to 20 pictures",
+        // headings
+        "## 33M parameters\n\n## 3 steps to use it\n\n1. install\n\n## Parameters\n\n- 3 of them are tied\n\n## Epochs\n\n40",
+        "## Parameters\n\n`model.safetensors` was measured with 22 threads, as said below",
     ]
     .into_iter()
     .map(|text| (text, said(text)))
