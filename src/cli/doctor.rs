@@ -7,6 +7,7 @@ use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::value::human_bytes;
 use crate::exec::project::{MANIFEST, Project};
 use crate::exec::{install, runtimes};
+use crate::model::torch;
 use crate::store::Store;
 use crate::ui::doctor;
 use std::io::Write;
@@ -32,16 +33,26 @@ pub fn doctor(global: &Global, json: bool) -> Result<(), Failure> {
     let stages: Vec<_> = runs_on.iter().map(|runs| (runs.artifact.as_str(), &runs.choice)).collect();
     let why = project.as_ref().err().map(String::as_str);
     let found = machine.found();
-    let mut out = std::io::stdout().lock();
+    let torch = found.torch.as_ref().map(|_| worker());
     if json {
-        let text = serde_json::to_string_pretty(&doctor::to_json(found, &stages, why)).unwrap_or_default();
-        let _ = writeln!(out, "{text}"); // a closed pipe ends the talk
+        let text = serde_json::to_string_pretty(&doctor::to_json(found, &torch, &stages, why)).unwrap_or_default();
+        super::out::print(&format!("{text}\n"));
         return Ok(());
     }
-    let _ = write!(out, "{}", doctor::render(found, &stages, why));
-    let _ = out.flush();
+    super::out::print(&doctor::render(found, &torch, &stages, why));
     tell(&doctor::last_line(found));
     Ok(())
+}
+
+/// Asks the worker that runs libtorch for its version and its devices.
+fn worker() -> std::result::Result<(String, String), String> {
+    let hello = torch::hello().map_err(|error| error.message().to_string())?;
+    let devices = match (hello.cuda_devices, hello.no_cuda) {
+        (0, Some(why)) => format!("on the CPU, {} threads; no CUDA: {why}", hello.threads),
+        (0, None) => format!("on the CPU, {} threads; no CUDA device", hello.threads),
+        (devices, _) => format!("{devices} CUDA devices; on the CPU {} threads", hello.threads),
+    };
+    Ok((hello.torch, devices))
 }
 
 fn store(global: &Global) -> Result<Store> {

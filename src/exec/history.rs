@@ -223,7 +223,7 @@ mod tests {
     }
 
     fn commit(id: &str, tree: Option<&str>, date: &str) -> CommitInfo {
-        let says = |tree: &str| format!("tree: {}\nrecord: 12\nnonce: hfbuild-1", Digest::of(tree.as_bytes()));
+        let says = |tree: &str| format!("tree: {}\nrecord: 12\nnonce: hfbuild-{id}", Digest::of(tree.as_bytes()));
         CommitInfo {
             id: id.into(),
             title: "a title".into(),

@@ -12,8 +12,18 @@ pub const SCHEMA: u32 = 1;
 /// An artifact, and what it runs on.
 pub type Stage<'a> = (&'a str, &'a Result<Choice>);
 
+/// What the worker that runs libtorch says of itself, or why it says nothing; `None`: there is none.
+pub type Torch = Option<std::result::Result<(String, String), String>>;
+
 /// `--json`. `project`: why the manifest's stages are not there, where they are not.
-pub fn to_json(found: &Found, stages: &[Stage<'_>], project: Option<&str>) -> Json {
+pub fn to_json(found: &Found, torch: &Torch, stages: &[Stage<'_>], project: Option<&str>) -> Json {
+    let torch = torch.as_ref().map(|said| {
+        let (version, devices, why) = match said {
+            Ok((version, devices)) => (Some(version), Some(devices), None),
+            Err(why) => (None, None, Some(why)),
+        };
+        json!({"path": found.torch, "version": version, "devices": devices, "why": why})
+    });
     let devices = match &found.devices {
         Ok(all) => json!({"gpus": all, "why": null}),
         Err(why) => json!({"gpus": [], "why": why}),
@@ -25,7 +35,7 @@ pub fn to_json(found: &Found, stages: &[Stage<'_>], project: Option<&str>) -> Js
     });
     json!({
         "schema": SCHEMA,
-        "runtimes": {"rten": found.rten, "onnxruntime": library, "rejected": found.rejected, "torch": found.torch},
+        "runtimes": {"rten": found.rten, "onnxruntime": library, "rejected": found.rejected, "torch": torch},
         "devices": devices,
         "stages": stages.iter().map(stage_json).collect::<Vec<_>>(),
         "project": project,
@@ -43,7 +53,7 @@ pub fn stage_json((artifact, choice): &Stage<'_>) -> Json {
 }
 
 /// The screen.
-pub fn render(found: &Found, stages: &[Stage<'_>], project: Option<&str>) -> String {
+pub fn render(found: &Found, torch: &Torch, stages: &[Stage<'_>], project: Option<&str>) -> String {
     let mut out = String::from("runtimes\n");
     let mut row = |name: &str, version: &str, rest: &str| out.push_str(&format!("  {name:<12} {version:<8} {rest}\n"));
     row("rten", &found.rten, "built in, on the CPU");
@@ -61,8 +71,13 @@ pub fn render(found: &Found, stages: &[Stage<'_>], project: Option<&str>) -> Str
     for bad in &found.rejected {
         row("", "", &format!("not used: {} ({}), {}", bad.path, bad.origin, bad.why));
     }
-    match &found.torch {
-        Some(worker) => row("torch", "", worker),
+    let worker = found.torch.as_deref().unwrap_or_default();
+    match torch {
+        Some(Ok((version, devices))) => {
+            row("torch", version, worker);
+            row("", "", devices);
+        }
+        Some(Err(why)) => row("torch", "-", &format!("not used: {worker}: {why}")),
         None => row("torch", "-", "no `hfbuild-torch` beside hfbuild or on the PATH"),
     }
     out.push_str("devices\n");
@@ -162,8 +177,8 @@ stages
   samples      rten 0.27.0 on cpu
                not onnxruntime: `/x/lib.so` cannot be used: it is no libonnxruntime (run `hfbuild runtime install onnxruntime --gpu`)
 ";
-        assert_eq!(render(&found, &[("samples", &choice)], None), expected);
+        assert_eq!(render(&found, &None, &[("samples", &choice)], None), expected);
         assert_eq!(last_line(&found), "hfbuild: 1 runtime, 1 NVIDIA device");
-        assert_eq!(to_json(&found, &[], None)["devices"]["gpus"][0]["name"], "NVIDIA L4");
+        assert_eq!(to_json(&found, &None, &[], None)["devices"]["gpus"][0]["name"], "NVIDIA L4");
     }
 }

@@ -16,7 +16,7 @@ fn the_token_that_is_used_is_published_in_no_file_whatever_it_looks_like() {
         project.write("b.bin", &format!("one\nlog in with {token}\n"));
         run(command.env("HF_TOKEN", token))
             .code(1)
-            .says("holds the very token that is used to publish, on line 2")
+            .says("holds a token that hfbuild itself uses")
             .never_says(token);
         for (name, bytes) in project.tree("cache") {
             let of_it = name.starts_with("blobs/");
@@ -27,20 +27,20 @@ fn the_token_that_is_used_is_published_in_no_file_whatever_it_looks_like() {
 }
 
 #[test]
-fn pickles_of_any_protocol_and_arrays_of_objects_are_refused() {
+fn pickles_of_any_protocol_are_refused_and_those_in_arrays_too() {
     let array = |kind: &str| {
         let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': (1,), }}\n");
         let mut npy = b"\x93NUMPY\x01\x00".to_vec();
         npy.extend((header.len() as u16).to_le_bytes());
         npy.extend(header.as_bytes());
-        npy.extend(b"\x80\x04N.");
+        npy.extend(b"cos\nsystem\n(S'id'\ntR.");
         npy
     };
     let hostile = b"cos\nsystem\n(S'id'\ntR.".to_vec();
     for (name, content, refused) in [
         ("pytorch_model.bin", hostile.clone(), "is a pickle that calls `os.system`"),
         ("weights.dat", hostile, "is a pickle that calls `os.system`"),
-        ("objects.npy", array("|O"), "is an array of pickled objects"),
+        ("objects.npy", array("|O"), "os.system"),
         ("two.pkl", b"\x80\x02K\x01.\x80\x02cos\nsystem\nX\x02\x00\x00\x00id\x85R.".to_vec(), "os.system"),
         ("numbers.npy", array("<f8"), ""),
         ("labels.txt", b"cat\ndog\nbird\n".to_vec(), ""),

@@ -59,7 +59,7 @@ fn doctor_says_what_is_there_and_where_it_was_found() {
     let file = file.canonicalize().unwrap().display().to_string();
     let project = Project::empty();
     let none = doctor(&mut project.command(&["doctor", "--json"]));
-    assert_eq!((&none["runtimes"]["onnxruntime"], &none["runtimes"]["torch"]), (&Value::Null, &Value::Null));
+    assert_eq!(none["runtimes"]["onnxruntime"], Value::Null);
     assert_eq!(none["project"], "there is no publish.toml here");
     for (name, value) in [("ORT_DYLIB_PATH", Path::new(&file)), ("VIRTUAL_ENV", &venv()), ("CONDA_PREFIX", &venv())] {
         let found = doctor(project.command(&["doctor", "--json"]).env(name, value));

@@ -27,8 +27,8 @@ pub struct Places {
     pub python: Vec<(String, PathBuf)>,
     /// The system's library folders.
     pub system: Vec<PathBuf>,
-    /// Folders of programs: `PATH`.
-    pub programs: Vec<PathBuf>,
+    /// The worker that runs libtorch.
+    pub worker: Option<PathBuf>,
     /// The value of `CUDA_VISIBLE_DEVICES`.
     pub visible_devices: Option<String>,
 }
@@ -48,7 +48,7 @@ impl Places {
             beside: std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_path_buf())),
             python: python.collect(),
             system: folders("LD_LIBRARY_PATH").into_iter().chain(fixed).collect(),
-            programs: folders("PATH"),
+            worker: crate::model::torch::find().ok(),
             visible_devices: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
         }
     }
@@ -71,12 +71,6 @@ impl Places {
         }
         self.system.iter().for_each(|folder| look(folder, "the system"));
         found
-    }
-
-    fn torch(&self) -> Option<String> {
-        let folders = self.beside.iter().chain(&self.programs);
-        let file = folders.map(|folder| folder.join("hfbuild-torch")).find(|file| file.is_file());
-        file.map(|file| file.display().to_string())
     }
 }
 
@@ -191,7 +185,7 @@ impl Machine {
                 onnxruntime: None,
                 rejected: vec![],
                 devices: self.gpus().clone(),
-                torch: self.places.torch(),
+                torch: self.places.worker.as_ref().map(|file| file.display().to_string()),
             };
             for (file, origin) in self.places.libraries() {
                 let path = file.canonicalize().unwrap_or(file.clone()).display().to_string();

@@ -80,10 +80,10 @@ fn a_worker_that_dies_at_the_start_is_an_error_with_its_own_words() {
 fn a_worker_that_never_answers_is_stopped_when_its_time_is_over() {
     let begun = Instant::now();
     let limits = Limits { hello: Duration::from_millis(300), ..patient() };
-    let error = Fake::of("exec cat > /dev/null", &[]).error(limits);
+    let error = Fake::of("cat > /dev/null", &[]).error(limits);
     assert!(error.message().contains("did not answer within 300ms"), "{error}");
     // and one that answers half of a message
-    let error = Fake::of("head -c 20 0; exec cat > /dev/null", &[Reply::Hello(hello())]).error(limits);
+    let error = Fake::of("head -c 20 0; cat > /dev/null", &[Reply::Hello(hello())]).error(limits);
     assert!(error.message().contains("did not answer within 300ms"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
@@ -105,12 +105,12 @@ fn a_worker_that_does_not_read_is_stopped_too() {
 
 #[test]
 fn a_worker_that_hangs_up_or_prints_is_an_error() {
-    let error = Fake::of("exec 1>&-; exec cat > /dev/null", &[]).error(patient());
+    let error = Fake::of("exec 1>&-; cat > /dev/null", &[]).error(patient());
     assert!(error.message().contains("hung up before it answered"), "{error}");
-    let error = Fake::of("echo 'Usage: some other program'; exec cat > /dev/null", &[]).error(patient());
+    let error = Fake::of("echo 'Usage: some other program'; cat > /dev/null", &[]).error(patient());
     assert!(error.message().contains("does not speak as it should"), "{error}");
     assert!(error.to_string().contains("Usage: some oth"), "{error}");
-    let error = Fake::of("cat 0; exec cat > /dev/null", &[Reply::Opened]).error(patient());
+    let error = Fake::of("cat 0; cat > /dev/null", &[Reply::Opened]).error(patient());
     assert!(error.to_string().contains("it answers `Opened`"), "{error}");
 }
 
@@ -120,7 +120,7 @@ fn a_worker_of_another_version_is_refused() {
         (Hello { protocol: PROTOCOL + 1, ..hello() }, format!("protocol {} with torch {TORCH}", PROTOCOL + 1)),
         (Hello { torch: "2.9.1".into(), ..hello() }, format!("protocol {PROTOCOL} with torch 2.9.1")),
     ] {
-        let error = Fake::of("cat 0; exec cat > /dev/null", &[Reply::Hello(other)]).error(patient());
+        let error = Fake::of("cat 0; cat > /dev/null", &[Reply::Hello(other)]).error(patient());
         assert!(error.message().contains("is of another version"), "{error}");
         assert!(error.to_string().contains(&said), "{error}");
     }
@@ -129,7 +129,7 @@ fn a_worker_of_another_version_is_refused() {
 #[test]
 fn what_a_worker_cannot_do_is_its_own_error_and_a_device_that_is_not_there_is_one() {
     let failed = Reply::failed(&Error::stage("libtorch cannot load it").cause("no such file").hint("mend it"), false);
-    let fake = Fake::of("cat 0 1; exec cat > /dev/null", &[Reply::Hello(hello()), failed]);
+    let fake = Fake::of("cat 0 1; cat > /dev/null", &[Reply::Hello(hello()), failed]);
     let mut session = fake.session(patient());
     let error = session.open(module(), DeviceKind::Cpu, None).unwrap_err();
     assert_eq!(
