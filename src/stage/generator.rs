@@ -4,7 +4,7 @@
 
 use super::samples::picture_shape;
 use super::sessions::Lent;
-use super::{Workspace, evaluation, onnx, safetensors, torch};
+use super::{Workspace, evaluation, onnx, param, safetensors, torch};
 use crate::core::action::Action;
 use crate::core::digest::{Canonical, Digest};
 use crate::core::error::{Error, Result};
@@ -26,14 +26,22 @@ pub(super) struct Generator {
     pub null_label: i64,
     /// Channels, height, width.
     pub shape: [usize; 3],
-    /// Who applies guidance: `external`, `baked:SCALE`, or nothing where a graph does not say.
-    pub guidance: String,
     from: From,
 }
 
 enum From {
     Graph(PathBuf),
     Weights(Subject),
+}
+
+/// Refuses a graph that applies guidance itself, or that does not say: `external`, `baked:SCALE`, or nothing.
+fn applies_none(written: &str) -> Result<()> {
+    match written {
+        "external" => Ok(()),
+        "" => Err(Error::stage("the graph does not say who applies guidance, so it could be applied twice")
+            .hint("its metadata has `hfbuild.guidance`, `external` or `baked:SCALE`, where hfbuild wrote it")),
+        baked => Err(Error::stage(format!("the graph says guidance `{baked}`, and guidance would be applied twice"))),
+    }
 }
 
 impl Generator {
@@ -44,13 +52,16 @@ impl Generator {
     pub(super) fn of(action: &Action, workspace: &Workspace) -> Result<Generator> {
         match torch::is_asked(action) {
             true => Generator::of_weights(workspace),
-            false => Generator::of_graph(workspace),
+            false => Generator::of_graph(action, workspace),
         }
     }
 
-    fn of_graph(workspace: &Workspace) -> Result<Generator> {
+    fn of_graph(action: &Action, workspace: &Workspace) -> Result<Generator> {
         let graph = onnx::graph_file(workspace, "graph")?;
         let described = OnnxFile::open(&graph.file)?.info()?;
+        if param(action, "guidance")?.as_f64().is_some() {
+            applies_none(described.metadata.get("hfbuild.guidance").map_or("", String::as_str))?;
+        }
         let meta = |key: &str| {
             described.metadata.get(key).and_then(|v| v.parse::<i64>().ok()).ok_or_else(|| {
                 Error::stage(format!("the graph does not say its `{key}`"))
@@ -63,7 +74,6 @@ impl Generator {
             labels: meta("hfbuild.num_labels")?,
             null_label: meta("hfbuild.null_label")?,
             shape: picture_shape(&described)?,
-            guidance: described.metadata.get("hfbuild.guidance").cloned().unwrap_or_default(),
             from: From::Graph(graph.file),
         })
     }
@@ -86,7 +96,6 @@ impl Generator {
             labels: config.num_classes as i64,
             null_label: config.null_label(),
             shape: [config.channels, config.image_size, config.image_size],
-            guidance: "external".into(),
             from: From::Weights(torch::weights(files, &Architecture::TinyDit(config.clone()))),
         })
     }

@@ -121,16 +121,6 @@ impl Kind for Samples {
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
         let generator = Generator::of(action, workspace)?;
         let guidance = param(action, "guidance")?.as_f64().map(|g| g as f32);
-        let written = generator.guidance.as_str();
-        if guidance.is_some() && written.is_empty() {
-            return Err(Error::stage("the graph does not say who applies guidance, so it could be applied twice")
-                .hint("its metadata has `hfbuild.guidance`, `external` or `baked:SCALE`, where hfbuild wrote it"));
-        }
-        if guidance.is_some() && written != "external" {
-            return Err(Error::stage(format!(
-                "the graph says guidance `{written}`, and guidance would be applied twice"
-            )));
-        }
         let label = int_param(action, "label")?;
         if label >= generator.labels {
             return Err(Error::stage(format!(

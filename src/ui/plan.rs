@@ -221,10 +221,9 @@ fn drift_lines(files: &[Drifted]) -> String {
 /// Says that a branch will be made.
 fn start_line(sending: &Sending) -> String {
     let branch = &sending.target.revision;
-    let start = sending.start.as_ref().map_or(String::new(), |start| {
+    sending.start.as_ref().map_or(String::new(), |start| {
         format!("{:>9}   the branch `{branch}` is not there: it is made from `main` at {}\n", "", short(start))
-    });
-    start
+    })
 }
 
 /// What a commit changes, file by file, below a head.

@@ -341,8 +341,7 @@ fn a_hub_of_another_kind_is_published_to_all_the_same() {
 fn a_commit_whose_answers_stay_away_is_given_up_and_taken_up_again() {
     for fault in [Fault::Status(500), Fault::DropConnection] {
         let (hub, project) = (hub(), light());
-        let always = fault.clone();
-        hub.at_each(move |point, _| if point == "commit.before" { always.clone() } else { Fault::None });
+        hub.at_each(move |point, _| if point == "commit.before" { fault } else { Fault::None });
         hub.publish(&project, &[]).code(4).says("sent 3 times and did not land");
         assert_eq!(hub.asked().iter().filter(|p| *p == "commit.before").count(), 3);
         hub.publish(&project, &[]).code(0);

@@ -14,10 +14,7 @@ fn the_token_that_is_used_is_published_in_no_file_whatever_it_looks_like() {
     let refused = |token: &str| {
         let mut command = hub.command(&project, &[]);
         project.write("b.bin", &format!("one\nlog in with {token}\n"));
-        run(command.env("HF_TOKEN", token))
-            .code(1)
-            .says("holds a token that hfbuild itself uses")
-            .never_says(token);
+        run(command.env("HF_TOKEN", token)).code(1).says("holds a token that hfbuild itself uses").never_says(token);
         for (name, bytes) in project.tree("cache") {
             let of_it = name.starts_with("blobs/");
             assert!(of_it || !bytes.windows(token.len()).any(|w| w == token.as_bytes()), "{name} holds the token");

@@ -206,7 +206,7 @@ fn the_next_label_is_drawn_while_the_last_one_is_measured_and_stored() {
     for _ in 0..10 {
         project.run(&["build", "-j", "4", "samples", "--force", "samples"]).code(0);
         let runs = project.tree("cache/runs");
-        let (_, events) = runs.iter().filter(|(path, _)| path.ends_with("events.jsonl")).next_back().unwrap();
+        let (_, events) = runs.iter().rfind(|(path, _)| path.ends_with("events.jsonl")).unwrap();
         let events = String::from_utf8_lossy(events);
         let events = events.lines().map(|line| serde_json::from_str::<Value>(line).expect("an event"));
         let order: Vec<String> = events

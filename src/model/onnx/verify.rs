@@ -137,8 +137,8 @@ impl Question {
 
 /// The plain forward, as if it was a runtime's.
 enum Plain {
-    TinyDit(Network),
-    ResNet(ResNet),
+    TinyDit(Box<Network>),
+    ResNet(Box<ResNet>),
 }
 
 impl Session for Plain {
@@ -174,8 +174,8 @@ impl Session for Plain {
 /// The graph cannot be run, or gives another number of numbers.
 pub fn verify(graph: &Path, dict: &StateDict, architecture: &Architecture, guidance: Guidance) -> Result<Verified> {
     let mut plain = match architecture {
-        Architecture::TinyDit(config) => Plain::TinyDit(Network::load(dict, config)?),
-        Architecture::ResNet18(config) => Plain::ResNet(ResNet::load(dict, config)?),
+        Architecture::TinyDit(config) => Plain::TinyDit(Box::new(Network::load(dict, config)?)),
+        Architecture::ResNet18(config) => Plain::ResNet(Box::new(ResNet::load(dict, config)?)),
     };
     let question = Question::of(architecture);
     let want = question.ask_guided(&mut plain, guidance)?;

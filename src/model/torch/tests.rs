@@ -97,7 +97,7 @@ fn a_worker_that_does_not_read_is_stopped_too() {
     session.open(module(), DeviceKind::Cpu, None).unwrap();
     let values = vec![0.0; 1 << 20];
     let input = Input { name: "input", shape: vec![1 << 20], data: Data::F32(&values) };
-    let error = session.run(&[input.clone()], "output").unwrap_err();
+    let error = session.run(std::slice::from_ref(&input), "output").unwrap_err();
     assert!(error.message().contains("did not answer within 300ms"), "{error}");
     let error = session.run(&[input], "output").unwrap_err();
     assert!(error.message().contains("is gone"), "{error}");

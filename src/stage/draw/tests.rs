@@ -33,9 +33,12 @@ impl Session for Device {
     }
 }
 
+/// What is kept, by what drew it and its name.
+type All = BTreeMap<(String, String), Vec<u8>>;
+
 /// Parts in memory.
 #[derive(Default, Clone)]
-struct Memory(Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>);
+struct Memory(Arc<Mutex<All>>);
 
 impl Parts for Memory {
     fn keep(&self, by: &str, name: &str, bytes: &[u8]) -> Result<()> {
