@@ -377,7 +377,7 @@ mod tests {
     fn of_a_binary_its_texts_are_searched_wherever_they_stand_and_whatever_is_between_them() {
         for shift in 0..9 {
             let mut binary: Vec<u8> = (0..3000 + shift).map(|i| (i * 37 % 251) as u8 | 0x80).collect();
-            binary[100..300].fill(0);
+            binary[100..900].fill(0);
             let at = binary.len();
             binary.extend(token().as_bytes());
             binary.extend([0xff; 5000]);

@@ -1,27 +1,9 @@
-//! What a publish must not let out, and what it must not reach: the token that is used, pickles whatever they are called, a
+//! What a publish must not let out, and what it must not reach: pickles whatever they are called, a
 //! proxy between hfbuild and a hub on the same machine; and a build that asks no hub at all.
 
-use crate::hubs::{Hub, TOKEN, light};
+use crate::hubs::{Hub, light};
 use crate::support::{Project, run};
 use hfbuild::hub::embedded::Options;
-
-#[test]
-fn the_token_that_is_used_is_published_in_no_file_whatever_it_looks_like() {
-    let hub = Hub::start(Options::default());
-    let (project, other) = (light(), "s3lfh0sted/T0ken.Value");
-    project.write("a.bin", &format!("log in with {other}\n"));
-    hub.publish(&project, &[]).code(0); // it is nobody's token here
-    let refused = |token: &str| {
-        let mut command = hub.command(&project, &[]);
-        project.write("b.bin", &format!("one\nlog in with {token}\n"));
-        run(command.env("HF_TOKEN", token)).code(1).says("holds a token that hfbuild itself uses").never_says(token);
-        for (name, bytes) in project.tree("cache") {
-            let of_it = name.starts_with("blobs/");
-            assert!(of_it || !bytes.windows(token.len()).any(|w| w == token.as_bytes()), "{name} holds the token");
-        }
-    };
-    refused(TOKEN);
-}
 
 #[test]
 fn pickles_of_any_protocol_are_refused_and_those_in_arrays_too() {

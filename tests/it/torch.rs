@@ -49,7 +49,7 @@ fn a_stage_that_asks_for_libtorch_is_refused_before_anything_runs_where_there_is
 #[test]
 fn a_worker_that_is_another_program_fails_the_stage_and_nothing_is_kept() {
     let project = project(MANIFEST);
-    project.write("other", "#!/bin/sh\necho 'some other program'\n");
+    project.write("other", "#!/bin/sh\necho 'some other program'\ncat > /dev/null\n");
     std::fs::set_permissions(project.path("other"), PermissionsExt::from_mode(0o755)).expect("a program");
     with(&project, "other", &[]).code(1).says("`hfbuild-torch` does not speak as it should").says("some other prog");
     with(&project, "other", &["plan", "--check"]).code(3);
