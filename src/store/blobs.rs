@@ -197,11 +197,11 @@ impl Blobs {
     }
 }
 
-/// Does something to a path, and where the folder that it stands in is not there, makes the folder and does it again: nearly
-/// always it is there.
+/// Does something to a path, and where something is missing, makes the folder that it stands in and does it again: nearly
+/// always the folder is there. It may also have been made, by another thread, just after it was missing.
 fn within<T>(path: &Path, act: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
     match (act(), path.parent()) {
-        (Err(e), Some(dir)) if e.kind() == std::io::ErrorKind::NotFound && !dir.exists() => {
+        (Err(e), Some(dir)) if e.kind() == std::io::ErrorKind::NotFound => {
             std::fs::create_dir_all(dir)?;
             act()
         }
@@ -245,5 +245,33 @@ fn rename_over(from: &Path, to: &Path) -> Result<()> {
             std::fs::remove_file(from).on("remove", from)
         }
         other => other.on("rename to", to),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_one_content_are_taken_at_once_into_a_store_that_is_new() {
+        for round in 0..200 {
+            let dir = tempfile::tempdir().unwrap();
+            let blobs = Blobs::new(dir.path().join("blobs"), dir.path().join("tmp"));
+            let content = format!("content {round}");
+            let digest = Digest::of(content.as_bytes());
+            let start = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for n in 0..4 {
+                    let file = dir.path().join(n.to_string());
+                    std::fs::write(&file, &content).unwrap();
+                    let (blobs, start) = (&blobs, &start);
+                    scope.spawn(move || {
+                        start.wait();
+                        blobs.take(&file, &digest).unwrap();
+                    });
+                }
+            });
+            assert_eq!(blobs.read(&digest).unwrap().unwrap(), content.as_bytes());
+        }
     }
 }
