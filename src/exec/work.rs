@@ -266,7 +266,10 @@ fn copies(outputs: &[Output], job: &Job) -> BTreeMap<String, PathBuf> {
             false => Some((target, blobs.copy_aside(&output.digest).ok()?)),
         }
     };
-    let of = |place: &String| outputs.par_iter().filter_map(|output| copy(place, output)).collect::<Vec<_>>();
+    let of = |place: &String| match outputs {
+        [output] => copy(place, output).into_iter().collect(),
+        outputs => outputs.par_iter().filter_map(|output| copy(place, output)).collect::<Vec<_>>(),
+    };
     job.places.iter().flat_map(of).collect()
 }
 
@@ -303,8 +306,12 @@ fn ingest(out: &Path, job: &Job) -> Result<Vec<Output>> {
         None => walk(out, job.published)?,
     };
     let (blobs, published) = (&job.blobs, job.published);
-    let taken = files.par_iter().map(|(file, path)| take(file, path, blobs, published));
-    let mut outputs: Vec<Output> = taken.collect::<Result<_>>()?;
+    // one file is not worth a thread of another pool
+    let one = |(file, path): &(PathBuf, String)| take(file, path, blobs, published);
+    let mut outputs: Vec<Output> = match &files[..] {
+        [file] => vec![one(file)?],
+        files => files.par_iter().map(one).collect::<Result<_>>()?,
+    };
     outputs.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(outputs)
 }
