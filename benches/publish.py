@@ -25,7 +25,10 @@ import threading
 import time
 from pathlib import Path
 
+import engine
+
 ROOT = Path(__file__).resolve().parent.parent
+METER = engine.Meter()
 VENV = ROOT / "target" / "bench-venv-hub"
 CLIENT = "huggingface_hub==2.4.0"
 REPO = "bench/files"
@@ -162,16 +165,25 @@ def make(folder: Path, files: int, size: int) -> None:
 
 
 def timed(args: list[str], cwd: Path, env: dict[str, str]) -> dict[str, float]:
-    """Wall and CPU seconds and peak memory (MB) of one process and all it waited for."""
-    begun = time.perf_counter()
-    child = subprocess.Popen(args, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    said = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    wall = time.perf_counter() - begun
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise RuntimeError(f"{args} failed with {child.returncode}:\n{said}")
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "mb": usage.ru_maxrss / 1024}
+    """Wall and CPU seconds and peak memory (MB) of one process and all it waited for.
+
+    Started by engine.c where there is a C compiler: a child of Python begins with Python's own peak, hundreds of MB here.
+    """
+    if METER.helper is None:
+        begun = time.perf_counter()
+        child = subprocess.Popen(args, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        said = child.stderr.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        wall, cpu, peak = time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss
+        code = child.returncode = os.waitstatus_to_exitcode(status)
+    else:
+        done = subprocess.run([METER.helper, "meter", *args], cwd=cwd, env=env, capture_output=True, text=True)
+        said = done.stderr
+        wall, user, system, peak, code = map(float, done.stdout.splitlines()[-1].split())
+        cpu = user + system
+    if code != 0:
+        raise RuntimeError(f"{args} failed with {int(code)}:\n{said}")
+    return {"wall": wall, "cpu": cpu, "mb": peak / 1024}
 
 
 def traced(args: list[str], cwd: Path, env: dict[str, str], below: list[str]) -> dict[str, int]:

@@ -107,23 +107,20 @@ pub struct Marks {
     pub record: String,
     /// The commit whose tree a rollback restored.
     pub restores: Option<String>,
-    /// The word that no other publish has: of two commits with it the older is the publish, the other quotes it.
-    pub nonce: String,
 }
 
 /// Reads them. `None`: it is no publish of hfbuild.
 pub fn marks(description: &str) -> Option<Marks> {
     let line = |key: &str| description.lines().rev().find_map(|l| l.trim().strip_prefix(key)).map(str::trim);
-    let nonce = nonce_of(description)?.to_string();
+    nonce_of(description)?;
     Some(Marks {
-        nonce,
         tree: line("tree:")?.parse().ok()?,
         record: line("record:")?.to_string(),
         restores: line("restores:").map(String::from),
     })
 }
 
-/// The word that one commit of ours alone has. Another that has it too quotes it.
+/// The word that one commit of ours alone has: of two with it the older is the publish, and the other quotes it.
 pub fn nonce_of(description: &str) -> Option<&str> {
     let mut lines = description.lines().rev().filter_map(|line| line.trim().strip_prefix("nonce:"));
     lines.next().map(str::trim).filter(|nonce| nonce.starts_with("hfbuild-"))
@@ -174,8 +171,7 @@ mod tests {
     fn a_commit_of_ours_says_what_it_published_and_others_do_not() {
         let tree = Digest::of(b"tree");
         let text = format!("~ README.md\n\nrestores: abc\ntree: {tree}\nrecord: 12ef\nnonce: hfbuild-77");
-        let nonce = "hfbuild-77".into();
-        let expected = Marks { tree, record: "12ef".into(), restores: Some("abc".into()), nonce };
+        let expected = Marks { tree, record: "12ef".into(), restores: Some("abc".into()) };
         assert_eq!(marks(&text), Some(expected));
         assert_eq!(marks(&text.replace("hfbuild-77", "77")), None);
         assert_eq!(marks("tree: the tall one\nnonce: hfbuild-1"), None);

@@ -7,7 +7,7 @@
 //! is drift. Only where no commit says anything (the history was squashed) and there is no receipt, the record stands alone.
 
 use crate::core::error::Result;
-use crate::core::past::{Comparison, Files, compare, files_of, marks, touched_by};
+use crate::core::past::{Comparison, Files, compare, files_of, marks, nonce_of, touched_by};
 use crate::core::plan::RECORD;
 use crate::core::publish::{Drifted, Published, RemoteFile, files_digest};
 use crate::core::record;
@@ -145,9 +145,9 @@ pub(super) async fn newest_publish(
 
 /// Whether a commit quotes the description of an older one (a revert, a cherry-pick), which is the publish.
 pub fn is_quoted(commits: &[CommitInfo], commit: &CommitInfo) -> bool {
-    let Some(marks) = marks(&commit.message) else { return false };
-    let older = commits.iter().skip_while(|other| other.id != commit.id).skip(1);
-    older.filter(|other| other.message.contains(&marks.nonce)).any(|_| true)
+    let Some(nonce) = nonce_of(&commit.message) else { return false };
+    let mut older = commits.iter().skip_while(|other| other.id != commit.id).skip(1);
+    older.any(|other| other.message.contains(nonce))
 }
 
 /// The pull request whose merge a commit's title tells: `... (#12)`.

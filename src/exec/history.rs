@@ -4,7 +4,7 @@
 //! own record (`provenance.json` at that commit). Decides nothing but which publish comes before the current one.
 
 use crate::core::error::Result;
-use crate::core::past::{Counts, Files, Marks, counts, files_of, marks, nonce_of};
+use crate::core::past::{Counts, Files, Marks, counts, files_of, marks};
 use crate::core::plan::RECORD;
 use crate::core::publish::{Published, Target, files_digest, tree_digest};
 use crate::core::record::{self, Account};
@@ -13,7 +13,7 @@ use crate::exec::remote::Remote;
 use crate::hub::client::CommitInfo;
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// One publish.
 #[derive(Debug, Clone)]
@@ -66,14 +66,7 @@ pub async fn branch(remote: &Remote) -> Result<Branch> {
     let Some(head) = client.head(repo, revision).await? else {
         return Ok(Branch { whole: true, ..Branch::default() });
     };
-    let mut commits = client.commits_since(repo, &head.sha, "", SEARCHED).await?;
-    let mut ours = BTreeSet::new();
-    for commit in commits.iter_mut().rev() {
-        // of two with one nonce the older is ours, and the other quotes it
-        if nonce_of(&commit.message).is_some_and(|nonce| !ours.insert(nonce.to_string())) {
-            commit.message.clear();
-        }
-    }
+    let commits = client.commits_since(repo, &head.sha, "", SEARCHED).await?;
     Ok(Branch { whole: commits.len() < SEARCHED, commits, tags: client.tags(repo).await? })
 }
 

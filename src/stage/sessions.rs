@@ -76,9 +76,6 @@ impl Lent {
             None => Err(Error::bug("a session that was given back")),
         }
     }
-}
-
-impl Lent {
     /// Hands a result on; where it is a failure of the graph or its device, the session is unloaded, for it may be broken.
     pub fn checked<T>(&mut self, result: Result<T>) -> Result<T> {
         if result.as_ref().is_err_and(|error| matches!(error.kind(), ErrorKind::Stage | ErrorKind::OutOfMemory)) {
@@ -86,9 +83,6 @@ impl Lent {
         }
         result
     }
-}
-
-impl Lent {
     /// Gives the session back; it cannot be used here any more.
     pub fn give_back(&mut self) {
         let Some(session) = self.session.take() else { return };

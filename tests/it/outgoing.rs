@@ -1,8 +1,7 @@
-//! What a publish must not let out, and what it must not reach: pickles whatever they are called, a
-//! proxy between hfbuild and a hub on the same machine; and a build that asks no hub at all.
+//! What a publish must not let out: pickles, whatever they are called; and a build that asks no hub at all.
 
 use crate::hubs::{Hub, light};
-use crate::support::{Project, run};
+use crate::support::Project;
 use hfbuild::hub::embedded::Options;
 
 #[test]
@@ -37,19 +36,6 @@ fn pickles_of_any_protocol_are_refused_and_those_in_arrays_too() {
         );
         assert!(run.stderr.contains(refused), "{name}: {}", run.stderr);
     }
-}
-
-#[test]
-fn a_hub_on_this_machine_is_reached_by_no_proxy() {
-    let hub = Hub::start(Options { xet: true, ..Options::default() });
-    let project = light();
-    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
-        project.write("a.bin", name);
-        let mut command = hub.command(&project, &[]);
-        run(command.env(name, "http://127.0.0.1:9").env("no_proxy", "elsewhere.example")).code(0);
-    }
-    assert_eq!(hub.commits(), 3);
-    assert_eq!(hub.text("a.bin"), "ALL_PROXY");
 }
 
 #[test]

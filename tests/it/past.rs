@@ -450,21 +450,6 @@ fn data_that_cannot_be_written_is_no_success() {
 }
 
 #[test]
-fn a_publish_of_another_machine_is_named_before_it_is_published_over() {
-    let (hub, mine, theirs) = (Hub::start(Options::default()), light(), light());
-    hub.publish(&mine, &[]).code(0);
-    hub.publish(&theirs, &[]).code(0);
-    next(&theirs, "newer", "1.1.0");
-    hub.publish(&theirs, &[]).code(0);
-    let newest = &commits(&hub)[0][..7];
-    for args in [&["plan"][..], &[]] {
-        let said = format!("was published from elsewhere since: {newest} \"light 1.1.0");
-        hub.publish(&mine, args).code(0).says(&said);
-    }
-    hub.publish(&mine, &[]).code(0).never_says("elsewhere");
-}
-
-#[test]
 fn a_diff_of_a_mirror_names_what_would_be_deleted() {
     let (hub, project) = (Hub::start(Options::default()), light());
     project.write("publish.toml", &project.read("publish.toml").replace("tag = ", "mirror = true\ntag = "));

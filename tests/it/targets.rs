@@ -565,38 +565,3 @@ fn a_plan_and_a_diff_name_what_others_changed_and_a_publish_would_change_back() 
     project.run(&["plan"]).code(0).prints("over what others changed on the remote").prints("a.txt: changed");
     project.run(&["diff"]).code(0).says("the remote was changed by others (1 file)");
 }
-
-#[test]
-fn a_repo_that_somebody_made_and_filled_while_the_stages_ran_is_compared_first() {
-    let project = Project::with(&format!(
-        "{HEAD}[hub]\nrepo = \"d-oit/tinydit-cats\"\n[artifact.a]\nkind = \"files\"\npaths = [\"a.txt\"]\n\
-         [artifact.publish]\nkind = \"upload\"\nfiles = {{ \"a.txt\" = \"a\" }}\n"
-    ));
-    project.write("a.txt", "ours\n");
-    let hub = crate::hubs::Hub::start(Options::default());
-    let (url, done) = (hub.url().to_string(), std::sync::atomic::AtomicBool::new(false));
-    hub.at_each(move |point, _| {
-        if point == "create" && !done.swap(true, std::sync::atomic::Ordering::SeqCst) {
-            let url = url.clone();
-            let work = move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(async {
-                    let client = HubClient::new(&url, hfbuild::hub::Token::new(crate::hubs::TOKEN)).unwrap();
-                    let repo = RepoId::new(RepoKind::Model, crate::hubs::REPO).unwrap();
-                    client.create_repo(&repo, false, None).await.unwrap();
-                    let parent = client.head(&repo, "main").await.unwrap().unwrap().sha;
-                    let operations = vec![Operation::AddRegular { path: "a.txt".into(), bytes: b"theirs\n".to_vec() }];
-                    let (summary, description) = ("mine".into(), String::new());
-                    client
-                        .commit(&repo, "main", &CommitRequest { summary, description, parent, operations })
-                        .await
-                        .unwrap();
-                });
-            };
-            std::thread::spawn(work).join().unwrap();
-        }
-        hfbuild::hub::embedded::Fault::None
-    });
-    hub.publish(&project, &[]).code(5).says("`a.txt` (not of ours)");
-    assert_eq!(hub.text("a.txt"), "theirs\n");
-}

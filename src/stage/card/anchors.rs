@@ -4,12 +4,12 @@
 //! what is no letter, digit, `_` or `-`, spaces as `-`, and from the second of a name on a number. Knows no files.
 
 use super::front::place;
-use super::links::{Link, html_links, within};
+use super::links::{Link, Piece, html_links, pieces, within};
 use crate::core::error::Error;
 use crate::core::name::nearest;
 use html5gum::{Token, Tokenizer};
 use percent_encoding::percent_decode_str;
-use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{Event, Tag, TagEnd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -65,18 +65,15 @@ pub fn dangling(text: &str) -> Option<Error> {
 
 fn read(text: &str) -> Anchors {
     let mut anchors = Anchors::default();
-    let options = Options::ENABLE_TABLES | Options::ENABLE_FOOTNOTES | Options::ENABLE_YAML_STYLE_METADATA_BLOCKS;
-    let (mut heading, mut html) = (None::<String>, None::<(String, std::ops::Range<usize>)>);
-    for (event, range) in Parser::new_ext(text, options).into_offset_iter() {
-        if let Event::Html(piece) | Event::InlineHtml(piece) = &event {
-            let (whole, place) = html.get_or_insert_with(|| (String::new(), range.clone()));
-            whole.push_str(piece);
-            place.end = range.end;
-            continue;
-        }
-        if let Some((html, place)) = html.take() {
-            of_html(&mut anchors, text, &html, &place);
-        }
+    let mut heading = None::<String>;
+    for (piece, at) in pieces(text) {
+        let event = match piece {
+            Piece::Html(html) => {
+                of_html(&mut anchors, text, &html, &at);
+                continue;
+            }
+            Piece::Other(event) => event,
+        };
         match (event, &mut heading) {
             (Event::Start(Tag::Heading { id, .. }), _) => {
                 anchors.known.extend(id.map(|id| id.to_lowercase()));
@@ -87,12 +84,9 @@ fn read(text: &str) -> Anchors {
                 heading = None;
             }
             (Event::Text(words) | Event::Code(words), Some(name)) => name.push_str(&words),
-            (Event::Start(Tag::Link { dest_url, .. }), _) => anchors.link(&dest_url, range.start, range.end),
+            (Event::Start(Tag::Link { dest_url, .. }), _) => anchors.link(&dest_url, at.start, at.end),
             _ => {}
         }
-    }
-    if let Some((html, place)) = html {
-        of_html(&mut anchors, text, &html, &place);
     }
     anchors
 }

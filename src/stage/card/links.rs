@@ -78,33 +78,44 @@ pub fn all(text: &str, front: &Front, repos: &[String]) -> Vec<Link> {
     let mut add = |link: &str, at: Range<usize>| {
         links.extend(local(link, repos).map(|path| Link { path, start: at.start, end: at.end }))
     };
-    let options = Options::ENABLE_TABLES | Options::ENABLE_FOOTNOTES | Options::ENABLE_YAML_STYLE_METADATA_BLOCKS;
-    // a tag of several lines comes as several pieces
-    let mut html: Option<(String, Range<usize>)> = None;
-    for (event, range) in Parser::new_ext(text, options).into_offset_iter() {
-        if let Event::Html(piece) | Event::InlineHtml(piece) = &event {
-            let (whole, place) = html.get_or_insert_with(|| (String::new(), range.clone()));
-            whole.push_str(piece);
-            place.end = range.end;
-            continue;
+    for (piece, at) in pieces(text) {
+        match piece {
+            Piece::Html(html) => html_links(&html).into_iter().for_each(|link| add(&link, within(text, &at, &link))),
+            Piece::Other(Event::Start(Tag::Link { link_type: LinkType::Email, .. })) => {}
+            Piece::Other(Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. })) => add(&dest_url, at),
+            Piece::Other(_) => {}
         }
-        if let Some((html, place)) = html.take() {
-            html_links(&html).into_iter().for_each(|link| add(&link, within(text, &place, &link)));
-        }
-        match event {
-            Event::Start(Tag::Link { link_type: LinkType::Email, .. }) => {}
-            Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => add(&dest_url, range),
-            _ => {}
-        }
-    }
-    if let Some((html, place)) = html {
-        html_links(&html).into_iter().for_each(|link| add(&link, within(text, &place, &link)));
     }
     let gallery = front.root.get("widget").map(|w| w.list()).unwrap_or_default();
     let urls = gallery.iter().flat_map(|w| [w.get("output").and_then(|output| output.get("url")), w.get("src")]);
     let nodes = urls.flatten().chain(["thumbnail", "license_link"].iter().filter_map(|key| front.root.get(key)));
     nodes.filter_map(|n| Some((n.text()?, n))).for_each(|(url, n)| add(url, n.start..n.end));
     links
+}
+
+/// A card's text as it is read.
+pub(super) enum Piece<'a> {
+    /// HTML, whole: a tag of several lines comes in several events.
+    Html(String),
+    /// Anything else.
+    Other(Event<'a>),
+}
+
+/// A card's text in pieces, each with its place.
+pub(super) fn pieces(text: &str) -> Vec<(Piece<'_>, Range<usize>)> {
+    let options = Options::ENABLE_TABLES | Options::ENABLE_FOOTNOTES | Options::ENABLE_YAML_STYLE_METADATA_BLOCKS;
+    let mut out: Vec<(Piece<'_>, Range<usize>)> = Vec::new();
+    for (event, range) in Parser::new_ext(text, options).into_offset_iter() {
+        match (event, out.last_mut()) {
+            (Event::Html(more) | Event::InlineHtml(more), Some((Piece::Html(html), at))) => {
+                html.push_str(&more);
+                at.end = range.end;
+            }
+            (Event::Html(html) | Event::InlineHtml(html), _) => out.push((Piece::Html(html.into_string()), range)),
+            (other, _) => out.push((Piece::Other(other), range)),
+        }
+    }
+    out
 }
 
 /// Where a link stands in a piece of HTML, as far as it is spelled there as it reads.
