@@ -4,6 +4,7 @@
 //! Does not know how a file is read.
 
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 use std::fmt;
 use std::str::FromStr;
 
@@ -84,6 +85,50 @@ pub struct HubDigests {
 
 /// The Hub's limit for files stored in git itself rather than in LFS, in bytes.
 pub const REGULAR_LIMIT: u64 = 10 << 20;
+
+/// All digests of one file's content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileDigests {
+    /// Bytes.
+    pub size: u64,
+    /// BLAKE3.
+    pub digest: Digest,
+    /// What the Hub knows it by.
+    pub hub: HubDigests,
+}
+
+/// [`HubDigests`] of content that comes piece by piece. Git's SHA-1 starts with the size, so the size is said before.
+pub struct HubHasher {
+    sha256: sha2::Sha256,
+    git: Option<sha1::Sha1>,
+    expected: u64,
+    fed: u64,
+}
+
+impl HubHasher {
+    /// For content of `expected` bytes.
+    pub fn new(expected: u64) -> HubHasher {
+        let git = || {
+            let mut git = sha1::Sha1::new();
+            git.update(format!("blob {expected}\0"));
+            git
+        };
+        let git = (expected <= REGULAR_LIMIT).then(git);
+        HubHasher { sha256: sha2::Sha256::new(), git, expected, fed: 0 }
+    }
+    /// The next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.fed += piece.len() as u64;
+        self.sha256.update(piece);
+        self.git.iter_mut().for_each(|git| git.update(piece));
+    }
+    /// Of all that was fed; without git's SHA-1 where that is not the size that was said.
+    pub fn finish(self) -> HubDigests {
+        let git = self.git.filter(|_| self.fed == self.expected);
+        let git_sha1 = git.map(|git| hex::encode(git.finalize()));
+        HubDigests { sha256: hex::encode(self.sha256.finalize()), git_sha1 }
+    }
+}
 
 /// A hasher for structured things. Every text is length-prefixed and every stream starts with a domain, so two
 /// different structures never feed the same bytes.

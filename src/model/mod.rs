@@ -11,6 +11,7 @@ pub mod architecture;
 pub mod cast;
 pub mod checkpoint;
 pub mod classifier;
+mod digesting;
 pub mod finite;
 pub mod inspect;
 pub mod magic;

@@ -5,9 +5,11 @@
 //! name, as the safetensors crate writes it, so that every tensor is aligned. Knows nothing of networks.
 
 use super::cast::Cast;
+use super::digesting::{DigestingFile, Each, Lane, Spares};
 use super::magic::{self, Magic};
 use super::table::TensorTable;
 use super::tensor::{CHUNK, DType, StateDict, TensorEntry};
+use crate::core::digest::FileDigests;
 use crate::core::error::{Error, OnPath, Result};
 use safetensors::tensor::Metadata;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -37,33 +39,105 @@ pub struct Written {
 /// # Errors
 /// `dict` holds no tensor, one cannot be read, or the file cannot be written.
 pub fn write(path: &Path, dict: &StateDict, metadata: &BTreeMap<String, String>) -> Result<Written> {
-    let bytes = write_tensors(path, dict.tensors().iter().collect(), metadata, None, None)?;
+    let how = How { metadata, table: None, digest: false };
+    let (bytes, _) = write_tensors(path, dict.tensors().iter().collect(), how, None)?;
     Ok(Written { tensors: dict.len(), parameters: dict.parameters(), bytes })
 }
 
-/// The same of some tensors, cast on their way where `cast` says so, each held against its row of `table` as it passes;
-/// the bytes of the file.
+/// How tensors are written.
+#[derive(Clone, Copy)]
+pub(super) struct How<'a> {
+    /// The file's `__metadata__`.
+    pub metadata: &'a BTreeMap<String, String>,
+    /// Each tensor is held against its row as it passes.
+    pub table: Option<&'a TensorTable>,
+    /// Whether the file is digested while it is written.
+    pub digest: bool,
+}
+
+/// The same of some tensors, cast on their way where `cast` says so; the bytes of the file, and its digests where they were
+/// asked for.
 ///
 /// # Errors
 /// As [`write`], a value that the cast cannot hold, a tensor that is not what the table says.
 pub(super) fn write_tensors(
     path: &Path,
     mut tensors: Vec<&TensorEntry>,
-    metadata: &BTreeMap<String, String>,
-    mut cast: Option<&mut Cast>,
-    table: Option<&TensorTable>,
-) -> Result<u64> {
+    how: How<'_>,
+    cast: Option<&mut Cast>,
+) -> Result<(u64, Option<FileDigests>)> {
     if tensors.is_empty() {
         return Err(Error::stage(format!("there are no tensors to write to `{}`", path.display())));
     }
     let dtype = |tensor: &TensorEntry, cast: &Option<&mut Cast>| dtype_as(tensor, cast.as_deref());
     tensors.sort_by(|a, b| dtype(b, &cast).size().cmp(&dtype(a, &cast).size()).then_with(|| a.name.cmp(&b.name)));
-    let header = header(&tensors, metadata, cast.as_deref());
+    let header = header(&tensors, how.metadata, cast.as_deref());
+    let data: usize = tensors.iter().map(|tensor| tensor.elements() * dtype(tensor, &cast).size()).sum();
+    let bytes = 8 + (header.len() + data) as u64;
+    if how.digest {
+        return Ok((bytes, Some(put_digested(path, bytes, header, &tensors, how.table, cast)?)));
+    }
     // a piece is as large as the buffer, and so passes it by
     let mut out = BufWriter::with_capacity(CHUNK, File::create(path).on("create", path)?);
+    put(&mut out, path, &header, &tensors, how.table, cast)?;
+    out.flush().on("write", path)?;
+    Ok((bytes, None))
+}
+
+/// Writes the header and the tensors behind it, while the file is digested and the tensors are held against `table`.
+fn put_digested(
+    path: &Path,
+    bytes: u64,
+    header: Vec<u8>,
+    tensors: &[&TensorEntry],
+    table: Option<&TensorTable>,
+    mut cast: Option<&mut Cast>,
+) -> Result<FileDigests> {
+    let spares = Spares::new();
+    let out = DigestingFile::create(path, bytes, &spares)?;
+    let each = || Lane::start(Each::of(tensors.iter().map(|tensor| tensor.byte_len())), &spares);
+    let rows = table.map(|_| each()).transpose()?;
+    let mut going = out.put(&Arc::new([&(header.len() as u64).to_le_bytes()[..], &header].concat()));
+    let mut buffer = spares.get();
+    for tensor in tensors {
+        if !going {
+            break;
+        }
+        let mut first = 0;
+        tensor.chunks_into(&mut buffer, &mut |piece| {
+            let read = Arc::new(std::mem::replace(piece, spares.get()));
+            let written = match cast.as_deref_mut() {
+                Some(cast) => {
+                    let mut written = spares.get();
+                    cast.chunk(tensor, first, &read, &mut written)?;
+                    first += read.len() / tensor.dtype.size();
+                    &Arc::new(written)
+                }
+                None => &read,
+            };
+            going = out.put(written) && rows.as_ref().is_none_or(|rows| rows.put(&read));
+            Ok(())
+        })?;
+    }
+    let digests = out.finish()?;
+    if let (Some(table), Some(rows)) = (table, rows) {
+        tensors.iter().zip(rows.end()?).try_for_each(|(tensor, hash)| table.holds(tensor, &hash))?;
+    }
+    Ok(digests)
+}
+
+/// Writes the header and the tensors behind it.
+fn put(
+    out: &mut (impl Write + Send),
+    path: &Path,
+    header: &[u8],
+    tensors: &[&TensorEntry],
+    table: Option<&TensorTable>,
+    mut cast: Option<&mut Cast>,
+) -> Result<()> {
     out.write_all(&(header.len() as u64).to_le_bytes()).on("write", path)?;
-    out.write_all(&header).on("write", path)?;
-    let (mut bytes, mut buffer) = (8 + header.len() as u64, Vec::new());
+    out.write_all(header).on("write", path)?;
+    let mut buffer = Vec::new();
     for tensor in tensors {
         let mut first = 0;
         let mut put = |piece: &[u8]| {
@@ -75,7 +149,6 @@ pub(super) fn write_tensors(
                 }
                 None => piece,
             };
-            bytes += data.len() as u64;
             out.write_all(data).on("write", path)
         };
         match table {
@@ -83,8 +156,7 @@ pub(super) fn write_tensors(
             None => tensor.chunks(&mut put)?,
         }
     }
-    out.flush().on("write", path)?;
-    Ok(bytes)
+    Ok(())
 }
 
 /// The type that a tensor is written with.

@@ -5,9 +5,10 @@
 //! huggingface_hub). Sizes are those of the tensors, without the header. What fits one file is one file without an index.
 
 use super::cast::Cast;
-use super::safetensors_out::{self, SafetensorsFile, dtype_as};
+use super::safetensors_out::{self, How, SafetensorsFile, dtype_as};
 use super::table::TensorTable;
 use super::tensor::{StateDict, TensorEntry};
+use crate::core::digest::FileDigests;
 use crate::core::error::{Error, OnPath, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,21 @@ pub struct Written {
     pub bytes: u64,
     /// The types that the tensors have there, sorted.
     pub dtypes: BTreeSet<&'static str>,
+    /// Digests of the safetensors files by name, where they were asked for.
+    pub digests: BTreeMap<String, FileDigests>,
+}
+
+/// What is asked of [`write`].
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// `__metadata__` of every file.
+    pub metadata: &'a BTreeMap<String, String>,
+    /// Largest shard in bytes of tensors; `None`: one file.
+    pub max: Option<u64>,
+    /// Every tensor is held against this table in the same reading.
+    pub table: Option<&'a TensorTable>,
+    /// Whether the files are digested while they are written.
+    pub digest: bool,
 }
 
 /// The index, its keys in the order in which Python writes them sorted.
@@ -49,30 +65,26 @@ struct IndexMetadata {
     total_size: serde_json::Value,
 }
 
-/// Writes `dict` into the folder `dir`: one file, or shards of at most `max` bytes and their index. With `table`, every
-/// tensor is held against it in the same reading.
+/// Writes `dict` into the folder `dir`: one file, or shards and their index.
 ///
 /// # Errors
 /// As [`safetensors_out::write`], a value that the cast cannot hold, a tensor that is not what the table says.
-pub fn write(
-    dir: &Path,
-    dict: &StateDict,
-    metadata: &BTreeMap<String, String>,
-    mut cast: Option<&mut Cast>,
-    max: Option<u64>,
-    table: Option<&TensorTable>,
-) -> Result<Written> {
+pub fn write(dir: &Path, dict: &StateDict, wanted: Wanted<'_>, mut cast: Option<&mut Cast>) -> Result<Written> {
+    let Wanted { metadata, max, table, digest } = wanted;
     table.map_or(Ok(()), |table| table.verify_names(dict))?;
     let size = |tensor: &TensorEntry| (tensor.elements() * dtype_as(tensor, cast.as_deref()).size()) as u64;
     let dtypes = dict.tensors().iter().map(|tensor| dtype_as(tensor, cast.as_deref()).name()).collect();
     let total: u64 = dict.tensors().iter().map(size).sum();
     let shards = split(dict, size, max.unwrap_or(u64::MAX));
     let count = shards.len().max(1);
-    let (mut bytes, mut weight_map) = (0, BTreeMap::new());
+    let how = How { metadata, table, digest };
+    let (mut bytes, mut weight_map, mut digests) = (0, BTreeMap::new(), BTreeMap::new());
     for (at, tensors) in shards.into_iter().enumerate() {
         let name = if count == 1 { ONE.to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", at + 1) };
         weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), name.clone())));
-        bytes += safetensors_out::write_tensors(&dir.join(&name), tensors, metadata, cast.as_deref_mut(), table)?;
+        let (size, found) = safetensors_out::write_tensors(&dir.join(&name), tensors, how, cast.as_deref_mut())?;
+        bytes += size;
+        digests.extend(found.map(|found| (name, found)));
     }
     if count > 1 {
         let index = Index { metadata: IndexMetadata { total_size: total.into() }, weight_map };
@@ -80,7 +92,7 @@ pub fn write(
         let path = dir.join(INDEX);
         std::fs::write(&path, text + "\n").on("write", &path)?;
     }
-    Ok(Written { shards: count, tensors: dict.len(), parameters: dict.parameters(), bytes, dtypes })
+    Ok(Written { shards: count, tensors: dict.len(), parameters: dict.parameters(), bytes, dtypes, digests })
 }
 
 /// The tensors of each shard. An empty `dict` has one empty shard, which no file is written for.
@@ -181,7 +193,8 @@ mod tests {
     /// A folder of shards, its files by name.
     fn written(dir: &Path) -> Vec<(String, std::path::PathBuf)> {
         let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-        let done = write(dir, &dict(&[2, 2, 9, 3, 1]), &metadata, None, Some(16), None).unwrap();
+        let wanted = Wanted { metadata: &metadata, max: Some(16), table: None, digest: false };
+        let done = write(dir, &dict(&[2, 2, 9, 3, 1]), wanted, None).unwrap();
         assert_eq!((done.shards, done.tensors, done.parameters), (3, 5, 17));
         let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
         files.sort();

@@ -62,8 +62,8 @@ impl Stored {
                 false => self.check(checksum)?,
             }
         }
-        let (piece, scratch, ready) = (vec![], vec![], 0..0);
-        Ok(Pieces { stored: self, shape, size, length, next: 0, running, piece, scratch, ready })
+        let (gathered, scratch, ready) = (vec![], vec![], 0..0);
+        Ok(Pieces { stored: self, shape, size, length, next: 0, running, gathered, scratch, ready })
     }
 
     /// Holds a storage against its checksum, once.
@@ -236,38 +236,39 @@ pub struct Pieces<'a> {
     next: u64,
     /// The checksum of what was read so far and what it must become, where the tensor is a whole storage.
     running: Option<(crc32fast::Hasher, u32)>,
-    piece: Vec<u8>,
+    /// Of a view: elements in their order.
+    gathered: Vec<u8>,
     scratch: Vec<u8>,
-    /// Of a view: the part of `piece` that was gathered and not handed out.
+    /// Of a view: the part of `gathered` that was not handed out.
     ready: std::ops::Range<usize>,
 }
 
 impl Pieces<'_> {
-    /// The next whole elements, at most [`CHUNK`] bytes of them; `None` after the last.
+    /// Puts the next whole elements, at most [`CHUNK`] bytes of them, in the place of what `piece` holds; `false` after the
+    /// last.
     ///
     /// # Errors
     /// The file cannot be read, or the storage's checksum fails: told in place of the last piece.
-    pub fn next(&mut self) -> Result<Option<&mut [u8]>> {
+    pub fn next(&mut self, piece: &mut Vec<u8>) -> Result<bool> {
         if self.next == self.length {
-            return Ok(None);
+            return Ok(false);
         }
-        let range = match &self.stored.strides {
+        match &self.stored.strides {
             None => {
-                self.piece.resize((self.length - self.next).min(CHUNK as u64) as usize, 0);
-                read_exact_at(&self.stored.file, &mut self.piece, self.stored.start + self.next)?;
-                0..self.piece.len()
+                piece.resize((self.length - self.next).min(CHUNK as u64) as usize, 0);
+                read_exact_at(&self.stored.file, piece, self.stored.start + self.next)?;
             }
             Some(strides) => {
                 if self.ready.is_empty() {
                     self.view(strides)?;
-                    self.ready = 0..self.piece.len();
+                    self.ready = 0..self.gathered.len();
                 }
                 let range = self.ready.start..self.ready.end.min(self.ready.start + CHUNK);
                 self.ready.start = range.end;
-                range
+                piece.clear();
+                piece.extend_from_slice(&self.gathered[range]);
             }
-        };
-        let piece = &mut self.piece[range];
+        }
         self.next += piece.len() as u64;
         if let Some((hasher, _)) = &mut self.running {
             hasher.update(piece);
@@ -278,7 +279,7 @@ impl Pieces<'_> {
         if self.stored.big_endian && self.size > 1 {
             piece.chunks_exact_mut(self.size).for_each(<[u8]>::reverse);
         }
-        Ok(Some(piece))
+        Ok(true)
     }
 
     /// Gathers the next box: some steps along one axis, with all that lies within each.
@@ -300,8 +301,8 @@ impl Pieces<'_> {
         });
         let mut axes = vec![Axis { extent: count, stride: strides[axis], step }];
         axes.extend(inner);
-        self.piece.resize(count * step, 0);
-        let mut to = Target { piece: &mut self.piece, scratch: &mut self.scratch };
+        self.gathered.resize(count * step, 0);
+        let mut to = Target { piece: &mut self.gathered, scratch: &mut self.scratch };
         self.stored.gather(start, &axes, self.size, &mut to, 0)
     }
 }
@@ -353,12 +354,12 @@ mod tests {
                 big_endian: false,
                 checksum: None,
             };
-            let (mut pieces, mut found) = (stored.pieces(&shape, size).unwrap(), vec![]);
-            while let Some(piece) = pieces.next().unwrap() {
+            let (mut pieces, mut found, mut piece) = (stored.pieces(&shape, size).unwrap(), vec![], vec![]);
+            while pieces.next(&mut piece).unwrap() {
                 assert!(!piece.is_empty() && piece.len() <= CHUNK && piece.len() % size == 0);
-                found.extend_from_slice(piece);
+                found.extend_from_slice(&piece);
             }
-            assert!(pieces.scratch.len() <= SCRATCH as usize && pieces.piece.len() <= GATHER);
+            assert!(pieces.scratch.len() <= SCRATCH as usize && pieces.gathered.len() <= GATHER);
             assert!(found == one_by_one(&data, 16, &shape, &strides, size), "{shape:?} {strides:?}");
         }
     }

@@ -164,31 +164,48 @@ impl TensorEntry {
     /// # Errors
     /// As [`TensorEntry::bytes`], and those of `each`, which end the reading.
     pub fn chunks(&self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let (file, offset) = match &self.source {
-            Source::Memory(bytes) => return each(bytes),
-            Source::Stored(stored) => return self.pieces(stored, each),
-            Source::File { file, offset } => (file, *offset),
-        };
-        let (mut at, end) = (offset, offset + self.byte_len() as u64);
-        let mut buffer = vec![0; self.byte_len().min(CHUNK)];
-        while at < end {
-            let count = buffer.len().min((end - at) as usize);
-            read_exact_at(file, &mut buffer[..count], at).map_err(|e| self.unreadable(&e))?;
-            each(&buffer[..count])?;
-            at += count as u64;
+        match &self.source {
+            Source::Memory(bytes) => each(bytes),
+            _ => self.chunks_into(&mut vec![], &mut |piece| each(piece)),
         }
-        Ok(())
     }
 
-    fn pieces(&self, stored: &Stored, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let mut pieces = stored.pieces(&self.shape, self.dtype.size()).map_err(|e| self.unreadable(&e))?;
-        while let Some(piece) = pieces.next().map_err(|e| self.unreadable(&e))? {
-            if self.dtype == DType::Bool {
-                piece.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
+    /// The same, each piece in `buffer`, in whose place `each` may leave another: nothing is copied for those who keep it.
+    ///
+    /// # Errors
+    /// As [`TensorEntry::chunks`].
+    pub(super) fn chunks_into(
+        &self,
+        buffer: &mut Vec<u8>,
+        each: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        match &self.source {
+            Source::Memory(bytes) => bytes.chunks(CHUNK).try_for_each(|piece| {
+                buffer.clear();
+                buffer.extend_from_slice(piece);
+                each(buffer)
+            }),
+            Source::Stored(stored) => {
+                let mut pieces = stored.pieces(&self.shape, self.dtype.size()).map_err(|e| self.unreadable(&e))?;
+                while pieces.next(buffer).map_err(|e| self.unreadable(&e))? {
+                    if self.dtype == DType::Bool {
+                        buffer.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
+                    }
+                    each(buffer)?;
+                }
+                Ok(())
             }
-            each(piece)?;
+            Source::File { file, offset } => {
+                let (mut at, end) = (*offset, *offset + self.byte_len() as u64);
+                while at < end {
+                    buffer.resize((end - at).min(CHUNK as u64) as usize, 0);
+                    read_exact_at(file, buffer, at).map_err(|e| self.unreadable(&e))?;
+                    at += buffer.len() as u64;
+                    each(buffer)?;
+                }
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     fn checked(&self, found: usize) -> Result<()> {

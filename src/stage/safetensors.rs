@@ -14,7 +14,7 @@ use crate::model::architecture::Architecture;
 use crate::model::cast::Cast;
 use crate::model::checkpoint::{Checkpoint, Scalar, WeightsChoice};
 use crate::model::safetensors_out::SafetensorsFile;
-use crate::model::shards;
+use crate::model::shards::{self, Wanted};
 use crate::model::table::TensorTable;
 use crate::model::tinydit::CONFIG_KEY;
 use std::collections::BTreeMap;
@@ -77,7 +77,7 @@ impl Kind for Safetensors {
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
         let from = text_param(action, "from")?;
         let table_file = workspace.file("table")?;
-        let table = read_table(table_file)?;
+        let (table, table_digest) = (read_table(table_file)?, table_file.digest);
         let path = workspace.proven_file("checkpoint")?;
         let file = Checkpoint::open(path)?;
         let dict = file.select(choice(action, from))?;
@@ -93,7 +93,9 @@ impl Kind for Safetensors {
         let max = action.params.get("max_shard_size").and_then(|v| v.as_int()).and_then(|v| u64::try_from(v).ok());
         let dir = workspace.out();
         std::fs::create_dir_all(&dir).on("create", &dir)?;
-        let written = shards::write(&dir, dict, &metadata, cast.as_mut(), max, Some(&table))?;
+        let wanted = Wanted { metadata: &metadata, max, table: Some(&table), digest: workspace.published };
+        let written = shards::write(&dir, dict, wanted, cast.as_mut())?;
+        workspace.digested.extend(written.digests);
         if written.tensors != table.tensors.len() || written.parameters != table.parameters() {
             return Err(Error::stage(format!(
                 "{} tensors were written where the checkpoint has {}",
@@ -102,7 +104,7 @@ impl Kind for Safetensors {
             )));
         }
         let mut facts = Facts::default();
-        let of = facts.subject("the tensor table", table_file.digest);
+        let of = facts.subject("the tensor table", table_digest);
         facts.set("tensors", written.tensors, of);
         facts.set("parameters", written.parameters, of);
         facts.set("bytes", written.bytes, of);

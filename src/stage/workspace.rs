@@ -5,7 +5,7 @@
 
 use super::guard::{self, Guard};
 use super::sessions::Sessions;
-use crate::core::digest::Digest;
+use crate::core::digest::{Digest, FileDigests};
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::facts::FactSet;
 use crate::core::name::ArtifactName;
@@ -159,6 +159,10 @@ pub struct Workspace {
     pub device: Option<String>,
     /// What the stage before this one left in the work directory.
     pub left: Left,
+    /// Whether the outputs are to be published, so that the digests that the Hub knows them by are wanted.
+    pub published: bool,
+    /// Digests of outputs that the stage took while it wrote them, by path below `out/`: they are not read again for these.
+    pub digested: BTreeMap<String, FileDigests>,
     /// Where partial results of the action are kept; `None`: nowhere, and each run begins anew.
     pub parts: Option<Box<dyn Parts>>,
     /// Graphs that are loaded.
@@ -190,6 +194,8 @@ impl Workspace {
             machine: Arc::default(),
             device: None,
             left: Left::default(),
+            published: false,
+            digested: BTreeMap::new(),
             parts: None,
             sessions: Sessions::default(),
             batch: None,

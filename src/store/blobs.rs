@@ -3,7 +3,7 @@
 //! A blob enters by rename from a work directory on the same file system, and leaves by reflink or copy, never by a hard
 //! link to a file that a user may write. Does not know whose output a blob is.
 
-use crate::core::digest::Digest;
+use crate::core::digest::{Digest, FileDigests};
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::store::hash;
 use crate::store::memo::{Memo, Signature};
@@ -192,7 +192,7 @@ impl Blobs {
     }
 
     /// All digests of a blob, in one read.
-    pub fn hash_all(&self, digest: &Digest) -> Result<hash::Read1> {
+    pub fn hash_all(&self, digest: &Digest) -> Result<FileDigests> {
         hash::all_of(&self.path(digest))
     }
 }

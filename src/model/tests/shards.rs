@@ -1,9 +1,12 @@
 //! Safetensors behind an index.
 
 use super::support::*;
+use crate::core::digest::Digest;
+use crate::model::cast::Cast;
 use crate::model::checkpoint::{Checkpoint, Container};
 use crate::model::inspect::inspect;
 use crate::model::safetensors_out;
+use crate::model::shards::{self, Wanted};
 use crate::model::table::TensorTable;
 use crate::model::tensor::{StateDict, TensorEntry};
 use std::collections::BTreeMap;
@@ -57,4 +60,35 @@ fn an_index_that_does_not_fit_its_shards_is_refused_by_name() {
     assert!(with(&swap(0, ("x", "../a.safetensors")), 24).contains("no file beside it"));
     assert!(with(&[], 24).contains("names no tensors"));
     assert!(refused(b"{\"a\": 1}").contains("no index"));
+}
+
+#[test]
+fn files_digested_while_they_are_written_are_those_written_plainly_and_a_tensor_that_changed_is_refused() {
+    let values: Vec<f32> = (0..700_000).map(|n| n as f32 / 64.0).collect();
+    let of = |name: &str, values: &[f32]| TensorEntry::of_f32(name, vec![values.len()], values).unwrap();
+    let dict = StateDict::new(vec![of("a", &values[1..]), of("b", &[]), of("c", &values[..3])]).unwrap();
+    let source = tempfile::tempdir().unwrap();
+    safetensors_out::write(&source.path().join("in"), &dict, &BTreeMap::new()).unwrap();
+    let in_file = safetensors_out::read_state_dict(&source.path().join("in")).unwrap();
+    let (table, metadata) = (TensorTable::of(&dict).unwrap(), BTreeMap::from([("format".into(), "pt".into())]));
+    let plain = Wanted { metadata: &metadata, max: None, table: Some(&table), digest: false };
+    for (dict, word, max) in [(&dict, "", None), (&in_file, "", Some(100)), (&in_file, "bf16", None)] {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut cast, mut same) = (Cast::to(word), Cast::to(word));
+        let written = shards::write(one.path(), dict, Wanted { max, ..plain }, cast.as_mut()).unwrap();
+        let digested = Wanted { max, digest: true, ..plain };
+        let both = shards::write(two.path(), dict, digested, same.as_mut()).unwrap();
+        assert_eq!(both.digests.len(), both.shards);
+        for (name, digests) in &both.digests {
+            let bytes = std::fs::read(two.path().join(name)).unwrap();
+            assert!(bytes == std::fs::read(one.path().join(name)).unwrap(), "{name}");
+            assert_eq!((digests.size, digests.digest), (bytes.len() as u64, Digest::of(&bytes)));
+        }
+        assert_eq!((written.bytes, written.dtypes), (both.bytes, both.dtypes));
+        assert_eq!(cast.map(|cast| cast.max_abs_error), same.map(|cast| cast.max_abs_error));
+        let mut wrong = table.clone();
+        wrong.tensors[0].blake3 = wrong.tensors[2].blake3.clone();
+        let refused = shards::write(two.path(), dict, Wanted { table: Some(&wrong), ..digested }, None).unwrap_err();
+        assert!(refused.message().contains("tensor `a` differs from what the table says"), "{refused}");
+    }
 }
