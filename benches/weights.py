@@ -156,6 +156,20 @@ def single(project: Project, artifact: str, above: int, needs: tuple[str, ...]) 
     }
 
 
+def exported(bench: engine.Bench, meter: Meter, project: Project, torch: str | None, pairs: int) -> None:
+    """The graph from weights that are there, verified, beside both exporters of torch, which verify nothing."""
+    probe = [torch or sys.executable, "-c", "import torch, onnx, onnxscript, safetensors.torch"]
+    if subprocess.run(probe, capture_output=True).returncode != 0:
+        return skip("torch.onnx.export", "no Python here imports torch, onnx, onnxscript and safetensors (--torch PYTHON names one)")
+    project.build("weights", "generator")
+    size, out = project.output("onnx").stat().st_size, project.dir / "torch.onnx"
+    line = [torch, str(Path(__file__).with_name("export_peer.py")), str(project.checkpoint), str(out)]
+    for peer, words in (("torch.onnx.export", []), ("... (dynamo=False)", ["old"])):
+        ours = lambda: project.build("generator", force=True)  # noqa: E731
+        once(bench, project, "ONNX, exported and verified", size, peer, ours, lambda: meter.run(line + words, project.dir), pairs)
+    out.unlink(missing_ok=True)
+
+
 def knows_pytorch(binary: str) -> bool:
     done = subprocess.run([binary, "schema"], capture_output=True, text=True)
     return '"pytorch"' in done.stdout
@@ -165,7 +179,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hfbuild", default=str(ROOT / "target" / "release" / "hfbuild"), help="the binary (default: target/release/hfbuild)")
     parser.add_argument("--pairs", type=int, default=7, help="pairs of each workload (default: 7)")
-    parser.add_argument("--torch", metavar="PYTHON", help="a Python with torch and safetensors (default: the bench's own, or this one)")
+    parser.add_argument("--torch", metavar="PYTHON", help="a Python with torch and safetensors, and onnxscript for the export (default: the bench's own, or this one)")
     parser.add_argument("--no-trainer", action="store_true", help="without the 529 MB layout of a trainer")
     parser.add_argument("--no-onnx", action="store_true", help="without the ONNX export")
     parser.add_argument("--dir", help="where to work (default: the system's temporary directory); 2 GB are needed")
@@ -189,6 +203,7 @@ def run(args, bench: engine.Bench, meter: Meter, temp: Path, singles: list[dict]
         wanted = [("pytorch", ("checkpoint",))] if extra else []
         if not args.no_onnx and command == "full-size":
             wanted.append(("generator", ("weights",)))
+            exported(bench, meter, project, torch, min(args.pairs, 3))
         for artifact, needs in wanted:
             found = single(project, artifact, setups[name]["checkpoint_bytes"], needs)
             singles += [found] if found else []
