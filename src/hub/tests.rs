@@ -72,7 +72,8 @@ impl Bench {
     fn object(&self, name: &str, content: &[u8]) -> LfsObject {
         let path = self.dir.path().join(name);
         std::fs::write(&path, content).unwrap();
-        LfsObject { sha256: hex::encode(Sha256::digest(content)), size: content.len() as u64, path }
+        let sha256 = hex::encode(Sha256::digest(content));
+        LfsObject { name: name.into(), sha256, size: content.len() as u64, path }
     }
 
     async fn upload(&self, objects: &[LfsObject]) -> (Uploaded, u64) {
@@ -289,7 +290,7 @@ async fn what_does_not_exist() {
     assert_eq!(bench.client.head(&bench.repo, "no").await.unwrap(), None);
     let error = bench.client.tree(&none, "main").await.unwrap_err();
     assert!(error.message().starts_with("the repository does not exist"), "{error}");
-    let missing = LfsObject { sha256: "0".repeat(64), size: 1, path: "x".into() };
+    let missing = LfsObject { name: "x".into(), sha256: "0".repeat(64), size: 1, path: "x".into() };
     let request = request(&bench.head().await, "", vec![add_lfs("x", &missing)]);
     let error = bench.client.commit(&bench.repo, "main", &request).await.unwrap_err();
     assert!(error.to_string().contains("was not uploaded"), "{error}");

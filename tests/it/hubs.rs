@@ -193,6 +193,16 @@ pub struct Proxy {
     _task: tokio::task::JoinHandle<()>,
 }
 
+/// What a proxy answers itself to a path and a body; nothing: the hub is asked.
+type Own = dyn Fn(&str, &Bytes) -> Option<Response> + Send + Sync;
+
+/// The hub behind a proxy, and what the proxy answers itself.
+#[derive(Clone)]
+struct Behind {
+    inner: Arc<String>,
+    own: Arc<Own>,
+}
+
 /// Headers of one connection.
 const LENGTHS: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 /// What makes 64 digits of 40.
@@ -200,22 +210,30 @@ const TAIL: &str = "abcabcabcabcabcabcabcabc";
 
 impl Proxy {
     pub fn before(hub: &Hub) -> Proxy {
-        let inner = hub.url().to_string();
+        Proxy::answering(hub, |_, _| None)
+    }
+
+    /// One that answers some requests itself.
+    pub fn answering(hub: &Hub, own: impl Fn(&str, &Bytes) -> Option<Response> + Send + Sync + 'static) -> Proxy {
+        let behind = Behind { inner: Arc::new(hub.url().to_string()), own: Arc::new(own) };
         hub.runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
-            let service = axum::Router::new().fallback(forward).with_state(Arc::new(inner));
+            let service = axum::Router::new().fallback(forward).with_state(behind);
             let task = tokio::spawn(async move { drop(axum::serve(listener, service).await) });
             Proxy { url, _task: task }
         })
     }
 }
 
-async fn forward(State(inner): State<Arc<String>>, request: Request) -> Response {
+async fn forward(State(Behind { inner, own }): State<Behind>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let host = format!("http://{}", head.headers["host"].to_str().unwrap());
     let path = head.uri.path_and_query().unwrap().as_str().replace(TAIL, "");
     let mut body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    if let Some(own) = own(&path, &body) {
+        return own;
+    }
     if path.contains("/commit/") {
         body = without_parent(&body);
     }

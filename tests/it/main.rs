@@ -37,6 +37,7 @@ mod rows;
 mod runtimes;
 mod settings;
 mod space;
+mod storage;
 mod store;
 mod story;
 mod targets;

@@ -38,7 +38,8 @@ fn count(asked: &[String], point: &str) -> usize {
 fn upload(hub: &Hub, folder: &Path, name: &str, content: &[u8]) -> (Uploaded, u64) {
     let path = folder.join(name);
     std::fs::write(&path, content).unwrap();
-    let object = LfsObject { sha256: hex::encode(Sha256::digest(content)), size: content.len() as u64, path };
+    let sha256 = hex::encode(Sha256::digest(content));
+    let object = LfsObject { name: name.into(), sha256, size: content.len() as u64, path };
     let client = HubClient::new(hub.url(), Token::new(TOKEN)).unwrap().keeping(folder.join("xet"));
     let repo = RepoId::new(RepoKind::Model, REPO).unwrap();
     let told = Arc::new(AtomicU64::new(0));
@@ -154,7 +155,7 @@ fn a_token_that_ends_meanwhile_is_renewed_and_one_that_is_refused_is_asked_for_o
     assert_eq!((hub.commits(), hub.text("a.bin").as_str()), (2, "new content"));
     project.write("a.bin", "newer content");
     hub.at_each(|point, _| if point == "xet.xorb" { Fault::Status(401) } else { Fault::None });
-    hub.publish(&project, &[]).code(4).says("storage refused the token").never_says(TOKEN);
+    hub.publish(&project, &[]).code(4).says("` refused the token").never_says(TOKEN);
     hub.at_each(|point, _| if point == "xet.token" { Fault::Status(403) } else { Fault::None });
     let run = hub.publish(&project, &[]).code(4).says("write access to contents").never_says(TOKEN);
     assert_eq!(run.stderr.matches("write access to contents").count(), 1);

@@ -210,8 +210,9 @@ impl Publisher<'_, '_> {
                 let (source, revision) = (source.clone(), parent.to_owned());
                 operations.push(Operation::Copy { path, source, revision, sha256, size });
             } else {
-                let object = LfsObject { sha256: sha256.clone(), size, path: blobs.path(&entry.digest) };
-                objects.insert(sha256.clone(), object);
+                let (name, file) = (path.clone(), blobs.path(&entry.digest));
+                let object = LfsObject { name, sha256: sha256.clone(), size, path: file };
+                objects.entry(sha256.clone()).or_insert(object);
                 operations.push(Operation::AddLfs { path, sha256, size });
             }
         }

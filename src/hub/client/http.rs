@@ -202,13 +202,18 @@ impl Http {
     /// A request to an address that the hub named, with the token only when it is the hub's own.
     pub fn elsewhere(&self, method: Method, url: &Url) -> RequestBuilder {
         let request = self.bulk.request(method, url.clone());
-        if origin(url) == self.origin { self.authorize(request) } else { request }
+        if self.is_own(url) { self.authorize(request) } else { request }
+    }
+
+    /// Whether an address is the hub's own, not that of another host.
+    pub fn is_own(&self, url: &Url) -> bool {
+        origin(url) == self.origin
     }
 
     /// A request to a further page of the API, at the address that the hub named.
     pub fn page(&self, url: &Url) -> RequestBuilder {
         let request = self.api.get(url.clone());
-        if origin(url) == self.origin { self.authorize(request) } else { request }
+        if self.is_own(url) { self.authorize(request) } else { request }
     }
 
     /// Reads an address that the hub named, which may be relative to the endpoint.

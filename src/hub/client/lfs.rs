@@ -27,6 +27,8 @@ use crate::hub::repo::RepoId;
 /// A large file on disk.
 #[derive(Debug, Clone)]
 pub struct LfsObject {
+    /// What it is called in errors: its path in the repository.
+    pub name: String,
     /// Its SHA-256 in hex.
     pub sha256: String,
     /// Its size.
@@ -85,7 +87,7 @@ impl From<Error> for Trouble {
 
 /// The error for a file whose size is not what was hashed.
 pub(super) fn changed_while_published(object: &LfsObject, found: u64) -> Error {
-    Error::stage(format!("`{}` changed while it was published", object.path.display()))
+    Error::stage(format!("`{}` changed while it was published", object.name))
         .cause(format!("expected {} bytes, found {found}", object.size))
         .hint("run it again when nothing writes the file any more")
 }
@@ -209,7 +211,7 @@ impl HubClient {
         let header = upload.header.as_ref().unwrap_or(&empty);
         match header.get("chunk_size").and_then(number) {
             Some(chunk) if chunk > 0 => self.upload_parts(object, upload, header, chunk, progress).await?,
-            Some(_) => return Err(malformed("`chunk_size` is 0").into()),
+            Some(_) => return Err(malformed(object, "`chunk_size` is 0").into()),
             None => {
                 let url = self.http().address(&upload.href)?;
                 self.put(object, &url, 0, object.size, Some(header), progress).await?;
@@ -241,7 +243,7 @@ impl HubClient {
         };
         self.http().retrying(attempt).await.map_err(|failure| {
             let expired = matches!(failure.status(), Some(401 | 403 | 410));
-            let error = self.http().explain(&call, failure);
+            let error = self.explain_at(&call, url, object, failure);
             if expired { Trouble::Expired(error) } else { Trouble::Final(error) }
         })
     }
@@ -259,27 +261,33 @@ impl HubClient {
         parts.sort_unstable();
         if parts.len() as u64 != object.size.div_ceil(chunk) {
             let why = format!("{} parts of {chunk} bytes do not make {}", parts.len(), object.size);
-            return Err(malformed(&why).into());
+            return Err(malformed(object, &why).into());
         }
         let sends = parts.iter().enumerate().map(|(index, (_, url))| async move {
             let offset = index as u64 * chunk;
             let url = self.http().address(url)?;
             let etag = self.put(object, &url, offset, chunk.min(object.size - offset), None, progress).await?;
-            let etag = etag.ok_or_else(|| malformed("a part's answer has no `ETag`"))?;
+            let etag = etag.ok_or_else(|| malformed(object, "a part's answer has no `ETag`"))?;
             Ok::<_, Trouble>(LfsPart { part_number: index as u32 + 1, etag })
         });
         let sends: Vec<_> = sends.collect();
         let parts = futures_util::stream::iter(sends).buffered(PARTS_AT_ONCE).try_collect().await?;
         let completion = LfsCompletion { oid: object.sha256.clone(), parts };
-        Ok(self.post(&upload.href, None, &completion).await?)
+        Ok(self.post(object, &upload.href, None, &completion).await?)
     }
 
     async fn verify(&self, object: &LfsObject, action: &LfsAction) -> Result<()> {
         let pointer = LfsPointer { oid: object.sha256.clone(), size: object.size };
-        self.post(&action.href, action.header.as_ref(), &pointer).await
+        self.post(object, &action.href, action.header.as_ref(), &pointer).await
     }
 
-    async fn post(&self, href: &str, header: Option<&Map<String, Value>>, body: &impl serde::Serialize) -> Result<()> {
+    async fn post(
+        &self,
+        object: &LfsObject,
+        href: &str,
+        header: Option<&Map<String, Value>>,
+        body: &impl serde::Serialize,
+    ) -> Result<()> {
         let url = self.http().address(href)?;
         let call = Call::post(url.path().trim_start_matches('/').to_owned());
         let body = serde_json::to_vec(body).map_err(|e| Error::bug(e.to_string()))?;
@@ -288,14 +296,48 @@ impl HubClient {
             let request = with_headers(request.header(CONTENT_TYPE, LFS_JSON), header);
             send(request.body(body.clone())).await.map(drop)
         };
-        self.http().retrying(attempt).await.map_err(|failure| self.http().explain(&call, failure))
+        self.http().retrying(attempt).await.map_err(|failure| self.explain_at(&call, &url, object, failure))
+    }
+
+    /// The failure of a request for one object in words. Where it went to a storage on another host, that one is named.
+    fn explain_at(&self, call: &Call, url: &Url, object: &LfsObject, failure: Failure) -> Error {
+        let error = match failure {
+            Failure::Ours(error) => return error,
+            failure if self.http().is_own(url) => self.http().explain(call, failure),
+            failure => explain_storage(call, url, failure),
+        };
+        error.within(&format!("`{}`", object.name))
+    }
+}
+
+/// The failure of a request to a storage that the hub named. Its query may hold a signature, and is not said.
+fn explain_storage(call: &Call, url: &Url, failure: Failure) -> Error {
+    let host = url.origin().ascii_serialization();
+    match failure {
+        Failure::Ours(error) => error,
+        Failure::Lost { reason, .. } => {
+            Error::hub(format!("cannot reach the storage `{host}`, to which the hub sends large files"))
+                .cause(reason)
+                .hint("may this machine reach that host, through a firewall or a proxy? nothing is lost, run it again")
+        }
+        Failure::Refused(refusal) => {
+            let said = format!("the storage `{host}` answered {} to `{} /{}`", refusal.status, call.method, call.path);
+            let hint = match refusal.status {
+                401 | 403 | 410 => {
+                    "the addresses that the hub gives for it are refused: is this machine's clock right?"
+                }
+                500.. => "this is the storage's trouble: run it again later, nothing is lost",
+                _ => "nothing is lost: run it again",
+            };
+            refusal.message.into_iter().fold(Error::hub(said), Error::cause).hint(hint)
+        }
     }
 }
 
 /// The steps for one object; `None` when the hub has it.
 fn actions_of(object: &LfsObject, said: LfsBatchObject) -> Result<Option<LfsActions>> {
     if let Some(error) = said.error {
-        return Err(Error::hub(format!("the hub does not take `{}`", object.path.display())).cause(error.message));
+        return Err(Error::hub(format!("the hub does not take `{}`", object.name)).cause(error.message));
     }
     Ok(said.actions.filter(|actions| actions.upload.is_some()))
 }
@@ -349,6 +391,6 @@ fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
-fn malformed(why: &str) -> Error {
-    Error::hub("the hub's instructions for an LFS upload are malformed").cause(why.to_owned())
+fn malformed(object: &LfsObject, why: &str) -> Error {
+    Error::hub(format!("the hub's instructions for sending `{}` are malformed", object.name)).cause(why.to_owned())
 }

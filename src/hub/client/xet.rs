@@ -67,7 +67,8 @@ impl HubClient {
         // a second time with a fresh token: one may end early, and what arrived is not sent again
         for last in [false, true] {
             let Some(grant) = self.xet_grant(&route).await? else { return Ok(None) };
-            let before = notes(folder);
+            let (before, storage) =
+                (notes(folder), self.http().address(&grant.cas_url)?.origin().ascii_serialization());
             match self.send_xet(&route, grant, folder, objects, progress).await {
                 Ok(report) => {
                     // hf-xet keeps what it noted itself, and would send it with the next transfer once more
@@ -76,7 +77,7 @@ impl HubClient {
                 }
                 Err(Trouble::Ours(error)) => return Err(error),
                 Err(Trouble::Xet(error)) if !last && is_refused(&error) => {}
-                Err(Trouble::Xet(error)) => return Err(explain(&error)),
+                Err(Trouble::Xet(error)) => return Err(explain(&error, &storage)),
             }
         }
         Err(Error::bug("a transfer that neither ended nor failed"))
@@ -173,10 +174,11 @@ async fn hand_over(commit: &XetUploadCommit, objects: &[&LfsObject]) -> Result<X
         let mut handed = Vec::with_capacity(some.len());
         for object in some {
             let known = Sha256Policy::from_hex(&object.sha256);
-            handed.push((object, commit.upload_from_path(object.path.clone(), known).await?));
+            let file = commit.upload_from_path(object.path.clone(), known).await;
+            handed.push((object, file.map_err(|error| of_file(object, error))?));
         }
         for (object, file) in handed {
-            let read = file.finalize_ingestion().await?.xet_info.file_size;
+            let read = file.finalize_ingestion().await.map_err(|error| of_file(object, error))?.xet_info.file_size;
             if read != Some(object.size) {
                 return Err(changed_while_published(object, read.unwrap_or_default()).into());
             }
@@ -202,6 +204,17 @@ impl From<Error> for Trouble {
     }
 }
 
+/// What went wrong with one file; where it lies on this machine says nothing to whoever publishes it.
+fn of_file(object: &LfsObject, error: XetError) -> Trouble {
+    match error {
+        XetError::Io(words) => {
+            let words = words.replace(&object.path.display().to_string(), &object.name);
+            Trouble::Ours(Error::stage(format!("cannot read `{}`", object.name)).cause(words))
+        }
+        other => Trouble::Xet(other),
+    }
+}
+
 /// Whether the storage refused the token. hf-xet calls that a network error and names the status in its words only.
 fn is_refused(error: &XetError) -> bool {
     match error {
@@ -211,18 +224,18 @@ fn is_refused(error: &XetError) -> bool {
     }
 }
 
-fn explain(error: &XetError) -> Error {
+fn explain(error: &XetError, storage: &str) -> Error {
     let (what, hint) = match error {
-        _ if is_refused(error) => {
-            ("the Hub's storage refused the token", "it may have expired: make a new one and set `HF_TOKEN`")
+        _ if is_refused(error) => ("refused the token", "it may have expired: make a new one and set `HF_TOKEN`"),
+        XetError::RateLimited(_) => ("has no rate left for it", "wait some minutes"),
+        XetError::ServerError(_) => ("failed", "this is the Hub's trouble: run it again later"),
+        XetError::Network(_) | XetError::Timeout(_) => {
+            ("cannot be reached", "is the network up, and may this machine reach that host?")
         }
-        XetError::RateLimited(_) => ("the rate limit of the Hub's storage is used up", "wait some minutes"),
-        XetError::ServerError(_) => ("the Hub's storage failed", "this is the Hub's trouble: run it again later"),
-        XetError::Network(_) | XetError::Timeout(_) => ("cannot reach the Hub's storage", "is the network up?"),
-        _ => ("the transfer over xet failed", "run it again"),
+        _ => ("did not take the transfer over xet", "run it again"),
     };
-    let said = without_queries(&error.to_string());
-    Error::hub(what).cause(said).hint(format!("{hint}; what was sent is not sent again"))
+    let error = Error::hub(format!("the Hub's storage `{storage}` {what}")).cause(without_queries(&error.to_string()));
+    error.hint(format!("{hint}; what was sent is not sent again"))
 }
 
 /// Cuts what follows `?` off every address: it may hold a signature.
