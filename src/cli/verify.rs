@@ -10,7 +10,7 @@ use crate::core::past::Comparison;
 use crate::core::publish::Target;
 use crate::core::value::human_bytes;
 use crate::exec::baseline::{self, Seen, Source};
-use crate::exec::verify::{self, Claim};
+use crate::exec::verify::{self, Claim, Downloaded};
 use crate::ui::{count, short, table};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
@@ -21,8 +21,8 @@ struct Found {
     seen: Seen,
     comparison: Comparison,
     claims: Vec<Claim>,
-    /// Files and bytes that were downloaded.
-    read: Option<(usize, u64)>,
+    /// What downloading all of it found, where that was asked for.
+    read: Option<Downloaded>,
 }
 
 /// `hfbuild verify`
@@ -38,8 +38,8 @@ pub fn verify(global: &Global, full: bool, json: bool) -> Result<(), Failure> {
                     true => told.push(past::repo_json(&opened, *id, target, as_json(target, &found))),
                     false => past::print(&table::render(&rows(global, target, &found))),
                 }
-                let verdict = found.error(target);
-                if verdict.is_none() {
+                let verdict = found.errors(target);
+                if verdict.is_empty() {
                     past::talk(global, &summary(target, &found));
                 }
                 errors.extend(verdict);
@@ -77,7 +77,7 @@ async fn look(global: &Global, opened: &mut Opened, id: NodeId, target: &Target,
         };
         let got = verify::download_all(&remote, &head.sha, baseline, &mut comparison, &progress).await;
         bar.iter().for_each(ProgressBar::finish_and_clear);
-        read = Some(got?);
+        read = Some(got);
     }
     let receipt = opened.loaded.publishes.last(target);
     let claims = match &opened.project.graph.node(id).work {
@@ -99,9 +99,38 @@ fn bar(global: &Global) -> Option<ProgressBar> {
 }
 
 impl Found {
+    /// Of how many and which files it is said by the download alone.
+    fn damaged(&self) -> &[String] {
+        self.read.as_ref().map_or(&[], |read| &read.damaged)
+    }
+
+    fn unread(&self) -> &[(String, Error)] {
+        self.read.as_ref().map_or(&[], |read| &read.unread)
+    }
+
+    fn errors(&self, target: &Target) -> Vec<Error> {
+        self.difference(target).into_iter().chain(self.unknown(target)).collect()
+    }
+
+    /// What could not be read: it may be as it was published, or not.
+    fn unknown(&self, target: &Target) -> Option<Error> {
+        let unread = self.unread();
+        if unread.is_empty() {
+            return None;
+        }
+        let text = format!("of `{target}`, {} could not be read", count(unread.len(), "file"));
+        let error = Error::hub(text).hint("run it again; the files above were read, and are told as they are");
+        let told = unread.iter().take(10).map(|(path, error)| {
+            let causes: String = error.causes().iter().map(|cause| format!(": {cause}")).collect();
+            format!("`{}`: {}{causes}", past::plain(path), error.message())
+        });
+        Some(told.fold(error, Error::cause))
+    }
+
     /// What is not as it was published.
-    fn error(&self, target: &Target) -> Option<Error> {
+    fn difference(&self, target: &Target) -> Option<Error> {
         let mut causes: Vec<String> = self.comparison.drifted.iter().map(past::drifted).map(told).collect();
+        causes.extend(self.damaged().iter().map(|path| told((path, "damaged"))));
         let broken = self.claims.iter().filter(|claim| !claim.holds);
         causes.extend(broken.map(|claim| format!("the page's `{}` {}", claim.name, differs(claim))));
         if causes.is_empty() {
@@ -111,9 +140,18 @@ impl Found {
         let text =
             format!("`{target}` is not what was published: {} differ{}", things(n), if n == 1 { "s" } else { "" });
         let error = causes.into_iter().take(10).fold(Error::new(ErrorKind::Drift, text), Error::cause);
-        Some(error.hint("`hfbuild status` says which commits did it; `hfbuild diff` what a publish would change"))
+        // no commit did that, and none undoes it
+        Some(error.hint(match self.damaged().len() == n {
+            true => DAMAGED,
+            false => "`hfbuild status` says which commits did it; `hfbuild diff` what a publish would change",
+        }))
     }
 }
+
+/// What is to be said of files whose listing is right and whose bytes are not.
+const DAMAGED: &str = "the hub lists the right digest and hands out other bytes, or none: the object is damaged there, or on \
+    the way. A publish does not mend that, because a hub takes no object that it has; how it is sent anew, the README says \
+    (`A damaged object`)";
 
 fn things(n: usize) -> String {
     count(n, "thing")
@@ -153,7 +191,7 @@ fn rows(global: &Global, target: &Target, found: &Found) -> Vec<(String, Json)> 
         row("head", head),
         row("files", format!("{} as published, {}", found.comparison.same, human_bytes(found.comparison.bytes))),
     ];
-    if let Some((files, bytes)) = found.read {
+    if let Some(Downloaded { files, bytes, .. }) = found.read {
         out.push(row("content", format!("{} downloaded and hashed, {}", count(files, "file"), human_bytes(bytes))));
     }
     for claim in &found.claims {
@@ -167,7 +205,9 @@ fn rows(global: &Global, target: &Target, found: &Found) -> Vec<(String, Json)> 
     let most = if global.verbose { usize::MAX } else { past::TOLD };
     let drifted = found.comparison.drifted.iter().map(past::drifted);
     let others = found.comparison.others.iter().map(|path| (path.as_str(), "not of ours"));
-    let lines: Vec<_> = drifted.chain(others).collect();
+    let damaged = found.damaged().iter().map(|path| (path.as_str(), "damaged"));
+    let unread = found.unread().iter().map(|(path, _)| (path.as_str(), "not read"));
+    let lines: Vec<_> = drifted.chain(damaged).chain(unread).chain(others).collect();
     out.extend(lines.iter().take(most).map(|(path, word)| row(word, past::plain(path))));
     if lines.len() > most {
         out.push(row("", format!("and {} more (-v shows all)", lines.len() - most)));
@@ -188,7 +228,7 @@ fn as_json(target: &Target, found: &Found) -> Json {
     };
     let baseline = found.seen.baseline.as_ref();
     json!({
-        "holds": found.error(target).is_none(),
+        "holds": found.errors(target).is_empty(),
         "head": found.seen.head.as_ref().map(|head| &head.sha),
         "published": baseline.map(|b| json!({"commit": b.commit, "source": b.source})),
         "files": {
@@ -196,9 +236,11 @@ fn as_json(target: &Target, found: &Found) -> Json {
             "bytes": found.comparison.bytes,
             "changed": paths("changed"),
             "deleted": paths("deleted"),
+            "damaged": found.damaged(),
+            "unread": found.unread().iter().map(|(path, e)| json!({"path": path, "error": e.message()})).collect::<Vec<_>>(),
             "others": found.comparison.others,
         },
-        "downloaded": found.read.map(|(files, bytes)| json!({"files": files, "bytes": bytes})),
+        "downloaded": found.read.as_ref().map(|read| json!({"files": read.files, "bytes": read.bytes})),
         "page": found.claims,
     })
 }

@@ -3,7 +3,7 @@
 //!
 //! Knows what was published from [`crate::exec::baseline`]. Prints nothing and changes nothing.
 
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::facts::FactSet;
 use crate::core::graph::{Upload, Work};
 use crate::core::past::Comparison;
@@ -15,10 +15,10 @@ use crate::exec::project::Project;
 use crate::exec::remote::Remote;
 use crate::hub::client::Page;
 use crate::store::blobs::Blobs;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use serde::Serialize;
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// So many downloads run at once.
@@ -44,45 +44,69 @@ pub struct Claim {
 /// How far a full verification is: bytes done, bytes in all.
 pub type Progress<'p> = &'p (dyn Fn(u64, u64) + Send + Sync);
 
-/// Downloads every file of the baseline that the listing has right, and hashes it; what came out otherwise is drift. Gives
-/// the number of files and of bytes that were read.
+/// What a full verification found beyond the listing.
+#[derive(Debug, Default)]
+pub struct Downloaded {
+    /// Files that were read to their end, and the bytes of all that came.
+    pub files: usize,
+    /// See `files`.
+    pub bytes: u64,
+    /// Files that the hub lists with the right digest, and hands out otherwise or not at all.
+    pub damaged: Vec<String>,
+    /// Files that could not be read, each with the reason: it is not known what they are.
+    pub unread: Vec<(String, Error)>,
+}
+
+/// Files in a row that could not be read after which no more are asked for: the hub is gone, or refuses all.
+const IN_A_ROW: usize = 16;
+
+/// Downloads every file of the baseline that the listing has right, and hashes it. What came out otherwise, and what could
+/// not be read, is no longer among what is as it was published.
 pub async fn download_all(
     remote: &Remote,
     head: &str,
     baseline: &Baseline,
     comparison: &mut Comparison,
     progress: Progress<'_>,
-) -> Result<(usize, u64)> {
+) -> Downloaded {
     let wrong: BTreeSet<&str> = comparison.drifted.iter().filter_map(Drifted::path).collect();
     let files: Vec<_> = baseline.files.iter().filter(|(path, _)| !wrong.contains(path.as_str())).collect();
     let total = files.iter().map(|(_, file)| file.size).sum();
     let done = AtomicU64::new(0);
     let tick = |n: u64| progress(done.fetch_add(n, Ordering::Relaxed) + n, total);
+    let failed = AtomicUsize::new(0);
     let reads = files.iter().map(|(path, file)| {
-        let tick = &tick;
+        let (tick, failed) = (&tick, &failed);
         async move {
-            let found = remote.client.hash_file(&remote.repo, head, path, file.size, tick).await?;
-            let same = found.as_ref().is_some_and(|f| f.sha256 == file.hub.sha256 && f.size == file.size);
-            Ok::<_, crate::core::error::Error>((*path, same, found))
+            if failed.load(Ordering::Relaxed) >= IN_A_ROW {
+                return (*path, Err(Error::hub(format!("not asked for, after {IN_A_ROW} that could not be read"))));
+            }
+            let found = remote.client.hash_file(&remote.repo, head, path, file.size, tick).await;
+            match found.is_ok() {
+                true => failed.store(0, Ordering::Relaxed),
+                false => drop(failed.fetch_add(1, Ordering::Relaxed)),
+            }
+            (*path, found)
         }
     });
     let reads: Vec<_> = reads.collect(); // a stream of closures that borrow cannot be sent between threads
-    let read: Vec<_> = futures_util::stream::iter(reads).buffer_unordered(AT_ONCE).try_collect().await?;
-    let (mut came, mut bytes) = (0, 0);
-    for (path, same, found) in &read {
-        came += usize::from(found.is_some());
-        bytes += found.as_ref().map_or(0, |f| f.size);
-        let drifted = match found {
-            _ if *same => continue,
-            None => Drifted::Deleted { path: path.to_string() },
-            Some(_) => Drifted::Changed { path: path.to_string() },
-        };
+    let read: BTreeMap<_, _> = futures_util::stream::iter(reads).buffer_unordered(AT_ONCE).collect().await;
+    let mut out = Downloaded::default();
+    for (path, found) in read {
+        let file = &baseline.files[path];
+        if let Ok(Some(found)) = &found {
+            out.files += 1;
+            out.bytes += found.size;
+        }
+        match found {
+            Ok(Some(found)) if found.sha256 == file.hub.sha256 && found.size == file.size => continue,
+            Ok(_) => out.damaged.push(path.clone()),
+            Err(error) => out.unread.push((path.clone(), error)),
+        }
         comparison.same -= 1;
-        comparison.bytes = comparison.bytes.saturating_sub(baseline.files[*path].size);
-        comparison.drifted.push(drifted);
+        comparison.bytes = comparison.bytes.saturating_sub(file.size);
     }
-    comparison.drifted.sort_by(|a, b| a.path().cmp(&b.path()));
-    Ok((came, bytes))
+    out
 }
 
 /// Holds the page against what was published: the card's front matter, and the parameters that were measured.

@@ -64,6 +64,30 @@ fn a_hub_on_loopback_is_never_reached_through_a_proxy_over_lfs_or_xet() {
     assert_eq!(proxy.heads(), Vec::<String>::new());
 }
 
+#[test]
+fn a_404_that_is_no_hubs_is_not_taken_for_a_repo_that_is_missing() {
+    // a proxy, a login page of the network: none names what is missing as a hub does
+    for body in ["<html>no such page</html>", r#"{"error":"not found"}"#] {
+        let server = Server::start(move |_| answer("404 Not Found", body));
+        for command in ["plan", "status", "verify", "build"] {
+            let run = run(crate::hubs::command(&light(), &[command], &server.url).env("HF_TOKEN", TOKEN)).code(4);
+            let run = run.says("answered 404, without the `X-Error-Code`").says("a proxy or a login page");
+            run.never_says("gone").never_says("no repo");
+        }
+    }
+    // and what was published is not called gone: neither drift nor made anew
+    let hub = Hub::start(Options::default());
+    let project = light();
+    hub.publish(&project, &[]).code(0);
+    project.write("a.bin", "new");
+    hub.asked();
+    hub.at_each(|_, _| hfbuild::hub::embedded::Fault::Status(404));
+    for args in [&["plan"][..], &["verify"], &["--overwrite"]] {
+        hub.publish(&project, args).code(4).says("X-Error-Code").never_says("gone");
+    }
+    assert!(!hub.asked().iter().any(|point| point == "create"));
+}
+
 /// A call that asks `server` something, with another account's token in the home folder.
 fn plan(server: &Server, env: &[(&str, &str)]) -> Run {
     let project = light();

@@ -342,7 +342,43 @@ fn a_full_verification_reads_every_byte_and_finds_what_the_listing_hides() {
         objects.map(|e| e.into_path()).find(|p| p.is_file() && std::fs::read(p).unwrap() == b"second").unwrap();
     std::fs::write(rotten, "sEcond").unwrap();
     hub.publish(&project, &["verify"]).code(0);
-    hub.publish(&project, &["verify", "--full"]).code(5).says("`data.bin` (changed there)");
+    let full = hub.publish(&project, &["verify", "--full"]).code(5).says("`data.bin` (damaged there)");
+    full.says("the object is damaged there").never_says("which commits did it");
+}
+
+#[test]
+fn a_full_verification_goes_on_past_a_file_that_cannot_be_read() {
+    let (hub, project) = two_versions();
+    hub.once("resolve", Fault::Status(403));
+    let run = hub.publish(&project, &["verify", "--full", "--json"]).code(4).says("1 file could not be read");
+    let told = &json(&run)["repos"][0];
+    assert_eq!((&told["holds"], &told["downloaded"]["files"]), (&false.into(), &2.into()));
+    let unread = told["files"]["unread"].as_array().unwrap();
+    assert!(unread.len() == 1 && unread[0]["error"].as_str().unwrap().contains("403"), "{told}");
+    assert_eq!(told["files"]["same"], 2);
+    // a 404 that is no hub's word says nothing of the file; and what differs is told beside what could not be read
+    hub.will("resolve", &[Fault::Status(404); 3]);
+    let run = hub.publish(&project, &["verify", "--full"]).code(4).prints("0 files downloaded and hashed");
+    assert_eq!(run.stdout.matches("not read ").count(), 3, "{}", run.stdout);
+    hub.colleague("from the web", "README.md", b"# mine\n");
+    hub.will("resolve", &[Fault::Status(403); 2]);
+    let run = hub.publish(&project, &["verify", "--full"]).code(5).says("`README.md` (changed there)");
+    run.says("2 files could not be read").says("`data.bin`: ");
+}
+
+#[test]
+fn a_damaged_object_is_sent_again_once_it_is_removed_on_the_hub() {
+    let (hub, project) = two_versions();
+    let objects = walkdir::WalkDir::new(hub.dir.path().join("objects")).into_iter().flatten();
+    let rotten =
+        objects.map(|e| e.into_path()).find(|p| p.is_file() && std::fs::read(p).unwrap() == b"second").unwrap();
+    std::fs::write(&rotten, "sEcond").unwrap();
+    hub.publish(&project, &["--overwrite"]).code(0).says("remote unchanged");
+    hub.publish(&project, &["verify", "--full"]).code(5).says("a hub takes no object that it has");
+    std::fs::remove_file(rotten).unwrap();
+    hub.colleague_does("take the damaged file away", Operation::Delete { path: "data.bin".into() });
+    hub.publish(&project, &["--overwrite"]).code(0).says("Published");
+    hub.publish(&project, &["verify", "--full"]).code(0);
 }
 
 #[test]

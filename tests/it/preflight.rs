@@ -34,6 +34,7 @@ impl Live {
                     path if path.contains("/revision/") && exists => {
                         ("200 OK", r#"{"id":"ann/cats","sha":"1111111111111111111111111111111111111111"}"#)
                     }
+                    "/api/repos/create" => ("409 Conflict", r#"{"error":"You already created this model repo"}"#),
                     _ => ("404 Not Found\r\nX-Error-Code: RepoNotFound", r#"{"error":"Repository not found"}"#),
                 };
                 log.lock().unwrap().push(path.trim_start_matches("/api/").to_string());
@@ -132,6 +133,13 @@ fn a_namespace_of_others_is_refused_before_any_stage() {
     let member = Live::start(&whoami("write", "", r#"{"name":"birds","roleInOrg":"read"}"#), false);
     build(&project, &member.url, &[]).code(4).says("`ann` may only read in `birds`");
     assert!(!project.path("ran").exists());
+}
+
+#[test]
+fn a_repo_that_is_there_and_that_the_token_may_not_see_is_said_to_be_that() {
+    let (hub, project) = (Live::start(&whoami("write", "", ""), false), project());
+    let run = build(&project, &hub.url, &[]).code(4).says("`ann/cats` is there, and cannot be seen");
+    run.says("You already created this model repo").says("this token may not read it");
 }
 
 #[test]

@@ -37,6 +37,9 @@ pub fn drift_error(files: &[Drifted], remote: &Remote, pull_request: Option<u64>
     for file in files.iter().take(10) {
         error = error.cause(drifted_path(file));
     }
+    if files == [Drifted::Gone] {
+        error = error.cause("a hub also says so of a private repo that this token may no longer see");
+    }
     let proposed =
         if files == [Drifted::Gone] || pull_request.is_some() { "" } else { ", to propose the change, `--pr`" };
     error.hint(format!(

@@ -9,7 +9,7 @@ use crate::exec::drive::now_ms;
 use crate::exec::publish::{Publisher, drift};
 use crate::exec::remote::DEFAULT;
 use crate::hub::RepoKind;
-use crate::hub::client::number_of;
+use crate::hub::client::{Creation, number_of};
 use crate::stage;
 
 impl Publisher<'_, '_> {
@@ -29,17 +29,12 @@ impl Publisher<'_, '_> {
             Some(start) => start,
             None => {
                 let sdk = if repo.kind() == RepoKind::Space { self.space_sdk(tree)? } else { None };
-                let is_new = client.create_repo(repo, self.hub()?.private, sdk.as_deref()).await?;
-                let unseen = || {
-                    Error::hub(format!("`{target}` is there, and cannot be seen"))
-                        .cause(format!("the hub does not make it anew, and shows no branch `{DEFAULT}` of it"))
-                        .hint(
-                            "it is private, and this token may not read it: give the token read and write access to it",
-                        )
-                };
-                let start = client.head(repo, DEFAULT).await?.ok_or_else(unseen)?.sha;
+                let creation = client.create_repo(repo, self.hub()?.private, sdk.as_deref()).await?;
+                let start =
+                    client.head(repo, DEFAULT).await?.ok_or_else(|| unseen(&target.to_string(), &creation))?.sha;
                 // somebody was faster: what stands there has to be compared first
-                let made_with = |path: &String| is_new && [ATTRIBUTES, "README.md"].contains(&path.as_str());
+                let made_with =
+                    |path: &String| creation == Creation::Made && [ATTRIBUTES, "README.md"].contains(&path.as_str());
                 if !client.tree(repo, &start).await?.keys().all(made_with) {
                     return Ok(None);
                 }
@@ -157,4 +152,17 @@ impl Publisher<'_, '_> {
         let embedded = self.remote.target.endpoint == crate::exec::remote::EMBEDDED;
         self.driver.summary.pages.extend(if embedded { Some(String::new()) } else { page });
     }
+}
+
+/// The refusal where a repo is neither made nor shown. No request tells that before the one that would make it.
+fn unseen(target: &str, creation: &Creation) -> Error {
+    let said = match creation {
+        Creation::Made => "the hub made it just now".to_string(),
+        Creation::There(None) => "the hub does not make it anew".to_string(),
+        Creation::There(Some(words)) => format!("the hub does not make it anew: {words}"),
+    };
+    let error = Error::hub(format!("`{target}` is there, and cannot be seen"));
+    error
+        .cause(format!("{said}; it shows no branch `{DEFAULT}` of it"))
+        .hint("it is private, and this token may not read it: give the token read and write access to it")
 }

@@ -53,10 +53,18 @@ pub(super) fn client(http: &Http) -> Result<HFClient> {
         .map_err(|_| Error::hub("cannot set up the HTTP client"))
 }
 
+/// What came of asking for a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Creation {
+    /// It was made.
+    Made,
+    /// It was there, in the hub's words.
+    There(Option<String>),
+}
+
 impl HubClient {
-    /// Creates `repo`; one that exists is left as it is. Whether it was made. A Space needs `space_sdk` (`static`, `gradio`,
-    /// `docker`).
-    pub async fn create_repo(&self, repo: &RepoId, private: bool, space_sdk: Option<&str>) -> Result<bool> {
+    /// Creates `repo`; one that exists is left as it is. A Space needs `space_sdk` (`static`, `gradio`, `docker`).
+    pub async fn create_repo(&self, repo: &RepoId, private: bool, space_sdk: Option<&str>) -> Result<Creation> {
         let call = Call::post("api/repos/create".to_owned());
         let sdk = (repo.kind() == RepoKind::Space).then(|| space_sdk.unwrap_or("static").to_owned());
         let made = self.around(async || {
@@ -64,8 +72,8 @@ impl HubClient {
             request.private(private).exist_ok(false).maybe_space_sdk(sdk.clone()).send().await
         });
         match made.await {
-            Ok(_) => Ok(true),
-            Err(failure) if failure.status() == Some(409) => Ok(false),
+            Ok(_) => Ok(Creation::Made),
+            Err(Failure::Refused(refusal)) if refusal.status == 409 => Ok(Creation::There(refusal.message)),
             Err(failure) => Err(self.http().explain(&call, failure)),
         }
     }

@@ -119,6 +119,13 @@ impl Failure {
         }
     }
 
+    /// Whether the hub says that the repository, the revision or the file is not there. It does so in a header of its own:
+    /// a 404 without that comes from a proxy, a login page of the network, or no hub at all, and says nothing of them.
+    /// (`huggingface_hub` 2.4 draws the line there too: `hf_raise_for_status`.)
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Failure::Refused(refusal) if refusal.status == 404 && refusal.code.is_some())
+    }
+
     fn wait(&self) -> Option<Duration> {
         match self {
             Failure::Refused(refusal) => refusal.wait,
@@ -303,6 +310,13 @@ impl Http {
             (403, _) => {
                 Error::hub(format!("the token does not allow this: {said}")).hint(format!("it needs {}", call.needs))
             }
+            (404, _) if refusal.code.is_none() => Error::hub(format!(
+                "{said}, without the `X-Error-Code` with which a hub says what is missing"
+            ))
+            .hint(format!(
+                "a proxy or a login page of the network may have answered, or no hub: is `{}` the right address?",
+                self.endpoint
+            )),
             (404, _) => {
                 let what = match refusal.code.as_deref() {
                     Some("RevisionNotFound") => "the revision does not exist",

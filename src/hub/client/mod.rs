@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use crate::core::error::Result;
 
-pub use admin::{CommitInfo, Refs};
+pub use admin::{CommitInfo, Creation, Refs};
 pub use http::{Retry, check_endpoint};
 pub use lfs::{LfsObject, Progress, Uploaded};
 pub use proof::{Hashed, Page, Safetensors};

@@ -101,7 +101,7 @@ impl HubClient {
             };
             let came = under.lock().await.size;
             match failure.status() {
-                Some(404) => return Ok(None),
+                _ if failure.is_missing() => return Ok(None),
                 Some(416) if came > 0 => break, // cut off at its very end: there is nothing after what came
                 _ if failure.passes() && came > before => before = came,
                 _ => return Err(self.http().explain(&call, failure)),

@@ -96,7 +96,7 @@ impl HubClient {
         let call = Call::get(format!("{}/revision/{}", repo.api_path(), segment(revision)));
         let info: RevisionInfo = match self.http().json(&call, NOTHING).await {
             Ok(info) => info,
-            Err(failure) if failure.status() == Some(404) => return Ok(None),
+            Err(failure) if failure.is_missing() => return Ok(None),
             Err(failure) => return Err(self.http().explain(&call, failure)),
         };
         // An empty repository of some hubs has no commit yet.
@@ -143,7 +143,7 @@ impl HubClient {
         };
         match self.http().retrying(get).await {
             Ok(content) => Ok(Some(content)),
-            Err(failure) if failure.status() == Some(404) => Ok(None),
+            Err(failure) if failure.is_missing() => Ok(None),
             Err(failure) => Err(self.http().explain(&call, failure)),
         }
     }
