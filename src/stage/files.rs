@@ -1,7 +1,7 @@
 //! `files`: files of the project, published as they are, after a look: no Git LFS pointer in place of a model, no pickle
 //! that would run code. Secrets are looked for in all that is published: see [`super::leaks`].
 
-use super::{Declare, Kind, Workspace, arrays};
+use super::{Declare, Kind, Workspace, archives, arrays};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::error::{Error, OnPath, Result};
 use crate::core::facts::Facts;
@@ -124,12 +124,9 @@ pub fn check_pickle(path: &str, file: &std::path::Path, found: Magic) -> Result<
     match found {
         Magic::TorchLegacy => return Checkpoint::open(file).map(drop),
         Magic::Zip if named || torch_zip() => return Checkpoint::open(file).map(drop),
-        Magic::Zip => return arrays::check_zip(path, file),
+        Magic::Zip => return archives::check(path, file),
         Magic::Unknown if starts_like_pickle(file)? => return unpickle::check(&mut open()?, &what),
-        Magic::Unknown => {
-            arrays::check(&mut open()?, &what)?;
-            arrays::check_tar(path, file)?;
-        }
+        Magic::Unknown => archives::check(path, file)?,
         _ => {}
     }
     arrays::refuse_called(calls::first_called(&mut open()?), &what)?;

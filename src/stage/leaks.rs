@@ -4,7 +4,7 @@
 //! Texts are searched wholly, also those in UTF-16. Of binary files what people and tools write texts into is searched: the
 //! header of safetensors, and of any other the texts within the first and the last [`WINDOW`] bytes, where checkpoints keep
 //! their pickle, ONNX and GGUF their metadata, PNG its texts. A text there is what `strings` shows: [`RUN`] readable bytes
-//! in a row or more, with what stands around. Compressed content is not unpacked.
+//! in a row or more, with what stands around. Compressed content is not unpacked for that.
 //!
 //! Knows names, bytes and rules. Does not know the manifest: what may pass is decided in [`crate::core::leaks`].
 
@@ -20,7 +20,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Raised when the same file is judged otherwise.
-const FORMAT: &str = "leaks 3";
+const FORMAT: &str = "leaks 4";
 /// Bytes at either end of a binary file.
 const WINDOW: u64 = 256 << 10;
 /// Readable bytes in a row that make a text of a binary file; any secret is longer.

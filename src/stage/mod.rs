@@ -6,6 +6,7 @@
 //!
 //! Knows manifests, workspaces and models. Does not know the store, the history or the Hub.
 
+mod archives;
 mod arrays;
 mod batches;
 mod bounds;

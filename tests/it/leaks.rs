@@ -215,6 +215,20 @@ tar("older.nemo", pickle.dumps(X(), protocol=0))
 numpy.save("obj.npy", numpy.array([X()], dtype=object))
 numpy.savez("obj.npz", a=numpy.zeros(3), b=numpy.array([X()], dtype=object))
 numpy.savez_compressed("packed.npz", a=numpy.zeros(3), b=numpy.array([X()], dtype=object))
+import gzip, zipfile
+def zipped(name, *members, how=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(name, "w", how) as archive:
+        for member in members: archive.write(member, "inside/" + member)
+zipped("a.zip", "p2.weights")
+zipped("b.whl", "p0.bin", how=zipfile.ZIP_STORED)
+zipped("in.zip", "a.zip", how=zipfile.ZIP_STORED)
+zipped("tarred.zip", "old.tar")
+def targz(name, *members):
+    with tarfile.open(name, "w:gz") as archive:
+        for member in members: archive.add(member)
+targz("c.tar.gz", "p3.bin")
+targz("d.tgz", "a.zip")
+gzip.open("e.gz", "wb").write(pickle.dumps(X(), protocol=4))
 os.mkdir("good")
 numpy.random.default_rng(0).standard_normal(100000, dtype=numpy.float32).tofile("good/model.bin")
 numpy.save("good/plain.npy", numpy.zeros(3))
@@ -225,6 +239,9 @@ for protocol in range(6):
     open(f"good/p{protocol}.pkl", "wb").write(pickle.dumps({"a": [1, 2.5, None, True, "x"]}, protocol=protocol))
 tar("good/old.tar", pickle.dumps([1], protocol=2) + b"\\0" * 99)
 open("good/two.pkl", "wb").write(pickle.dumps(1) + pickle.dumps([2]))
+zipped("good/all.zip", "good/plain.npz", "good/old.tar", "good/p0.pkl", "good/p4.pkl", "good/model.bin")
+with zipfile.ZipFile("good/weights.zip", "w") as archive: archive.write(os.environ["WEIGHTS"], "model.pt")
+targz("good/all.tar.gz", "good/all.zip", "good/plain.npy")
 open("good/vocab.bin", "w").write("cat\ndog\nRabbit\n")
 open("good/c.txt", "w").write("call me (Ishmael).\nSome years ago.\n")
 "#;
@@ -244,10 +261,13 @@ open("good/c.txt", "w").write("call me (Ishmael).\nSome years ago.\n")
         )
     };
     let project = Project::empty();
-    let made = run(std::process::Command::new(python).args(["-c", program]).current_dir(project.path("")));
+    let made = run(std::process::Command::new(python)
+        .args(["-c", program])
+        .current_dir(project.path(""))
+        .env("WEIGHTS", crate::support::root().join("checkpoints/tinydit_final.pt")));
     assert_eq!(made.code, 0, "{}", made.stderr);
     let bad: Vec<String> = project.tree("").into_keys().filter(|name| !name.starts_with("good/")).collect();
-    assert_eq!(bad.len(), 19, "{bad:?}");
+    assert_eq!(bad.len(), 26, "{bad:?}");
     for name in &bad {
         project.write("publish.toml", &files(&[name]));
         let refused = project.run(&[]).code(1);

@@ -1,0 +1,255 @@
+//! Pickles inside of archives: members of zip and tar archives, compressed by gzip or not, and of archives in these.
+//!
+//! Unpacks nothing to where it could be run, and looks at each member's first bytes, wherever its name leads. What is looked
+//! into is bounded: so many containers deep, and so many bytes in all that decompressing may give. Knows no other
+//! compression (bzip2, xz, zstd), and nothing of what `torch.load` makes of a zip: see [`super::files`].
+
+use super::arrays;
+use crate::core::error::{Error, OnPath, Result};
+use crate::model::checkpoint::zip::Archive;
+use crate::model::checkpoint::{calls, unpickle};
+use flate2::read::{DeflateDecoder, MultiGzDecoder};
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// Containers in one another that are opened: a `.tar.gz` in a zip is three.
+const DEEP: u8 = 4;
+/// How many times a file's own size its decompressed content may be, and what any file's may be.
+const RATIO: u64 = 200;
+const LEAST: u64 = 1 << 30;
+/// Bytes of a member by which it is told what it is; a tar says so at 257.
+const HEAD: u64 = 512;
+
+/// Refuses an archive, or gzip's compression of anything, in which a pickle would run code. Another file is looked at as a
+/// single member is.
+///
+/// # Errors
+/// Such a pickle, or array of objects; what it decompresses to is too much to be looked through; the file cannot be read.
+pub fn check(path: &str, file: &Path) -> Result<()> {
+    let size = std::fs::metadata(file).on("stat", file)?.len();
+    check_within(path, file, size.saturating_mul(RATIO).max(LEAST))
+}
+
+/// The same with at most so many decompressed bytes.
+fn check_within(path: &str, file: &Path, most: u64) -> Result<()> {
+    let left = Cell::new(most);
+    let what = format!("`{path}`");
+    let mut open = File::open(file).on("open", file)?;
+    let mut head = Vec::new();
+    (&open).take(HEAD).read_to_end(&mut head).on("read", file)?;
+    open.seek(SeekFrom::Start(0)).on("read", file)?;
+    match Container::of(&head) {
+        Some(Container::Zip) => zip(file, &what, DEEP - 1, &left)?,
+        Some(Container::Tar) => {
+            let mut archive = tar::Archive::new(open); // what need not be read is passed over
+            archive.entries_with_seek().map_or(Ok(()), |members| tar(members, &what, DEEP - 1, &left))?;
+        }
+        _ => look(&mut open, &what, DEEP, &left)?,
+    }
+    match left.get() {
+        0 => Err(Error::stage(format!(
+            "{what} decompresses to more than {most} bytes, too much to be looked through for pickles, which is refused"
+        ))
+        .hint("publish what is in it as files of their own, or less of it in one archive")),
+        _ => Ok(()),
+    }
+}
+
+/// What holds members.
+enum Container {
+    Zip,
+    Tar,
+    Gzip,
+}
+
+impl Container {
+    fn of(head: &[u8]) -> Option<Container> {
+        match head {
+            [b'P', b'K', 3, 4, ..] => Some(Container::Zip),
+            [0x1f, 0x8b, 8, ..] => Some(Container::Gzip),
+            _ if head.get(257..262) == Some(b"ustar") => Some(Container::Tar),
+            _ => None,
+        }
+    }
+}
+
+/// What a decompressor gives, up to where all of the file's have given enough.
+struct Metered<'l, R> {
+    from: R,
+    left: &'l Cell<u64>,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let most = into.len().min(usize::try_from(self.left.get()).unwrap_or(usize::MAX));
+        let read = self.from.read(&mut into[..most])?;
+        self.left.set(self.left.get() - read as u64);
+        Ok(read)
+    }
+}
+
+/// Looks at a member, and where it is a container at its members. `deep`: how many more are opened. What cannot be read is
+/// passed over: whoever loads it cannot read it either.
+fn look(from: &mut dyn Read, what: &str, deep: u8, left: &Cell<u64>) -> Result<()> {
+    let mut head = Vec::new();
+    let _ = (&mut *from).take(HEAD).read_to_end(&mut head);
+    let mut whole = BufReader::new(Cursor::new(&head).chain(from));
+    match Container::of(&head) {
+        _ if deep == 0 => {}
+        Some(Container::Gzip) => {
+            return look(&mut Metered { from: MultiGzDecoder::new(whole), left }, what, deep - 1, left);
+        }
+        Some(Container::Tar) => {
+            let mut archive = tar::Archive::new(whole);
+            return archive.entries().map_or(Ok(()), |members| tar(members, what, deep - 1, left));
+        }
+        Some(Container::Zip) => {
+            // its directory stands at its end: it is read from a file
+            let mut whole_zip = tempfile::NamedTempFile::new().on("make", std::env::temp_dir())?;
+            let at = whole_zip.path().to_path_buf();
+            std::io::copy(&mut whole, &mut whole_zip).on("write", &at)?;
+            return zip(&at, what, deep - 1, left);
+        }
+        None => {}
+    }
+    match head {
+        _ if arrays::opens_array(&head) => arrays::check(&mut whole, what),
+        _ if arrays::opens_pickle(&head) => pickle(whole, what),
+        _ => arrays::refuse_called(calls::first_called(&mut whole), what),
+    }
+}
+
+/// Bytes of what may be a pickle that are kept to be read once more.
+const KEPT: usize = 1 << 20;
+
+/// A reader that keeps what it gave first.
+struct Kept<R> {
+    from: R,
+    first: Vec<u8>,
+    read: usize,
+}
+
+impl<R: Read> Read for Kept<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.from.read(into)?;
+        let room = (KEPT - self.first.len()).min(read);
+        self.first.extend_from_slice(&into[..room]);
+        self.read += read;
+        Ok(read)
+    }
+}
+
+/// Refuses what begins as a pickle of protocol 2 to 5 and names what is not known. Raw numbers may begin so too: what is
+/// soon no pickle is refused only where it calls something before. After a pickle raw numbers may follow.
+fn pickle(from: impl Read, what: &str) -> Result<()> {
+    let mut kept = Kept { from, first: Vec::new(), read: 0 };
+    let Err(refusal) = unpickle::unpickle(&mut BufReader::new(&mut kept), what, u64::MAX) else { return Ok(()) };
+    let soon = kept.read <= KEPT;
+    let mut again = BufReader::new(Cursor::new(kept.first).chain(kept.from));
+    match soon && calls::first_called(&mut again).is_none() {
+        true => Ok(()),
+        false => Err(refusal),
+    }
+}
+
+fn member(name: &str, what: &str) -> String {
+    format!("`{}` of {what}", name.escape_debug())
+}
+
+fn tar<R: Read>(members: tar::Entries<'_, R>, what: &str, deep: u8, left: &Cell<u64>) -> Result<()> {
+    for entry in members {
+        let Ok(mut entry) = entry else { break };
+        let what = member(&String::from_utf8_lossy(&entry.path_bytes()), what);
+        look(&mut entry, &what, deep, left)?;
+    }
+    Ok(())
+}
+
+/// One that cannot be read as a zip archive has no members.
+fn zip(file: &Path, what: &str, deep: u8, left: &Cell<u64>) -> Result<()> {
+    let Ok(archive) = Archive::open(file) else { return Ok(()) };
+    let mut open = File::open(file).on("open", file)?;
+    for entry in &archive.entries {
+        // what is located is what lies in the file, of a deflated entry the compressed bytes
+        let mut lies = entry.clone();
+        lies.size = entry.compressed;
+        let Ok(start) = archive.locate(&lies) else { continue };
+        open.seek(SeekFrom::Start(start)).on("read", file)?;
+        let mut bytes = BufReader::new(&open).take(entry.compressed);
+        let what = member(&entry.name, what);
+        match entry.method {
+            8 => look(&mut Metered { from: DeflateDecoder::new(bytes), left }, &what, deep, left)?,
+            _ => look(&mut bytes, &what, deep, left)?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+        out.write_all(bytes).unwrap();
+        out.finish().unwrap()
+    }
+
+    fn refusal(bytes: &[u8], most: u64) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x");
+        std::fs::write(&file, bytes).unwrap();
+        check_within("x.gz", &file, most).err().map(|error| error.message().to_string())
+    }
+
+    /// `os.system("id")` in protocol 0.
+    const RUNS: &[u8] = b"cos\nsystem\n(S'id'\ntR.";
+
+    #[test]
+    fn what_decompresses_to_too_much_is_refused_and_not_read_to_its_end() {
+        let mut bomb = gzip(&vec![0; 50 << 20]);
+        assert!(refusal(&bomb, 1 << 20).is_none(), "no more is read than is needed to see that it is no pickle");
+        bomb = tar_of("zeros", &vec![0; 50 << 20]);
+        let said = refusal(&gzip(&bomb), 1 << 20).unwrap_or_default();
+        assert!(said.contains("`x.gz` decompresses to more than 1048576 bytes"), "{said}");
+    }
+
+    #[test]
+    fn numbers_that_begin_as_a_pickle_does_are_none_and_a_pickle_before_numbers_is_one() {
+        let refused = |content: &[u8]| refusal(&gzip(&tar_of("data/0", content)), LEAST);
+        assert_eq!(refused(&[&[0x80, 2][..], &[0xff; 9000]].concat()), None);
+        assert_eq!(refused(&[&b"\x80\x02]."[..], &[0xff; 9000]].concat()), None);
+        assert_eq!(refused(b"\x80\x04\x8c\x0bcollections\x8c\x0bOrderedDict\x93)R."), None, "a global that is known");
+        let runs = b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R.";
+        let said = refused(&[&runs[..], &[0xff; 9000]].concat()).unwrap_or_default();
+        assert!(said.contains("system"), "{said}");
+        // one that ends before its `STOP` has run all the same
+        assert!(refused(&runs[..runs.len() - 1]).is_some());
+    }
+
+    #[test]
+    fn containers_in_one_another_are_opened_to_a_depth() {
+        let mut inner = RUNS.to_vec();
+        for depth in 1..=6 {
+            inner = gzip(&inner);
+            let found = refusal(&inner, LEAST);
+            assert_eq!(found.is_some(), depth <= usize::from(DEEP), "{depth}: {found:?}");
+        }
+        let said = refusal(&gzip(&tar_of("a/b.pkl", RUNS)), LEAST).unwrap_or_default();
+        assert!(said.starts_with("`a/b.pkl` of `x.gz` is a pickle that calls `os.system`"), "{said}");
+    }
+
+    fn tar_of(name: &str, content: &[u8]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, content).unwrap();
+        archive.into_inner().unwrap()
+    }
+}
