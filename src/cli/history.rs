@@ -19,17 +19,23 @@ pub fn history(global: &Global, most: usize, json: bool, offline: bool) -> Resul
     let uploads = opened.uploads.clone();
     let mut told = Vec::new();
     for (id, target) in &uploads {
-        let (entries, all) = past::block_on(look(global, &mut opened, *id, target, most, offline))?;
+        let (entries, all, searched) = past::block_on(look(global, &mut opened, *id, target, most, offline))?;
         if json {
             let publishes: Vec<Json> = entries.iter().map(as_json).collect();
-            told.push(past::repo_json(&opened, *id, target, json!({"publishes": publishes, "all": all})));
+            told.push(past::repo_json(
+                &opened,
+                *id,
+                target,
+                json!({"publishes": publishes, "all": all, "searched": searched}),
+            ));
             continue;
         }
         past::print(&lines(&entries));
         let shown = if entries.len() < all { format!(", the newest {} shown", entries.len()) } else { String::new() };
+        let far = searched.map_or(String::new(), |n| format!(" (the newest {n} commits and the tags were looked at)"));
         past::talk(
             global,
-            &format!("hfbuild: {} to `{target}`{shown}", count(all, "publish").replace("publishs", "publishes")),
+            &format!("hfbuild: {} to `{target}`{shown}{far}", count(all, "publish").replace("publishs", "publishes")),
         );
     }
     if json {
@@ -38,7 +44,7 @@ pub fn history(global: &Global, most: usize, json: bool, offline: bool) -> Resul
     Ok(())
 }
 
-/// The newest publishes, and how many there are. Where the remote does not answer, those that this cache knows.
+/// The newest publishes, how many there are, and how many commits were looked through where there are more. Where the remote does not answer, those that this cache knows.
 async fn look(
     global: &Global,
     opened: &mut Opened,
@@ -46,7 +52,7 @@ async fn look(
     target: &Target,
     most: usize,
     offline: bool,
-) -> Result<(Vec<Entry>, usize)> {
+) -> Result<(Vec<Entry>, usize, Option<usize>)> {
     let blobs = opened.store.blobs();
     let asked = if offline { None } else { Some(ask(opened, id).await) };
     let remote = match asked {
@@ -60,13 +66,13 @@ async fn look(
     };
     let branch = remote.as_ref().map(|(_, _, branch)| branch);
     let mut entries = history::entries(&opened.loaded.publishes, target, branch);
-    let all = entries.len();
+    let (all, searched) = (entries.len(), branch.and_then(history::Branch::searched));
     history::fill(&mut entries, most, remote.as_ref().map(|(_, remote, _)| remote), &blobs).await?;
     entries.truncate(most);
     if let Some((remotes, ..)) = remote {
         remotes.close().await;
     }
-    Ok((entries, all))
+    Ok((entries, all, searched))
 }
 
 /// The remote, and what is seen of its branch.

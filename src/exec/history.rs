@@ -13,7 +13,7 @@ use crate::exec::remote::Remote;
 use crate::hub::client::CommitInfo;
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One publish.
 #[derive(Debug, Clone)]
@@ -49,11 +49,21 @@ pub struct Entry {
 pub struct Branch {
     commits: Vec<CommitInfo>,
     tags: BTreeMap<String, String>,
+    /// Commits with tags, that are not among these because the search ended before.
+    tagged: Vec<CommitInfo>,
     /// Whether these are all of its commits.
     whole: bool,
 }
 
+/// So many tags are followed beyond the commits that were looked through, a request each.
+const FOLLOWED: usize = 50;
+
 impl Branch {
+    /// How many of its newest commits were looked through, where it has more.
+    pub fn searched(&self) -> Option<usize> {
+        (!self.whole).then_some(self.commits.len())
+    }
+
     /// The commit that a tag is on.
     pub fn tagged(&self, tag: &str) -> Option<&str> {
         self.tags.get(tag).map(String::as_str)
@@ -67,7 +77,13 @@ pub async fn branch(remote: &Remote) -> Result<Branch> {
         return Ok(Branch { whole: true, ..Branch::default() });
     };
     let commits = client.commits_since(repo, &head.sha, "", SEARCHED).await?;
-    Ok(Branch { whole: commits.len() < SEARCHED, commits, tags: client.tags(repo).await? })
+    let (whole, tags) = (commits.len() < SEARCHED, client.tags(repo).await?);
+    let beyond: BTreeSet<&String> = tags.values().filter(|at| commits.iter().all(|c| c.id != **at)).collect();
+    let mut tagged = Vec::new();
+    for at in beyond.into_iter().filter(|_| !whole).take(FOLLOWED) {
+        tagged.extend(client.commits_since(repo, at, "", 1).await?);
+    }
+    Ok(Branch { commits, tags, tagged, whole })
 }
 
 /// The publishes, newest first. Without a branch (nobody answers) they are those of this cache.
@@ -85,12 +101,18 @@ pub fn entries(publishes: &Publishes, target: &Target, branch: Option<&Branch>) 
             out.push(entry(commit, receipt, marks, &seen.tags));
         }
     }
-    let mut gone: Vec<&Published> = receipts.into_values().collect();
-    gone.sort_by_key(|p| std::cmp::Reverse(p.at_ms));
+    let mut others = Vec::new();
+    for commit in &seen.tagged {
+        let (receipt, marks) = (receipts.remove(commit.id.as_str()), marks(&commit.message));
+        if receipt.is_some() || marks.is_some() {
+            others.push(Entry { there: None, ..entry(commit, receipt, marks, &seen.tags) });
+        }
+    }
     let there = branch.filter(|b| b.whole).map(|_| false);
-    for published in gone {
+    others.extend(receipts.into_values().map(|published| unseen(published, there)));
+    others.sort_by(|a, b| b.date.cmp(&a.date));
+    for entry in others {
         // those that the branch has stand in its order, the others between them by date
-        let entry = unseen(published, there);
         let at = out.iter().position(|other: &Entry| other.date < entry.date).unwrap_or(out.len());
         out.insert(at, entry);
     }
@@ -233,7 +255,7 @@ mod tests {
             commit("bbbb222", Some("two"), "2026-01-02T00:00:00.000Z"),
             commit("aaaa111", Some("one"), "2026-01-01T00:00:00.000Z"),
         ];
-        Branch { commits, tags: [("v1".to_string(), "aaaa111".to_string())].into(), whole: true }
+        Branch { commits, tags: [("v1".to_string(), "aaaa111".to_string())].into(), tagged: vec![], whole: true }
     }
 
     fn ids(entries: &[Entry]) -> Vec<&str> {
@@ -247,6 +269,17 @@ mod tests {
         assert_eq!(before_current(&entries).map(|e| e.commit.as_str()), Some("aaaa111"));
         let found = |word: &str| find(&entries, &branch(), word).len();
         assert_eq!((found("v1"), found("bbbb"), found("bbb"), found("cccc333")), (1, 1, 0, 0));
+    }
+
+    #[test]
+    fn a_tag_leads_to_a_publish_below_the_commits_that_were_looked_through() {
+        let mut seen = branch();
+        let oldest = seen.commits.pop().unwrap();
+        seen = Branch { tagged: vec![oldest], whole: false, ..seen };
+        let entries = entries(&Publishes::default(), &target(), Some(&seen));
+        assert_eq!(ids(&entries), ["dddd444", "bbbb222", "aaaa111"]);
+        assert_eq!((entries[2].there, &entries[2].tags[..], seen.searched()), (None, &["v1".to_string()][..], Some(3)));
+        assert_eq!(find(&entries, &seen, "v1").len(), 1);
     }
 
     #[test]

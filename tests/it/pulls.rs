@@ -233,6 +233,18 @@ fn a_proposal_is_not_refused_for_a_tag_that_it_does_not_set() {
 }
 
 #[test]
+fn what_is_only_proposed_is_tagged_by_the_build_after_the_merge() {
+    let project = project("pull_request = true\ntag = \"v{project.version}\"");
+    let tags = || with_client(&project, async |client| client.tags(&repo()).await.unwrap());
+    project.run(&[]).code(0).says("opened pull request #1");
+    assert!(tags().is_empty());
+    review(&project, 1, "merge", "{}");
+    project.run(&[]).code(0).says("`v1.0.0`");
+    let head = with_client(&project, async |client| client.head(&repo(), "main").await.unwrap().unwrap().sha);
+    assert_eq!(tags().get("v1.0.0"), Some(&head));
+}
+
+#[test]
 fn what_a_merge_brought_is_ours_on_another_machine_too() {
     let project = project("");
     project.run(&[]).code(0);
