@@ -55,3 +55,17 @@ fn a_storage_that_refuses_is_named_by_its_own_host_and_the_token_is_not_blamed()
     let run = run.says(&format!("the storage `{}` answered 403 to `PUT /bucket/object`", storage.url));
     run.says(".bin`: ").says("SignatureDoesNotMatch").never_says("the token");
 }
+
+#[test]
+fn a_storage_of_xet_that_cannot_be_reached_is_named_by_its_own_host() {
+    let (hub, project) = (Hub::start(Options { xet: true, ..Options::default() }), light());
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let grant = json!({
+        "accessToken": "t", "exp": jiff::Timestamp::now().as_second() + 900, "casUrl": format!("http://{nobody}"),
+    });
+    let proxy = Proxy::answering(&hub, move |path, _| path.contains("/xet-write-token/").then(|| answer(200, &grant)));
+    let mut build = command(&project, &[], &proxy.url);
+    let run = run(build.env("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")).code(4);
+    run.says(&format!("the Hub's storage `http://{nobody}` cannot be reached"))
+        .says("may this machine reach that host");
+}
