@@ -48,7 +48,7 @@ fn one(error: &Error, colour: bool) -> String {
 }
 
 /// A text without control characters: what a program or a file says must not steer the terminal.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 

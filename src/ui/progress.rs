@@ -3,6 +3,7 @@
 use crate::core::event::{Event, Proposing};
 use crate::core::value::human_bytes;
 use crate::core::verdict::Reason;
+use crate::ui::error::clean;
 use crate::ui::{changes_line, count, explain, seconds, short};
 use anstyle::{AnsiColor, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -207,8 +208,8 @@ impl Progress {
                 (GOOD, "Proposed", format!("{repo}: pull request #{number}, {what}"), false)
             }
             Event::RemoteFresh { repo, commit } => (GOOD, "Fresh", format!("{repo} at {}", short(commit)), false),
-            Event::Note { text } => (BUSY, "Note", text.clone(), false),
-            Event::Warning { text } => (ODD, "Warning", text.clone(), true),
+            Event::Note { text } => (BUSY, "Note", clean(text), false),
+            Event::Warning { text } => (ODD, "Warning", clean(text), true),
             Event::Planned { .. } | Event::Progress { .. } | Event::Sent { .. } => return None,
         })
     }

@@ -83,7 +83,7 @@ fn a_lost_answer_with_a_colleagues_commit_on_top_makes_no_second_commit() {
     let (url, landed) = (hub.url().to_string(), AtomicBool::new(false));
     hub.at_each(move |point, _| match point {
         "commit.after" if !landed.swap(true, Ordering::SeqCst) => {
-            colleague_meanwhile(url.clone(), "notes of mine", "notes.md");
+            colleague_meanwhile(url.clone(), "notes \u{1b}[31mof mine", "notes.md");
             Fault::DropConnection
         }
         _ => Fault::None,
@@ -105,12 +105,13 @@ fn a_branch_that_moved_is_planned_again_and_who_moved_it_is_said() {
     let (url, moved) = (hub.url().to_string(), AtomicBool::new(false));
     hub.at_each(move |point, _| {
         if point == "commit.before" && !moved.swap(true, Ordering::SeqCst) {
-            colleague_meanwhile(url.clone(), "notes of mine", "notes.md");
+            colleague_meanwhile(url.clone(), "notes \u{1b}[31mof mine", "notes.md");
         }
         Fault::None
     });
     let run = hub.publish(&project, &[]).code(0).says("`main` was moved meanwhile").says("planning again");
-    assert!(run.stderr.contains("local: \"notes of mine\" ("), "{}", run.stderr);
+    assert!(run.stderr.contains("local: \"notes  [31mof mine\" ("), "{}", run.stderr);
+    run.never_says("\u{1b}"); // what a colleague wrote does not steer the terminal
     let puts = hub.asked().iter().filter(|p| *p == "lfs.put").count();
     assert_eq!((hub.commits(), puts), (3, 1), "the content is not sent again");
     assert!(hub.has("notes.md") && hub.text("a.bin") == "new content");
