@@ -68,6 +68,34 @@ pub fn signature(graph: &GraphInfo) -> Result<Signature> {
     Ok(Signature { input: input.name.clone(), output: output.name.clone(), size })
 }
 
+/// Whether pictures can go through the graph as they are, where it takes any size: it names none that they could be brought
+/// to.
+///
+/// # Errors
+/// They are of different sizes, or a way to resize them is given, which would do nothing.
+pub fn of_any_size<'a>(
+    signature: &Signature,
+    how: Resize,
+    mut pictures: impl Iterator<Item = &'a Picture>,
+) -> Result<()> {
+    let Some(first) = pictures.next().filter(|_| signature.size.is_none()) else { return Ok(()) };
+    if how != Resize::None {
+        return Err(Error::stage("the classifier takes pictures of any size, so `resize` has none to bring them to")
+            .hint("take `resize` out, or export the classifier for the one size that it was trained on"));
+    }
+    let size = |picture: &Picture| format!("{}x{}", picture.width, picture.height);
+    match pictures.find(|picture| size(picture) != size(first)) {
+        Some(other) => {
+            let (one, other) = (size(first), size(other));
+            Err(Error::stage(format!(
+                "there are pictures of {one} and of {other} pixels, and the classifier takes any size"
+            ))
+            .hint("make them alike: hfbuild does not choose a size"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The outputs of the graph for a batch of pictures, one row a picture.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //! is too small is halved.
 //!
 //! A part is named after the things in it (`0-8`: eight of them from the first), so a run with other batches finds it too.
-//! Does not know what the things are.
+//! Does not know what the things are, but for calling them pictures.
 
 use super::Workspace;
 use crate::core::error::{Error, ErrorKind, Result};
@@ -16,6 +16,26 @@ pub struct Found {
     pub parts: Vec<(Range<usize>, Vec<u8>)>,
     /// What is still to be done, in its order.
     pub gaps: Vec<Range<usize>>,
+}
+
+impl Found {
+    /// How many things are there.
+    pub fn things(&self) -> usize {
+        self.parts.iter().map(|(things, _)| things.len()).sum()
+    }
+}
+
+/// Says, in the log and to people, that a stage goes on after so many pictures; of none there is nothing to say.
+///
+/// # Errors
+/// The log cannot be written.
+pub fn goes_on(workspace: &Workspace, there: usize, total: usize) -> Result<()> {
+    if there > 0 {
+        let text = format!("goes on after {there} of {total} pictures, kept from an interrupted run");
+        workspace.say(&text)?;
+        (workspace.tell)(text);
+    }
+    Ok(())
 }
 
 /// The name of a part of the row called `row`.

@@ -20,7 +20,7 @@ use std::ops::Range;
 /// See the module.
 pub struct Classify;
 
-/// Pictures that go through the classifier at once.
+/// Pictures that go through the classifier at once, where the manifest does not say.
 const BATCH: usize = 32;
 const NUMBERS: FieldType = FieldType::Param(&FieldType::List(&FieldType::Number(false)));
 
@@ -44,6 +44,11 @@ impl Kind for Classify {
                 ),
                 Field::optional("mean", NUMBERS, "of the classifier's training, three numbers; 0 by default"),
                 Field::optional("std", NUMBERS, "of the classifier's training, three numbers; 1 by default"),
+                Field::optional(
+                    "batch",
+                    FieldType::Param(&FieldType::Int(1, 4096)),
+                    "pictures at once, 32 by default; halved where the memory is too small, and no part of the action",
+                ),
                 runtimes::RUNTIME,
                 runtimes::DEVICE,
             ],
@@ -79,13 +84,14 @@ impl Kind for Classify {
                 false => Err(cx.error(key, format!("`{key}` takes three numbers, one a channel; `std` above zero"))),
             }
         };
-        let declaration = Declaration::new("classify", self.version(), Shape::File("classify.json".into()))
+        let mut declaration = Declaration::new("classify", self.version(), Shape::File("classify.json".into()))
             .param("labels", cx.value("labels").unwrap_or(Value::Null))
             .param("resize", cx.spec.text("resize").unwrap_or("none"))
             .param("mean", three("mean", 0.0)?)
             .param("std", three("std", 1.0)?)
             .input("classifier", classifier, cx.spec.place("classifier"))
             .input("samples", InputFrom::Artifact(samples), cx.spec.place("samples"));
+        declaration.batch = cx.int("batch").map(|batch| batch as usize);
         runtimes::declare(cx, declaration)
     }
 
@@ -97,6 +103,8 @@ impl Kind for Classify {
         let (labelled, pictures) = evaluation::pictures(workspace, "samples")?;
         let labels = labels(action)?;
         let classes = classes(&labelled, &labels)?;
+        let all = labelled.values().flatten().map(|(_, picture)| picture);
+        classifier::of_any_size(&signature, preprocess(action)?.resize, all)?;
         let mut lent = evaluation::lend(workspace, action, "classifier", &graph.file)?;
         let judged = judge(workspace, action, &mut lent, &signature, &labelled, labels.len());
         let judged = lent.checked(judged)?;
@@ -163,10 +171,16 @@ fn judge(
 ) -> Result<BTreeMap<String, Vec<(String, usize)>>> {
     let preprocess = preprocess(action)?;
     let mut kept = workspace.kept(&lent.by)?;
-    let mut batch = BATCH.min(lent.fits.unwrap_or(BATCH));
+    let rows: Vec<_> = labelled
+        .iter()
+        .map(|(label, pictures)| batches::find(&mut kept, label, pictures.len(), &|bytes, count| bytes == 4 * count))
+        .collect();
+    let total = labelled.values().map(Vec::len).sum();
+    batches::goes_on(workspace, rows.iter().map(batches::Found::things).sum(), total)?;
+    let asked = workspace.batch.unwrap_or(BATCH);
+    let mut batch = asked.min(lent.fits.unwrap_or(asked));
     let mut out = BTreeMap::new();
-    for (done, (label, pictures)) in labelled.iter().enumerate() {
-        let found = batches::find(&mut kept, label, pictures.len(), &|bytes, count| bytes == 4 * count);
+    for (done, ((label, pictures), found)) in labelled.iter().zip(rows).enumerate() {
         let mut seen: Vec<(usize, Vec<usize>)> =
             found.parts.iter().map(|(things, bytes)| (things.start, unpacked(bytes))).collect();
         let mut one = |things: Range<usize>| {
@@ -194,6 +208,9 @@ fn judge(
             None => drop(out.insert(label.clone(), seen)),
         }
         (workspace.progress)(done as u64 + 1, labelled.len() as u64);
+    }
+    if batch < asked {
+        lent.fits = Some(batch);
     }
     Ok(out)
 }

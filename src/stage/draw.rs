@@ -61,12 +61,7 @@ pub fn draw(workspace: &Workspace, lent: &mut Lent, spec: &SampleSpec, folder: &
     let mut kept = workspace.kept(&lent.by)?;
     let found = batches::find(&mut kept, ROW, spec.count, &|bytes, count| bytes == HEAD + count * size);
     drop(kept);
-    let there: usize = found.parts.iter().map(|(things, _)| things.len()).sum();
-    if there > 0 {
-        let text = format!("goes on after {there} of {} pictures, kept from an interrupted run", spec.count);
-        workspace.say(&text)?;
-        (workspace.tell)(text);
-    }
+    batches::goes_on(workspace, found.things(), spec.count)?;
     let out = workspace.out().join(folder);
     std::fs::create_dir_all(&out).on("create", &out)?;
     std::thread::scope(|scope| {

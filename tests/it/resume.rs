@@ -3,7 +3,7 @@
 //! The graph hands its noise through, so a picture is known beforehand and drawing costs nothing but steps.
 
 use crate::check::{Background, HEAD, until};
-use crate::evaluation::write_noise_generator;
+use crate::evaluation::{CLASSIFY, coloured, write_classifier, write_noise_generator};
 use crate::every_effect::{copy_of, everywhere, killed};
 use crate::support::Project;
 use nix::sys::signal::Signal;
@@ -27,9 +27,14 @@ fn project(labels: &str, count: usize, steps: usize, batch: usize) -> Project {
 
 /// Outputs and facts that are measured, of each shard's last receipt.
 fn made(project: &Project) -> BTreeMap<String, (Value, Value)> {
+    made_by(project, "samples")
+}
+
+/// The same of another stage.
+fn made_by(project: &Project, stage: &str) -> BTreeMap<String, (Value, Value)> {
     let log = project.read("cache/actions/log");
     let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line.get(17..)?).ok());
-    let receipts = records.filter(|r| r["receipt"]["node"].as_str().is_some_and(|node| node.starts_with("samples")));
+    let receipts = records.filter(|r| r["receipt"]["node"].as_str().is_some_and(|node| node.starts_with(stage)));
     let entry = |r: Value| {
         let receipt = &r["receipt"];
         let made = (receipt["outputs"].clone(), receipt["facts"]["values"].clone());
@@ -57,10 +62,15 @@ fn kept(project: &Project) -> usize {
 
 /// The logs of `samples` in the last run.
 fn log(project: &Project) -> String {
+    log_of(project, "samples")
+}
+
+/// The same of another stage.
+fn log_of(project: &Project, stage: &str) -> String {
     let mut runs: Vec<_> = std::fs::read_dir(project.path("cache/runs")).unwrap().flatten().map(|e| e.path()).collect();
     runs.sort();
     let files = std::fs::read_dir(runs.last().expect("a run")).unwrap().flatten().map(|e| e.path());
-    let logs = files.filter(|f| f.file_name().unwrap().to_string_lossy().starts_with("samples"));
+    let logs = files.filter(|f| f.file_name().unwrap().to_string_lossy().starts_with(stage));
     logs.map(|f| std::fs::read_to_string(f).unwrap()).collect()
 }
 
@@ -218,4 +228,71 @@ fn the_next_label_is_drawn_while_the_last_one_is_measured_and_stored() {
     assert!(overlapped);
     let log = log(&project);
     assert_eq!(log.matches("loaded the graph in ").count(), 1, "never two sessions on one device: {log}");
+}
+
+const JUDGE: [&str; 2] = ["build", "seen"];
+
+/// A project that judges two pictures of each of three labels, one at a time; nothing but that is left to do.
+fn judging() -> Project {
+    let project = coloured(&format!("{CLASSIFY}runtime = \"rten\"\nbatch = 1\n"), true);
+    write_classifier(&project.path("colours.onnx"));
+    project.run(&["-q", "build", "drawn"]).code(0);
+    project
+}
+
+#[test]
+fn pictures_that_a_killed_classify_has_judged_are_not_judged_again() {
+    let whole = judging();
+    let (undisturbed, killed_one) = (copy_of(&whole), copy_of(&whole));
+    let (run, effects) = killed(&undisturbed, &JUDGE, 0, false);
+    run.code(0);
+    let is_part = |effect: &&String| effect.starts_with("rename /cache/tmp/part-");
+    assert_eq!(effects.iter().filter(is_part).count(), 6, "{}", effects.join("\n"));
+    let fourth = effects.iter().enumerate().filter(|(_, effect)| is_part(effect)).nth(3).expect("a part").0;
+    killed(&killed_one, &JUDGE, fourth + 1, false).0.code(-1);
+    assert_eq!(kept(&killed_one), 3, "the fourth did not come into its place");
+    let (next, effects) = killed(&killed_one, &JUDGE, 0, false);
+    next.code(0).says("seen goes on after 3 of 6 pictures, kept from an interrupted run");
+    assert_eq!(effects.iter().filter(is_part).count(), 3, "three were left to be judged");
+    assert_eq!(made_by(&killed_one, "seen"), made_by(&undisturbed, "seen"));
+    assert_eq!(parts(&killed_one), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_classify_that_is_killed_at_any_effect_ends_as_if_nothing_had_been() {
+    let whole = judging();
+    let fresh = || copy_of(&whole);
+    let undisturbed = fresh();
+    let (run, effects) = killed(&undisturbed, &JUDGE, 0, false);
+    run.code(0);
+    let expected = made_by(&undisturbed, "seen");
+    everywhere(&JUDGE, &effects, &fresh, &|project| {
+        let (mut wrong, finished, there) = (vec![], made_by(project, "seen") == expected, kept(project));
+        let next = project.run(&JUDGE);
+        if next.code != 0 || made_by(project, "seen") != expected {
+            wrong.push(format!("the next run ends with {} or sees other classes: {}", next.code, next.stderr));
+        }
+        let log = log_of(project, "seen");
+        if !finished && log.contains(&format!("goes on after {there} of 6 pictures")) != (there > 0) {
+            wrong.push(format!("{there} pictures were kept: {log}"));
+        }
+        if !parts(project).is_empty() {
+            wrong.push("something is left".into());
+        }
+        wrong
+    });
+}
+
+#[test]
+fn the_batch_of_classify_is_no_part_of_the_action() {
+    let project = judging();
+    project.run(&JUDGE).code(0);
+    let manifest = project.read("publish.toml");
+    project.write("publish.toml", &manifest.replace("batch = 1\n", "batch = 4096\n"));
+    project.run(&["plan", "--check", "seen"]).code(0);
+    let before = made_by(&project, "seen");
+    project.run(&["build", "seen", "--force", "seen"]).code(0);
+    assert_eq!(made_by(&project, "seen"), before);
+    project.write("publish.toml", &manifest.replace("batch = 1\n", "batch = 0\n"));
+    project.run(&["plan"]).code(2).says("batch");
 }
