@@ -2,6 +2,7 @@
 //!
 //! Decides nothing: [`crate::core::runtime::choose`] does. Looks at the machine only where a stage would run that asks.
 
+use crate::core::action::Declaration;
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::Event;
 use crate::core::graph::NodeId;
@@ -66,19 +67,23 @@ fn wanted(project: &Project, id: NodeId) -> Option<Wanted> {
 /// # Errors
 /// It cannot, each with the artifact's place.
 pub fn check(project: &Project, plan: &Plan, history: &History, machine: &Machine, sink: &Sink) -> Result<()> {
-    let (mut problems, mut told) = (Vec::new(), BTreeSet::new());
+    let (mut problems, mut asked) = (Vec::new(), BTreeSet::new());
     for id in project.graph.ids() {
-        let Some(wanted) = wanted(project, id).filter(|wanted| !wanted.is_auto()) else { continue };
+        let Some(declaration) = project.graph.stage(id).filter(|stage| asks(stage)) else { continue };
         let node = project.graph.node(id);
         let certain = match plan.decisions[id.index()].as_ref().map(|d| &d.verdict) {
             Some(Verdict::Run { .. }) => true,
             Some(Verdict::Pending { .. }) => history.last(&node.name).is_none(),
             _ => continue,
         };
-        let Err(error) = machine.choose(wanted, None) else { continue };
-        if !told.insert((node.name.artifact.to_string(), certain)) {
+        if !asked.insert((node.name.artifact.to_string(), certain)) {
             continue;
         }
+        let had = match stage::wanted(declaration) {
+            Some(wanted) => machine.choose(wanted, None).map(drop),
+            None => stage::check_device(declaration, machine),
+        };
+        let Err(error) = had else { continue };
         let error = error.within(&format!("artifact `{}`", node.name.artifact));
         match certain {
             true => problems.push(placed(project, id, error)),
@@ -86,6 +91,11 @@ pub fn check(project: &Project, plan: &Plan, history: &History, machine: &Machin
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(join(problems).with_kind(ErrorKind::Stage)) }
+}
+
+/// Whether a stage asks for a runtime or a device by name, or for libtorch.
+fn asks(declaration: &Declaration) -> bool {
+    stage::needs_worker(declaration) || stage::wanted(declaration).is_some_and(|wanted| !wanted.is_auto())
 }
 
 /// With the place of the key that asks.

@@ -4,7 +4,7 @@
 //! it names them. The stage is cached like any other, so they stay as they are until something that they were measured on
 //! changes, and an unchanged publish makes no commit.
 
-use super::{Declare, Kind, Workspace, evaluation, int_param, param, runtimes};
+use super::{Declare, Kind, Workspace, evaluation, int_param, onnx, param, runtimes};
 use crate::core::action::{Action, Declaration, InputFrom, Shape};
 use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
@@ -13,7 +13,7 @@ use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::runtime::DeviceKind;
 use crate::core::value::Value;
 use crate::model::noise::normals;
-use crate::model::onnx::import::{Extent, GraphInfo, OnnxFile};
+use crate::model::onnx::import::{Extent, GraphInfo, OnnxFile, Port};
 use crate::model::runtime::{Data, Input, Session};
 use crate::model::sample::{self, SampleSpec};
 use std::time::Instant;
@@ -86,6 +86,12 @@ impl Kind for Latency {
         if cx.spec.node("guidance").is_some() && cx.spec.node("steps").is_none() {
             return Err(cx.error("guidance", "`guidance` is of drawing, which takes `steps`"));
         }
+        if cx.spec.node("threads").is_some() && cx.spec.text("device") == Some(DeviceKind::Cuda.word()) {
+            return Err(cx
+                .error("threads", "`threads` are those of the CPU, and `device = \"cuda\"` asks for a GPU")
+                .hint("take one of both out"));
+        }
+        onnx::applied_once(cx, &from)?;
         let mut declaration = Declaration::new("latency", self.version(), Shape::File("latency.json".into()))
             .param("batch", cx.int("batch").unwrap_or(1))
             .param("warmup", cx.int("warmup").unwrap_or(2))
@@ -102,6 +108,7 @@ impl Kind for Latency {
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
         let graph = evaluation::graph(workspace, "graph")?;
         let info = OnnxFile::open(&graph.file)?.info()?;
+        takes(&info, int_param(action, "batch")?)?;
         let threads = param(action, "threads")?.as_int().map_or_else(evaluation::cores, |n| n as usize);
         let mut session = runtimes::open(action, workspace, &graph.file, Some(threads))?;
         let times = match param(action, "steps")?.as_int() {
@@ -137,6 +144,21 @@ impl Kind for Latency {
         let all = fixed.chain(facts.volatile.clone()).collect();
         workspace.write("latency.json", &super::json_text(&Value::Map(all)))?;
         Ok(facts)
+    }
+}
+
+/// A graph that was written for one number of rows runs these and no others: seconds by another number would be wrong.
+fn takes(info: &GraphInfo, batch: i64) -> Result<()> {
+    let fixed = |port: &Port| match port.shape.first() {
+        Some(Extent::Fixed(rows)) if *rows != batch => Some(*rows),
+        _ => None,
+    };
+    match info.inputs.iter().find_map(|port| Some((port, fixed(port)?))) {
+        Some((port, rows)) => {
+            Err(Error::stage(format!("the graph's input `{port}` takes {rows} rows, and `batch` is {batch}"))
+                .hint(format!("set `batch = {rows}`, or export the graph with an extent that is open")))
+        }
+        None => Ok(()),
     }
 }
 

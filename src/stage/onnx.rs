@@ -13,6 +13,7 @@ use crate::core::facts::Facts;
 use crate::core::manifest::KindInfo;
 use crate::core::manifest::dom::Data;
 use crate::core::manifest::fields::{Field, FieldType};
+use crate::core::name::ArtifactName;
 use crate::core::value::Value;
 use crate::model::architecture::Architecture;
 use crate::model::onnx::emit::{self, EmitOptions, Emitted, Guidance};
@@ -187,6 +188,17 @@ pub(super) fn guidance(cx: &Declare<'_>) -> Value {
         other => other.and_then(Value::as_f64),
     };
     scale.map_or_else(|| "external".into(), Value::Float)
+}
+
+/// Refuses `guidance` under a generator that the manifest says applies it itself: it would be applied twice.
+pub(super) fn applied_once(cx: &Declare<'_>, from: &ArtifactName) -> Result<()> {
+    let Some(spec) = cx.manifest.artifact(from.as_str()) else { return Ok(()) };
+    match (cx.float("guidance"), guidance(&Declare { spec, ..*cx })) {
+        (Some(_), Value::Float(scale)) => Err(cx
+            .error("guidance", format!("`{from}` applies guidance {scale} itself, so it would be applied twice"))
+            .hint(format!("take `guidance` out here, or set `guidance = \"external\"` in [artifact.{from}]"))),
+        _ => Ok(()),
+    }
 }
 
 /// A graph that another kind reads.

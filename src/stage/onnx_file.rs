@@ -230,6 +230,7 @@ fn with_reference(cx: &Declare<'_>, mut declaration: Declaration) -> Result<Decl
     declaration = declaration.param("atol", onnx::atol(cx, ATOL));
     declaration.resources.insert("cores".into(), usize::MAX);
     if has("torchscript") {
+        without_effect(cx)?;
         let word = cx.spec.text("torchscript").unwrap_or_default();
         let module = match cx.manifest.artifact(word) {
             Some(_) => InputFrom::Artifact(cx.artifact_of("torchscript", &["command", "files"])?),
@@ -242,6 +243,21 @@ fn with_reference(cx: &Declare<'_>, mut declaration: Declaration) -> Result<Decl
         return Err(cx.error("verify", "`verify` compares with a forward of `weights`, which are not named"));
     }
     Ok(if torch::is_reference(cx) { torch::declare(cx, declaration) } else { declaration })
+}
+
+/// What says nothing beside `torchscript`, which is run as it is and on the graph's own inputs.
+fn without_effect(cx: &Declare<'_>) -> Result<()> {
+    if cx.spec.node("guidance").is_some() {
+        return Err(cx
+            .error("guidance", "`guidance` has no effect beside `torchscript`: the module is run as it is")
+            .hint("take `guidance` out; a graph that applies it is compared with a module that applies it too"));
+    }
+    match torch::names_plain(cx) {
+        true => Err(cx
+            .error("verify", "`verify` names the plain forward, and `torchscript` a module to compare with instead")
+            .hint("take `torchscript` out, or write `verify = \"torch\"`")),
+        false => Ok(()),
+    }
 }
 
 /// The graph run against its reference: the TorchScript module, or the network that the weights are of, which is named too.
@@ -258,6 +274,13 @@ fn verified(action: &Action, workspace: &Workspace, model: &Path, info: &GraphIn
         Error::stage("hfbuild knows the forward of TinyDiT and ResNet-18, and these weights are of another network")
             .hint("name a TorchScript module of it under `torchscript`, or leave `verify` out")
     })?;
+    if let (Some(_), Architecture::ResNet18(_)) = (action.params.get("guidance"), &architecture) {
+        return Err(Error::stage(format!(
+            "`guidance` is of a generator, and these weights are a {}",
+            architecture.name()
+        ))
+        .hint("take `guidance` out"));
+    }
     let held = match torch::is_asked(action) {
         true => {
             let subject = torch::weights(files, &architecture);

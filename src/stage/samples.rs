@@ -98,20 +98,8 @@ impl Kind for Samples {
         for name in ["count", "steps", "seed"] {
             declaration = declaration.param(name, cx.int(name).unwrap_or_default());
         }
-        let generator = cx.manifest.artifact(from.as_str());
-        let baked =
-            generator.map(|spec| onnx::guidance(&Declare { spec, ..*cx })).filter(|g| matches!(g, Value::Float(_)));
-        match (cx.float("guidance"), baked) {
-            (Some(_), Some(scale)) => {
-                return Err(cx
-                    .error(
-                        "guidance",
-                        format!("`{from}` applies guidance {scale} itself, so it would be applied twice"),
-                    )
-                    .hint(format!("take `guidance` out here, or set `guidance = \"external\"` in [artifact.{from}]")));
-            }
-            (scale, _) => declaration = declaration.param("guidance", scale),
-        }
+        onnx::applied_once(cx, &from)?;
+        declaration = declaration.param("guidance", cx.float("guidance"));
         declaration.batch = cx.int("batch").map(|batch| batch as usize);
         declaration.resources.insert("cores".into(), ALL_WITHOUT_GPU);
         let declaration = runtimes::declare(cx, declaration)?;

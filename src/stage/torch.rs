@@ -7,15 +7,15 @@
 use super::workspace::InputFile;
 use super::{Declare, Workspace, onnx};
 use crate::core::action::{Action, Declaration};
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
 use crate::core::manifest::fields::{Field, FieldType};
-use crate::core::runtime::{DeviceKind, visible};
+use crate::core::runtime::{DeviceKind, Wanted, visible};
 use crate::core::value::Value;
 use crate::model::architecture::Architecture;
 use crate::model::onnx::emit::Guidance;
 use crate::model::onnx::verify::{Question, Verified, compare};
-use crate::model::runtime::{Rten, Runtime, Session};
+use crate::model::runtime::{Machine, Rten, Runtime, Session};
 use crate::model::torch::{self, Subject, TORCH, TorchSession};
 use std::path::{Path, PathBuf};
 
@@ -25,19 +25,31 @@ const PARAM: &str = "torch";
 pub(super) const WORD: &str = "torch";
 /// `verify`: the reference alone, or with a bound.
 pub(super) const VERIFY: FieldType = FieldType::Either(&WITH, &FieldType::Table(BOUND));
-const WITH: FieldType = FieldType::Choice(&["plain", WORD]);
+const WITH: FieldType = FieldType::Choice(&[PLAIN, WORD]);
+const PLAIN: &str = "plain";
 /// `{ atol = 1e-4, with = "torch" }`.
 const BOUND: &[Field] = &[
     Field::required("atol", FieldType::Number(true), "the largest difference that is allowed"),
     Field::optional("with", WITH, "the reference: the plain forward by default, or libtorch"),
 ];
 
+/// The reference that `verify` names, where it names one.
+fn reference(cx: &Declare<'_>) -> Option<String> {
+    let value = match cx.value("verify")? {
+        Value::Map(map) => map.get("with")?.clone(),
+        other => other,
+    };
+    value.as_text().map(String::from)
+}
+
 /// Whether `verify` names libtorch.
 pub(super) fn is_reference(cx: &Declare<'_>) -> bool {
-    match cx.value("verify") {
-        Some(Value::Map(map)) => map.get("with").and_then(Value::as_text) == Some(WORD),
-        other => other.as_ref().and_then(Value::as_text) == Some(WORD),
-    }
+    reference(cx).as_deref() == Some(WORD)
+}
+
+/// Whether `verify` names the plain forward.
+pub(super) fn names_plain(cx: &Declare<'_>) -> bool {
+    reference(cx).as_deref() == Some(PLAIN)
 }
 
 /// Names libtorch in the action, and takes a token of the pool of devices, where there is one: the worker runs on a device
@@ -58,6 +70,32 @@ pub(super) fn is_asked(action: &Action) -> bool {
 /// Whether a stage asks for libtorch, and so for the worker.
 pub fn needs_worker(declaration: &Declaration) -> bool {
     ["onnx", "onnx_file", "samples"].contains(&declaration.kind) && declaration.params.contains_key(PARAM)
+}
+
+/// Holds that a device which the manifest names for libtorch can be had; the worker is asked where there is one.
+///
+/// # Errors
+/// It cannot.
+pub fn check_device(declaration: &Declaration, machine: &Machine) -> Result<()> {
+    if Wanted::of(&declaration.params).device != Some(DeviceKind::Cuda) {
+        return Ok(());
+    }
+    let refused = |why: &str| Error::stage(format!("`device = \"cuda\"` cannot be had here: {why}"));
+    match machine.gpus() {
+        Err(why) => return Err(refused(why)),
+        Ok(all) if all.is_empty() => return Err(refused("no NVIDIA device is visible")),
+        Ok(_) => {}
+    }
+    let Ok(file) = worker() else { return Ok(()) }; // that it is lacking is told by itself
+    match torch::hello() {
+        Ok(hello) if hello.cuda_devices == 0 => {
+            let why = hello.no_cuda.unwrap_or_else(|| "it sees no NVIDIA device".into());
+            Err(refused(&format!("`{}` runs on the CPU alone: {why}", file.display()))
+                .hint("build the worker against a whole installation of torch, which brings CUDA's libraries"))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where the worker is.

@@ -24,7 +24,7 @@ fn venv() -> PathBuf {
 }
 
 /// Its libonnxruntime, and the version that its name says.
-fn library() -> (PathBuf, String) {
+pub fn library() -> (PathBuf, String) {
     let packages = venv().join("lib/python3.11/site-packages/onnxruntime/capi");
     let names = std::fs::read_dir(&packages).expect("the package").flatten();
     let mut names = names.filter_map(|e| e.file_name().into_string().ok());
@@ -44,7 +44,7 @@ fn doctor(command: &mut Command) -> Value {
 }
 
 /// The root model with few and quick pictures, drawn with these keys.
-fn samples(keys: &str) -> Project {
+pub fn samples(keys: &str) -> Project {
     let keys = format!("kind = \"samples\"\n{keys}");
     Project::root_model(move |m| {
         assert_eq!(m.matches("device = \"auto\"\n").count(), 1, "the manifest names no other device");

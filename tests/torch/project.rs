@@ -1,7 +1,7 @@
 //! libtorch in a project: `verify = "torch"`, TorchScript beside an ONNX model, samples; and a worker that dies.
 
 use super::{fixture, worker};
-use crate::support::{Project, Run, run};
+use crate::support::{Project, Run, native, run};
 use hfbuild::model::sample::read_png;
 use hfbuild::model::torch::TORCH;
 use std::os::unix::fs::PermissionsExt;
@@ -192,6 +192,22 @@ fn samples_of_libtorch_are_those_of_the_embedded_runtime_within_one_of_255() {
         assert!(farthest <= Some(1), "{name}: {farthest:?}");
     }
     built(&project, &["explain", "libtorch"]).code(0).prints(&format!("torch {TORCH} (cpu)"));
+}
+
+#[test]
+fn a_worker_that_sees_no_device_is_refused_where_cuda_is_named_before_anything_runs() {
+    let project = generator(&SAMPLES[..SAMPLES.find("[artifact.a]").expect("the uploads")]);
+    let manifest = project.read("publish.toml");
+    project.write("publish.toml", &manifest.replace("device = \"cpu\"", "device = \"cuda\""));
+    // a driver that names a device, which no CUDA can use
+    let driver = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::symlink(native("nvml"), driver.path().join("libnvidia-ml.so.1")).expect("a link");
+    let mut command = project.command(&["build", "libtorch"]);
+    command.env("HFBUILD_TORCH", worker()).env("LD_LIBRARY_PATH", driver.path());
+    let refused = run(command.env("CUDA_VISIBLE_DEVICES", "GPU-7e57")).code(1);
+    let refused = refused.says("artifact `libtorch`: `device = \"cuda\"` cannot be had here: ");
+    refused.says("hfbuild-torch` runs on the CPU alone: ").says("device = \"cuda\"\n").never_says("Running");
+    assert!(project.tree("cache/blobs").is_empty());
 }
 
 /// A worker whose input ends after so many bytes, and that is killed then.
