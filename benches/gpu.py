@@ -2,7 +2,7 @@
 """The sampler on a GPU: one command, one table, one JSON file. See README.md in this folder.
 
 Needs the built binary and Python 3.11; for the peers a Python with numpy, onnxruntime (on a GPU onnxruntime-gpu) and torch.
-What is missing on the machine is printed as skipped. Nothing is asked of a network.
+What is missing on the machine is printed as skipped. Nothing is asked of a network. Of several devices one is used.
 """
 
 from __future__ import annotations
@@ -15,187 +15,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine import ROOT, Broken, first_line, machine, note, skip, spread, SKIPPED
-from gpu_png import difference
-
-MANIFEST = """[project]
-name = "bench"
-version = "0.1.0"
-license = "mit"
-[hub]
-repo = "bench/bench"
-endpoint = "embedded"
-[pools]
-gpu = {pool}
-[artifact.checkpoint]
-kind = "checkpoint"
-path = "checkpoint.pt"
-weights = "{weights}"
-[artifact.weights]
-kind = "safetensors"
-from = "checkpoint"
-[artifact.generator]
-kind = "onnx"
-from = "weights"
-guidance = "external"
-{samples}
-[artifact.publish]
-kind = "upload"
-files = {{ "model.safetensors" = "weights", "onnx/model.onnx" = "generator", "samples/" = "samples" }}
-"""
-SAMPLES = """[artifact.{name}]
-kind = "samples"
-from = "generator"
-each = {labels}
-count = {count}
-steps = {steps}
-guidance = {guidance}
-seed = {seed}
-batch = {batch}
-device = "{device}"
-runtime = "{runtime}"
-resources = {{ gpu = 1 }}
-"""
-GUIDANCE = 1.5
-
-
-@dataclass
-class Size:
-    """What is drawn."""
-
-    name: str
-    labels: int
-    count: int
-    steps: int
-    batch: int = 8
-
-    @property
-    def pictures(self) -> int:
-        return self.labels * self.count
-
-
-FULL = Size("full-size", 13, 8, 50)
-SMALL = Size("small", 13, 8, 50)
-
-
-def rows(text: str) -> list[dict]:
-    """Whole lines of a log of the store: a checksum, a space, JSON."""
-    found = []
-    for line in text.splitlines():
-        try:
-            found.append(json.loads(line[17:]))
-        except ValueError:
-            continue  # the tail of a run that was killed
-    return found
-
-
-class Project:
-    """hfbuild on one checkpoint."""
-
-    binary = ""
-    env: dict[str, str] = {}
-
-    def __init__(self, folder: Path, checkpoint: Path, size: Size, device: str, runtime: str, seeds=(0,), pool='"auto"') -> None:
-        self.dir, self.size = folder, size
-        folder.mkdir(parents=True)
-        os.link(checkpoint, folder / "checkpoint.pt")
-        self.write(device, runtime, seeds, pool, "raw" if checkpoint.name.startswith("full") else "ema")
-
-    def write(self, device: str, runtime: str, seeds, pool: str, weights: str) -> None:
-        labels = json.dumps([f"label {n:02}" for n in range(self.size.labels)])
-        families = [
-            SAMPLES.format(
-                name="samples" if at == 0 else f"samples_{at}", labels=labels, count=self.size.count, steps=self.size.steps,
-                guidance=GUIDANCE, seed=seed, batch=self.size.batch, device=device, runtime=runtime,
-            )
-            for at, seed in enumerate(seeds)
-        ]
-        text = MANIFEST.format(pool=pool, weights=weights, samples="".join(families))
-        (self.dir / "publish.toml").write_text(text)
-
-    def start(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen:
-        full = {**os.environ, **self.env, **(env or {})}
-        log = open(self.dir / "log", "ab")
-        with log:
-            return subprocess.Popen(
-                [self.binary, "-q", *words], cwd=self.dir, env=full, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
-            )
-
-    def run(self, *words: str, env: dict[str, str] | None = None) -> float:
-        begun = time.perf_counter()
-        code = self.start(*words, env=env).wait()
-        if code:
-            raise Broken(f"hfbuild ended with {code}: {self.said()[-500:].strip()}")
-        return time.perf_counter() - begun
-
-    def said(self) -> str:
-        return (self.dir / "log").read_text(errors="replace")
-
-    def receipts(self) -> dict[str, dict]:
-        """The last receipt of each shard of samples."""
-        file = self.dir / "cache" / "actions" / "log"
-        every = (r.get("receipt") for r in rows(file.read_text())) if file.exists() else ()
-        return {r["node"]: r for r in every if r and r["node"].startswith("samples")}
-
-    def volatile(self, name: str) -> list[float]:
-        return [float(r["facts"]["volatile"][name]) for r in self.receipts().values()]
-
-    def parts(self) -> int:
-        """Pictures that are kept of shards that have no receipt yet."""
-        kept = 0
-        for file in (self.dir / "cache" / "parts").glob("*/*"):
-            try:
-                kept += int(json.loads(file.read_bytes().split(b"\n", 2)[1])["name"].rsplit("-", 1)[1])
-            except (OSError, IndexError, ValueError, KeyError):
-                continue  # it went with its receipt meanwhile
-        return kept
-
-    def files(self) -> dict[str, Path]:
-        """Every picture, as it lies in the store."""
-        blobs = self.dir / "cache" / "blobs"
-        outputs = (o for r in self.receipts().values() for o in r["outputs"])
-        return {o["path"]: blobs / o["digest"][:2] / o["digest"] for o in outputs if "/" in o["path"]}
-
-    def logs(self) -> str:
-        """The stages' logs of the last run."""
-        last = max((self.dir / "cache" / "runs").iterdir())
-        return "".join(file.read_text(errors="replace") for file in sorted(last.glob("samples*.log")))
-
-
-class Busy:
-    """How busy the device is, in percent of the time, sampled by nvidia-smi five times a second while this is open."""
-
-    def __init__(self, device: str) -> None:
-        self.values: list[float] = []
-        self.child = None
-        if device == "cuda":
-            ask = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200", "-i", "0"]
-            self.child = subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    def __enter__(self) -> "Busy":
-        if self.child:
-            self.reader = threading.Thread(target=self.read, daemon=True)
-            self.reader.start()
-        return self
-
-    def read(self) -> None:
-        for line in self.child.stdout:
-            self.values += [float(line)] if line.strip().isdigit() else []
-
-    def __exit__(self, *_: object) -> None:
-        if self.child:
-            self.child.terminate()
-            self.child.wait()
-            self.reader.join()
-
-    def percent(self) -> float | None:
-        return round(sum(self.values) / len(self.values), 1) if self.values else None
-
+from gpu_png import apart
+from gpu_project import FULL, GUIDANCE, SMALL, Busy, Project, Size, rows
 
 def compared(one: Project, other: Project) -> dict:
     """How the pictures of two projects agree: files that are the same, and the greatest difference of a pixel."""
@@ -203,7 +28,7 @@ def compared(one: Project, other: Project) -> dict:
     if ours.keys() != theirs.keys() or not ours:
         raise Broken(f"{len(ours)} pictures and {len(theirs)}, not the same ones")
     differing = [path for path in ours if ours[path].name != theirs[path].name]
-    worst = max((difference(ours[path].read_bytes(), theirs[path].read_bytes()) for path in differing), default=0)
+    worst = max((apart(ours[path].read_bytes(), theirs[path].read_bytes())[0] for path in differing), default=0)
     if worst > 1:
         raise Broken(f"pictures differ by {worst} of 255")
     return {"pictures": len(ours), "same_bytes": len(ours) - len(differing), "max_difference": worst}
@@ -254,8 +79,10 @@ def terminated(project: Project, whole: Project) -> dict:
     """SIGTERM, as a spot machine gets it: how long it takes to end, and that the next run goes on."""
     project.run("build", "generator")
     child = project.start("build", "samples")
-    while child.poll() is None and project.parts() == 0:
+    while child.poll() is None and project.parts() == 0 and not project.receipts():
         time.sleep(0.005)
+    if child.poll() is not None:
+        raise Broken("it ended before it could be told to: draw more (--count, --steps)")
     begun = time.perf_counter()
     child.send_signal(signal.SIGTERM)
     code, ended = child.wait(), time.perf_counter() - begun
@@ -292,7 +119,20 @@ def fallback(project: Project) -> dict:
     return {"exit_code": code, "error": said[0].strip()}
 
 
-def peer(args, by: str, project: Project, device: str) -> dict:
+def unloadable(project: Project, folder: Path) -> dict:
+    """A libonnxruntime whose part for CUDA is not beside it: an error before anything runs, and never the CPU instead."""
+    library = Path(Project.env["ORT_DYLIB_PATH"])
+    alone = folder / "onnxruntime" / "capi" / library.name
+    alone.parent.mkdir(parents=True)
+    shutil.copyfile(library, alone)
+    code = project.start("build", "samples", env={"ORT_DYLIB_PATH": str(alone)}).wait()
+    said = [line for line in project.said().splitlines() if "cannot be had here" in line]
+    if code != 1 or not said or any((project.dir / "cache" / "blobs").rglob("*")):
+        raise Broken(f"it ended with {code}: {project.said()[-400:]}")
+    return {"exit_code": code, "error": said[0].strip()}
+
+
+def peer(args, by: str, project: Project, device: str, *more: str) -> dict:
     """The same drawing in Python, compared with hfbuild's pictures."""
     size, blobs = project.size, project.dir / "cache" / "blobs"
     found = {}
@@ -315,8 +155,9 @@ def peer(args, by: str, project: Project, device: str) -> dict:
     argv = [args.torch if by == "torch" else args.python, str(ROOT / "benches" / "gpu_peer.py"), by, "--device", device, "--graph", str(found["generator"])]
     argv += ["--weights", str(found["weights"]), "--labels", str(size.labels), "--count", str(size.count), "--seed", "0"]
     argv += ["--steps", str(size.steps), "--batch", str(size.batch), "--guidance", str(GUIDANCE), "--threads", str(args.threads)]
-    argv += ["--heads", "6" if project.size.name == "full-size" else "4", "--pictures", str(project.dir / "folders.txt")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=3600)
+    argv += ["--heads", "6" if project.size.name == "full-size" else "4", "--pictures", str(project.dir / "folders.txt"), *more]
+    # as hfbuild's own worker has it: torch's threads spin while they wait, and lose much where the machine has other work
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=3600, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
     if done.returncode:
         raise Broken(f"{by}: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -353,12 +194,27 @@ def beside(args, project: Project, device: str, runtime: str, by: str) -> dict:
 # --- all of it -------------------------------------------------------------------------------------------------------
 
 
-def devices() -> list[str]:
-    """The NVIDIA devices that the driver names."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    done = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
-    return done.stdout.splitlines() if done.returncode == 0 else []
+def devices(temp: Path) -> tuple[list[dict], str]:
+    """The NVIDIA devices that hfbuild may use, by its own `doctor`, and why there are none."""
+    folder = temp / "nothing"
+    folder.mkdir()
+    done = subprocess.run([Project.binary, "doctor", "--json"], cwd=folder, capture_output=True, text=True, env={**os.environ, **Project.env})
+    if done.returncode:
+        return [], f"`hfbuild doctor` ends with {done.returncode}: {done.stderr.strip()[-200:]}"
+    found = json.loads(done.stdout)["devices"]
+    return found["gpus"], found["why"] or "no NVIDIA device is visible"
+
+
+def use_one(gpus: list[dict]) -> None:
+    """The first device, and no other, for hfbuild, its peers and nvidia-smi alike."""
+    first = gpus[0]
+    os.environ |= {"CUDA_VISIBLE_DEVICES": first["id"], "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    if len(gpus) > 1:
+        note(f"of {len(gpus)} devices the first is used: {first['name']} ({first['id']})")
+    if shutil.which("nvidia-smi") is None or not first["uuid"].startswith("GPU-"):
+        skip("how busy the device is", "nvidia-smi is not there, or does not tell it of a part of a device")
+    else:
+        Busy.smi = first["uuid"]
 
 
 def imports(python: str, module: str) -> bool:
@@ -399,7 +255,7 @@ def checkpoints(temp: Path, wanted: set[str]) -> dict[str, Path]:
     return made
 
 
-def sampler(parts: Parts, args, temp: Path, size: Size, made: dict[str, Path], device: str, count: int) -> None:
+def sampler(parts: Parts, args, temp: Path, size: Size, made: dict[str, Path], device: str) -> None:
     """Publish, kill, terminate, fight, fall back; on `device`."""
     runtime = "onnxruntime" if device == "cuda" else "auto"
     new = lambda name, **more: Project(temp / name, made[size.name], size, device, runtime, **more)  # noqa: E731
@@ -408,10 +264,17 @@ def sampler(parts: Parts, args, temp: Path, size: Size, made: dict[str, Path], d
     if "publish" in parts.done:
         parts.part("kill -9 and resume", lambda: resume(new("killed"), whole))
         parts.part("SIGTERM and resume", lambda: terminated(new("terminated"), whole))
+    else:
+        skip("kill -9 and resume, SIGTERM and resume", "there is no undisturbed run to compare with")
     pool = '"auto"' if device == "cuda" else '["0"]'
-    parts.part("two runs, one pool", lambda: fight(new("fight", seeds=(0, 1), pool=pool), max(count, 1)))
+    parts.part("two runs, one pool", lambda: fight(new("fight", seeds=(0, 1), pool=pool), 1))
     hidden = Project(temp / "hidden", made[size.name], size, "cuda", "auto")
     parts.part("CUDA hidden", lambda: fallback(hidden))
+    if device == "cuda" and "ORT_DYLIB_PATH" in Project.env:
+        lost = Project(temp / "lost", made[size.name], size, "cuda", "auto")
+        parts.part("CUDA's provider lost", lambda: unloadable(lost, temp / "alone"))
+    else:
+        skip("CUDA's provider lost", "it wants a device, and a libonnxruntime (--python); the test `driver` has its own")
 
 
 def peers(parts: Parts, args, temp: Path, sizes: list[Size], made: dict[str, Path], device: str) -> None:
@@ -430,6 +293,63 @@ def peers(parts: Parts, args, temp: Path, sizes: list[Size], made: dict[str, Pat
                 folder = temp / f"{size.name}-{device}-{runtime}-{by}"
                 project = Project(folder, made[size.name], size, device, runtime)
                 parts.part(name, lambda: beside(args, project, device, runtime, by))
+
+
+def parity(parts: Parts, args, temp: Path, small: Path, device: str) -> None:
+    """How far apart the same pictures are on other devices, runtimes and precisions: recorded, and where a bound is known held."""
+    size = sized(args, SMALL, labels=2)
+    libonnxruntime = "ORT_DYLIB_PATH" in Project.env
+    runs = {"rten fp32": ("cpu", "rten", "fp32")}
+    if libonnxruntime:
+        runs |= {"cpu fp32": ("cpu", "onnxruntime", "fp32"), f"{device} fp16": (device, "onnxruntime", "fp16")}
+    if device == "cuda":
+        runs["cuda fp32"] = ("cuda", "onnxruntime", "fp32")
+    made = {}
+    for name, (where, runtime, precision) in runs.items():
+        made[name] = Project(temp / f"parity {name}", small, size, where, runtime, precision=precision)
+        parts.part(f"parity: {name}", lambda: drawn(made[name]))
+    for one, other, most, mean in BOUNDS:
+        if all(f"parity: {name}" in parts.done for name in (one, other)):
+            parts.part(f"parity: {one} against {other}", lambda: against(made[one], made[other], most, mean))
+        else:
+            skip(f"parity: {one} against {other}", "not both were drawn" if libonnxruntime else "there is no libonnxruntime (--python)")
+    for by in ("onnxruntime", "torch"):
+        python, name = args.torch if by == "torch" else args.python, f"parity: TF32 by {by} against cuda fp32"
+        if "parity: cuda fp32" not in parts.done or not imports(python, by):
+            skip(name, "it wants cuda fp32, and a Python that imports it")
+            continue
+        parts.part(name, lambda: peer(args, by, made["cuda fp32"], "cuda", "--tf32"))
+    if libonnxruntime:
+        for where in ["cpu", *(["cuda"] if device == "cuda" else [])]:
+            parts.part(f"parity: reference vectors on {where}", lambda: vectors(args, where))
+
+
+BOUNDS = [("cpu fp32", "rten fp32", 1, 0.02), ("cuda fp32", "cpu fp32", 1, 0.02), ("cuda fp16", "cuda fp32", None, None), ("cpu fp16", "cpu fp32", None, None)]
+"""What is held against what, the greatest difference of a value, and of the mean over all values, of 255; `None`: recorded."""
+
+
+def drawn(project: Project) -> dict:
+    project.run("build", "samples")
+    seconds = sum(project.volatile("seconds"))
+    on = {r["device"] for r in project.receipts().values()}
+    return {"on": "; ".join(sorted(on)), "pictures_per_s": project.size.pictures / seconds}
+
+
+def against(one: Project, other: Project, most: int | None, mean: float | None) -> dict:
+    ours, theirs = one.files(), other.files()
+    pairs = [apart(ours[path].read_bytes(), theirs[path].read_bytes()) for path in ours]
+    found = {"pictures": len(pairs), "max_difference": max(p[0] for p in pairs), "mean_difference": sum(p[1] for p in pairs) / len(pairs)}
+    if most is not None and (found["max_difference"] > most or found["mean_difference"] > mean):
+        raise Broken(f"{found['max_difference']} at most and {found['mean_difference']:.3g} in the mean, and {most} and {mean} of 255 are allowed")
+    return found
+
+
+def vectors(args, where: str) -> dict:
+    """The forward on the reference vectors of the tests, by the libonnxruntime that hfbuild loads."""
+    done = subprocess.run([args.python, str(ROOT / "benches" / "gpu_vectors.py"), where], capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise Broken((done.stderr.strip().splitlines() or ["?"])[-1][:200])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def shown(value: object) -> str:
@@ -457,7 +377,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--torch", help="another Python for torch alone (default: that of --python)")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="where to draw (default: cuda where there is one)")
     parser.add_argument("--quick", action="store_true", help="the small graph, 3 labels of 6 pictures, 8 steps, batches of 2: to see that it works, on a CPU too")
-    parser.add_argument("--parts", default="sampler,peers", help="by commas (default: sampler,peers)")
+    parser.add_argument("--parts", default="sampler,parity,peers", help="by commas (default: all, sampler,parity,peers)")
     parser.add_argument("--graphs", default="small,full-size", help="of the peers, by commas (default: both)")
     parser.add_argument("--labels", type=int, help="labels of each drawing (default: 13; peers on a CPU: 1)")
     parser.add_argument("--count", type=int, help="pictures a label (default: 8)")
@@ -486,21 +406,26 @@ def main() -> int:
     if not os.access(Project.binary, os.X_OK):
         print(f"{args.hfbuild} is not there: `cargo build --release` makes it", file=sys.stderr)
         return 2
-    found, lib = devices(), library(args.python)
-    device = args.device or ("cuda" if found else "cpu")
+    lib = library(args.python)
     Project.env = {"ORT_DYLIB_PATH": lib} if lib else {}
-    if not found:
-        skip("everything on a GPU", "this machine has no NVIDIA device")
     begun, parts, stopped = time.time(), Parts(), False
-    wanted = {"small"} if args.quick else {"full-size", *args.graphs}
+    wanted = {"small"} if args.quick else {"full-size", *args.graphs, *(["small"] if "parity" in args.parts else [])}
     with tempfile.TemporaryDirectory(prefix="hfbuild-bench-", dir=args.dir) as name:
         temp = Path(name)
+        found, why = devices(temp)
+        device = args.device or ("cuda" if found else "cpu")
+        if found:
+            use_one(found)
+        else:
+            skip("everything on a GPU", why)
         try:
             made = checkpoints(temp, wanted)
             if "sampler" in args.parts and (device == "cuda" or args.quick or args.device):
-                sampler(parts, args, temp, sized(args, SMALL if args.quick else FULL), made, device, len(found))
+                sampler(parts, args, temp, sized(args, SMALL if args.quick else FULL), made, device)
             elif "sampler" in args.parts:
                 skip("publish, kill, terminate, fight, fall back", "at full size they want a GPU; --quick or --device cpu runs them on this CPU")
+            if "parity" in args.parts:
+                parity(parts, args, temp, made.get("small"), device)
             if "peers" in args.parts:
                 few = [{}, {}] if device == "cuda" else [{"labels": 1}, {"labels": 1, "steps": 3}]
                 sizes = [sized(args, size, **less) for size, less in zip([SMALL, FULL], few) if size.name in args.graphs and (size is SMALL or not args.quick)]
@@ -508,13 +433,14 @@ def main() -> int:
         except KeyboardInterrupt:
             stopped = True
             print("interrupted: what was measured until now", flush=True)
-    print(f"\n{machine()['cpu']}, {machine()['cores']} cores; {', '.join(found) or 'no NVIDIA device'}; {first_line([Project.binary, '--version'])}")
+    names = [gpu["name"] for gpu in found]
+    print(f"\n{machine()['cpu']}, {machine()['cores']} cores; {', '.join(names) or 'no NVIDIA device'}; {first_line([Project.binary, '--version'])}")
     print(f"load {os.getloadavg()[0]:.1f} at the end; ratios: hfbuild's seconds by the peer's, pair by pair, median (min..max)\n")
     print(table(parts))
     out = Path(args.json)
     out.parent.mkdir(parents=True, exist_ok=True)
     document = {
-        "schema": 1, "machine": machine(), "devices": found, "device": device, "quick": args.quick, "began": int(begun),
+        "schema": 1, "machine": machine(), "devices": names, "device": device, "quick": args.quick, "began": int(begun),
         "seconds": round(time.time() - begun, 1), "command": sys.argv, "hfbuild": first_line([Project.binary, "--version"]),
         "libonnxruntime": lib and Path(lib).name, "interrupted": stopped, "skipped": SKIPPED, "parts": parts.done, "failed": parts.failed,
     }

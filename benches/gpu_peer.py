@@ -29,23 +29,41 @@ def noise(seed: int, label: int, k: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([r * np.cos(a), r * np.sin(a)], axis=1).ravel()[:n].astype(np.float32).reshape(shape)
 
 
+def session(ort, graph: str, device: str, threads: int, tf32: bool):
+    """A session of onnxruntime on the device, and what is to be said of it. Never one that went to the CPU instead."""
+
+    def opened(wholly: bool):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        if device == "cpu":
+            return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        if wholly:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        cuda = ("CUDAExecutionProvider", {"use_tf32": "1" if tf32 else "0", "cudnn_conv_algo_search": "HEURISTIC"})
+        return ort.InferenceSession(graph, options, providers=[cuda])
+
+    if device == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA's libraries where pip put them; what is not there the system may have
+    said = ", TF32" if tf32 else ""
+    try:
+        made = opened(True)
+    except Exception as error:  # as hfbuild: nodes that compute shapes may stay on the CPU
+        if device == "cpu" or "fallback to CPU EP has been explicitly disabled" not in str(error):
+            raise
+        made, said = opened(False), f"{said}, some nodes on the CPU"
+    if device == "cuda" and made.get_providers()[0] != "CUDAExecutionProvider":
+        raise SystemExit("onnxruntime did not take CUDA")
+    return made, said
+
+
 class Onnxruntime:
     """A session on the graph; numbers go to the device and come back at every step, as hfbuild's do."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = args.threads, 1
-        cuda = args.device == "cuda"
-        if cuda:
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        tf32 = {"use_tf32": "0"}
-        providers = [("CUDAExecutionProvider", tf32)] if cuda else ["CPUExecutionProvider"]
-        self.session = ort.InferenceSession(args.graph, options, providers=providers)
-        self.name = f"onnxruntime {ort.__version__} ({self.session.get_providers()[0]})"
-        if cuda and self.session.get_providers()[0] != "CUDAExecutionProvider":
-            raise SystemExit("onnxruntime did not take CUDA")
+        self.session, how = session(ort, args.graph, args.device, args.threads, args.tf32)
+        self.name = f"onnxruntime {ort.__version__} ({self.session.get_providers()[0]}{how})"
         shape = next(i.shape for i in self.session.get_inputs() if i.name == "noise")
         self.shape = tuple(shape[1:])
         self.null = int(self.session.get_modelmeta().custom_metadata_map["hfbuild.null_label"])
@@ -67,7 +85,7 @@ class Torch:
         import torch
 
         self.torch = torch
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
         torch.set_num_threads(args.threads)
         self.device = torch.device(args.device)
         weights = safetensors(Path(args.weights))
@@ -79,7 +97,7 @@ class Torch:
         side = round(math.sqrt(self.w["pos_embed"].shape[1])) * self.patch
         self.shape, self.null = (3, side, side), self.w["breed_embedder.embedding.weight"].shape[0] - 1
         where = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
-        self.name = f"torch {torch.__version__} ({where})"
+        self.name = f"torch {torch.__version__} ({where}{', TF32' if args.tf32 else ''})"
 
     def forward(self, x, t, y):
         torch, w, f = self.torch, self.w, self.torch.nn.functional
@@ -143,6 +161,7 @@ def main() -> None:
     for name in ("labels", "count", "steps", "seed", "batch", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--guidance", type=float, required=True)
+    parser.add_argument("--tf32", action="store_true", help="on CUDA: round to 19 bits where it multiplies")
     parser.add_argument("--pictures", help="a folder LABEL/K.png, one folder a label, in their order")
     args = parser.parse_args()
     begun = time.perf_counter()

@@ -41,9 +41,10 @@ def pixels(png: bytes) -> tuple[int, int, bytes]:
     return width, height, b"".join(rows)
 
 
-def difference(one: bytes, other: bytes) -> int:
-    """The greatest difference of a channel's value between two PNG files of one size."""
+def apart(one: bytes, other: bytes) -> tuple[int, float]:
+    """How far two PNG files of one size are apart: the greatest difference of a channel's value, and the mean of all."""
     a, b = pixels(one), pixels(other)
     if a[:2] != b[:2]:
         raise ValueError(f"{a[0]}x{a[1]} and {b[0]}x{b[1]}")
-    return max((abs(x - y) for x, y in zip(a[2], b[2])), default=0)
+    all_of_them = [abs(x - y) for x, y in zip(a[2], b[2])]
+    return max(all_of_them, default=0), sum(all_of_them) / max(len(all_of_them), 1)
