@@ -78,7 +78,7 @@ impl Kind for Latency {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
