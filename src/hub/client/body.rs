@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -43,7 +43,7 @@ pub(super) fn body(commit: &CommitRequest, copies: Copies) -> Result<(u64, Body)
         length += length_of(operation, copies)?;
     }
     let operations = commit.operations.clone().into_iter();
-    let lines = std::iter::once(Ok(header)).chain(operations.map(move |operation| line(&operation, copies)));
+    let lines = std::iter::once(Ok(header)).chain(operations.flat_map(move |operation| line(&operation, copies)));
     Ok((length, Body::wrap_stream(futures_util::stream::iter(Pieces(lines)))))
 }
 
@@ -66,10 +66,72 @@ impl<I: Iterator<Item = Result<Vec<u8>>>> Iterator for Pieces<I> {
     }
 }
 
-fn line(operation: &Operation, copies: Copies) -> Result<Vec<u8>> {
-    match operation {
-        Operation::AddFile { path, file, size } => written(&inline(path, STANDARD.encode(whole(file, *size)?))),
+/// A line in pieces: that of a file holds its content.
+fn line(operation: &Operation, copies: Copies) -> Box<dyn Iterator<Item = Result<Vec<u8>>> + Send> {
+    let made = match operation {
+        Operation::AddFile { path, file, size } => match Inline::open(path, file, *size) {
+            Ok(inline) => return Box::new(inline),
+            Err(error) => Err(error),
+        },
         other => written(&plain(other, copies)),
+    };
+    Box::new(std::iter::once(made))
+}
+
+/// The line of a file, whose content is read while it is sent: one file may be as large as all that goes in lines.
+struct Inline {
+    /// What stands before the content; `None`: it was handed out.
+    head: Option<Vec<u8>>,
+    /// `None`: read to its end.
+    file: Option<File>,
+    path: PathBuf,
+    size: u64,
+    read: u64,
+    tail: Vec<u8>,
+}
+
+impl Inline {
+    /// Bytes at a time, of which base64 makes whole groups.
+    const STEP: u64 = 3 << 16;
+
+    fn open(path: &str, file: &Path, size: u64) -> Result<Inline> {
+        let mut head = written(&inline(path, String::new()))?;
+        // the content is the first of the fields, and empty here
+        let at = head.windows(2).position(|pair| pair == b"\"\"").map(|at| at + 1);
+        let tail = head.split_off(at.ok_or_else(|| Error::bug("a commit's line has no place for the content"))?);
+        let open = File::open(file).on("open", file)?;
+        Ok(Inline { head: Some(head), file: Some(open), path: file.to_owned(), size, read: 0, tail })
+    }
+
+    fn piece(&mut self, file: &File) -> Result<Vec<u8>> {
+        let mut content = Vec::with_capacity(Self::STEP.min(self.size - self.read + 1) as usize);
+        file.take(Self::STEP).read_to_end(&mut content).on("read", &self.path)?;
+        self.read += content.len() as u64;
+        let ended = (content.len() as u64) < Self::STEP;
+        if self.read > self.size || (ended && self.read < self.size) {
+            return Err(changed(&self.path, self.size, self.read));
+        }
+        let mut piece = STANDARD.encode(content).into_bytes();
+        if ended {
+            piece.append(&mut self.tail);
+        }
+        Ok(piece)
+    }
+}
+
+impl Iterator for Inline {
+    type Item = Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Result<Vec<u8>>> {
+        if let Some(head) = self.head.take() {
+            return Some(Ok(head));
+        }
+        let file = self.file.take()?;
+        let piece = self.piece(&file);
+        if piece.is_ok() && !self.tail.is_empty() {
+            self.file = Some(file);
+        }
+        Some(piece)
     }
 }
 
@@ -83,15 +145,6 @@ fn length_of(operation: &Operation, copies: Copies) -> Result<u64> {
         return Err(changed(file, *size, found));
     }
     Ok(written(&inline(path, String::new()))?.len() as u64 + size.div_ceil(3) * 4)
-}
-
-fn whole(file: &Path, size: u64) -> Result<Vec<u8>> {
-    let mut content = Vec::with_capacity(size as usize);
-    File::open(file).on("open", file)?.take(size + 1).read_to_end(&mut content).on("read", file)?;
-    match content.len() as u64 == size {
-        true => Ok(content),
-        false => Err(changed(file, size, content.len() as u64)),
-    }
 }
 
 fn changed(file: &Path, size: u64, found: u64) -> Error {
@@ -137,17 +190,22 @@ mod tests {
     #[test]
     fn a_line_is_as_long_as_was_said_whatever_it_holds() {
         let dir = tempfile::tempdir().unwrap();
-        for size in [0, 1, 2, 3, 1000] {
+        let line =
+            |operation: &Operation| line(operation, Copies::Named).collect::<Result<Vec<_>>>().map(|all| all.concat());
+        let step = Inline::STEP as usize;
+        for size in [0, 1, 2, 3, 1000, step - 1, step, step + 1, 2 * step + 7] {
             let file = dir.path().join("content");
             std::fs::write(&file, vec![7; size]).unwrap();
             let add = Operation::AddFile { path: "a \"b\".txt".into(), file: file.clone(), size: size as u64 };
             let said = length_of(&add, Copies::Named).unwrap();
-            let made = line(&add, Copies::Named).unwrap();
+            let made = line(&add).unwrap();
             assert_eq!(made.len() as u64, said);
             let same = Operation::AddRegular { path: "a \"b\".txt".into(), bytes: vec![7; size] };
-            assert_eq!(made, line(&same, Copies::Named).unwrap());
+            assert!(made == line(&same).unwrap(), "{size}");
             std::fs::write(&file, vec![7; size + 1]).unwrap();
-            assert!(length_of(&add, Copies::Named).is_err() && line(&add, Copies::Named).is_err());
+            assert!(length_of(&add, Copies::Named).is_err() && line(&add).is_err());
+            std::fs::write(&file, vec![7; size.saturating_sub(1)]).unwrap();
+            assert!(size == 0 || line(&add).is_err(), "{size}");
         }
     }
 }
