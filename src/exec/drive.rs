@@ -440,6 +440,9 @@ impl<'a> Driver<'a> {
                 let error = Error::stage(format!("`{path}` changed after the plan was made")).hint("run hfbuild again");
                 return self.finish(id, action, digest, Err(error));
             }
+            if let Some(known) = signature.and_then(|seen| self.memo.known_all(&path, &seen)) {
+                workspace.known.insert(path.clone(), known);
+            }
             sources.push((path, full, signature));
         }
         self.emit(Event::Running { node: name, reasons });

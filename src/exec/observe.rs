@@ -14,7 +14,7 @@ use crate::core::value::Value;
 use crate::exec::matched;
 use crate::exec::project::Project;
 use crate::store::memo::Memo;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// The fingerprint of a tool that is not there.
@@ -51,6 +51,8 @@ fn settings(manifest: &Manifest) -> World {
 fn sources(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut World) -> Result<()> {
     let mut problems = Vec::new();
     let mut plain = HashSet::new();
+    let named = named(project, wanted);
+    let told = memo.learn(&project.root, &named)?;
     for id in project.graph.ids().filter(|id| wanted[id.index()]) {
         let Some(declaration) = project.graph.stage(id) else { continue };
         for input in &declaration.inputs {
@@ -77,7 +79,7 @@ fn sources(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut Worl
                 );
                 problems.push(error.hint("copy the file into the project"));
             }
-            let digest = memo.digest(&project.root, path)?;
+            let digest = told.get(path).copied();
             world.sources.insert(path.into(), digest);
             if digest.is_none() {
                 problems.push(missing(project, &project.graph.node(id).name.artifact.to_string(), path, span));
@@ -85,6 +87,27 @@ fn sources(project: &Project, wanted: &[bool], memo: &mut Memo, world: &mut Worl
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(join(problems)) }
+}
+
+/// The source files that stages name, each once, and whether it is published as it is, so that its digests for the Hub will
+/// be wanted too.
+fn named<'p>(project: &'p Project, wanted: &[bool]) -> Vec<(&'p str, bool)> {
+    let graph = &project.graph;
+    let mut named: HashMap<&str, bool> = HashMap::new();
+    let mut order = vec![];
+    for id in graph.ids().filter(|id| wanted[id.index()]) {
+        let Some(declaration) = graph.stage(id) else { continue };
+        let goes_out = graph.node(id).published && declaration.kind == "files";
+        for input in &declaration.inputs {
+            let InputFrom::File(path) = &input.from else { continue };
+            let known = named.entry(path.as_str()).or_insert_with(|| {
+                order.push(path.as_str());
+                false
+            });
+            *known |= goes_out;
+        }
+    }
+    order.into_iter().map(|path| (path, named[path])).collect()
 }
 
 /// Whether a path leads out of the project by a symbolic link. `plain` are folders that are known to be none.

@@ -69,6 +69,10 @@ impl Kind for Files {
             check_data(&input.path, &input.file, action)?;
             let out = workspace.output(role)?;
             reflink_copy::reflink_or_copy(&input.file, &out).on("copy", &input.file)?;
+            // that the source stayed as it was meanwhile is held when the stage has ended
+            if let Some(known) = workspace.known.get(&input.path).filter(|known| known.digest == input.digest) {
+                workspace.digested.insert(role.clone(), known.clone());
+            }
             let of = facts.subject(&input.path, input.digest);
             let bytes = std::fs::metadata(&out).on("stat", &out)?.len();
             let name = if action.inputs.len() == 1 { "bytes".to_string() } else { format!("bytes.{role}") };

@@ -161,6 +161,8 @@ pub struct Workspace {
     pub left: Left,
     /// Whether the outputs are to be published, so that the digests that the Hub knows them by are wanted.
     pub published: bool,
+    /// All digests of sources that are published as they are, by path, where they are known for certain.
+    pub known: BTreeMap<String, FileDigests>,
     /// Digests of outputs that the stage took while it wrote them, by path below `out/`: they are not read again for these.
     pub digested: BTreeMap<String, FileDigests>,
     /// Where partial results of the action are kept; `None`: nowhere, and each run begins anew.
@@ -195,6 +197,7 @@ impl Workspace {
             device: None,
             left: Left::default(),
             published: false,
+            known: BTreeMap::new(),
             digested: BTreeMap::new(),
             parts: None,
             sessions: Sessions::default(),

@@ -10,19 +10,23 @@
 //! entry counts once a tick has passed with the stat unchanged. Should another program rewrite one within that very tick,
 //! `dist/` is stale until the next change; what is published comes from the CAS and is never affected.
 
-use crate::core::digest::{Digest, HubDigests};
+use crate::core::digest::{Digest, FileDigests, HubDigests};
 use crate::core::error::{Error, Result};
 use crate::core::leaks::Finding;
 use crate::store::hash;
 use crate::store::log;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How far (ns) a file's times must lie before the entry's own: coarse kernel clocks tick every 4 to 10 ms.
 const TICK: i64 = 20_000_000;
+
+/// Bytes of a file from which on what the Hub knows it by is learnt as it is read for the first time.
+const SMALL: u64 = 1 << 16;
 
 /// What identifies an unchanged file to the memo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +161,46 @@ impl Memo {
         Ok(Some(digest))
     }
 
+    /// The digests of many files under `root`, those that must be read side by side. Of a path that comes with `true` the
+    /// Hub's digests are learnt in the same read, unless it is so small that another read costs less than remembering. Paths
+    /// where there is no regular file are not in the answer.
+    pub fn learn<'p>(&mut self, root: &Path, paths: &[(&'p str, bool)]) -> Result<HashMap<&'p str, Digest>> {
+        let (mut told, mut unknown) = (HashMap::with_capacity(paths.len()), vec![]);
+        for (path, hub) in paths {
+            let full = root.join(path);
+            let Some(before) = Signature::of(&full)? else { continue };
+            match self.known(path, &before) {
+                Some(digest) => drop(told.insert(*path, digest)),
+                None => unknown.push((*path, full, *hub, before)),
+            }
+        }
+        let read = |(path, full, hub, before): (&'p str, PathBuf, bool, Signature)| {
+            let at = now();
+            let (digest, hub) = match hub && before.size >= SMALL {
+                true => hash::all_of(&full).map(|all| (all.digest, Some(all.hub)))?,
+                false => (hash::blake3_of(&full)?, None),
+            };
+            let is_same = Signature::of(&full)? == Some(before);
+            Ok((path, digest, hub, is_same.then_some((before, at))))
+        };
+        for (path, digest, hub, same) in unknown.into_par_iter().map(read).collect::<Result<Vec<_>>>()? {
+            if let Some((signature, at)) = same {
+                self.remember(path, signature, digest, at);
+                if let Some(hub) = hub.filter(|_| !self.hub.contains_key(&digest)) {
+                    self.remember_hub(digest, hub);
+                }
+            }
+            told.insert(path, digest);
+        }
+        Ok(told)
+    }
+
+    /// All digests of a file with this stat, if they can be told without reading.
+    pub fn known_all(&self, path: &str, signature: &Signature) -> Option<FileDigests> {
+        let digest = self.known(path, signature)?;
+        Some(FileDigests { size: signature.size, digest, hub: self.hub.get(&digest)?.clone() })
+    }
+
     /// Remembers a digest that was computed from a read which began at `at`.
     fn remember(&mut self, path: &str, signature: Signature, digest: Digest, at: i64) {
         self.stats.insert(path.into(), Entry { signature, digest, at });
@@ -241,5 +285,46 @@ impl Memo {
         let all: Vec<_> = stats.chain(hub).chain(leaks).collect();
         self.lines = all.len();
         log::rewrite(path, &all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{File, FileTimes};
+    use std::time::Duration;
+
+    #[test]
+    fn one_read_tells_all_digests_and_they_are_told_only_of_a_file_that_is_surely_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, size: usize| {
+            let file = dir.path().join(name);
+            std::fs::write(&file, vec![7; size]).unwrap();
+            let old = SystemTime::now() - Duration::from_secs(60);
+            File::options().write(true).open(&file).unwrap().set_times(FileTimes::new().set_modified(old)).unwrap();
+            file
+        };
+        let (large, small) = (write("large", 100_000), write("small", 10));
+        let paths = [("large", true), ("small", true), ("large2", false), ("none", true)];
+        write("large2", 70_000);
+        // the change of a file's times is itself a change, just now, and only time makes it an old one
+        let ready = |file: &Path| now() > Signature::of(file).unwrap().unwrap().ctime + 2 * TICK;
+        while !ready(&dir.path().join("large2")) {
+            std::thread::yield_now();
+        }
+        let mut memo = Memo::default();
+        let told = memo.learn(dir.path(), &paths).unwrap();
+        assert_eq!(told.len(), 3);
+        let seen = |file: &Path| Signature::of(file).unwrap().unwrap();
+        let all = hash::all_of(&large).unwrap();
+        assert_eq!((told["large"], memo.known_all("large", &seen(&large))), (all.digest, Some(all)));
+        assert_eq!(told["small"], hash::blake3_of(&small).unwrap());
+        assert_eq!(memo.known_all("small", &seen(&small)), None);
+        assert_eq!(memo.known_all("large2", &seen(&dir.path().join("large2"))), None);
+        std::fs::write(&large, vec![8; 100_000]).unwrap();
+        assert_eq!(memo.known_all("large", &seen(&large)), None);
+        assert_ne!(memo.learn(dir.path(), &paths).unwrap()["large"], told["large"]);
+        let just_now = seen(&large);
+        assert!(just_now.ctime + TICK < now() || memo.known_all("large", &just_now).is_none());
     }
 }
