@@ -256,7 +256,7 @@ class Bench:
                     run = self.ours(project, hub.url) if who == "hfbuild" else self.theirs(project, hub.url, home, xet)
                     seen["first", who].append(timed(*run))
                     seen["unchanged", who].append(timed(*run))
-                    changed = sorted((project / "src").iterdir())[3]
+                    changed = sorted((project / "src").iterdir())[:4][-1]
                     data = changed.read_bytes()
                     changed.unlink()
                     changed.write_bytes(data[::-1])
@@ -292,7 +292,7 @@ class Bench:
             row = {"what": f"{label}: requests", "first": first, "unchanged": unchanged}
             if shutil.which("strace"):
                 row["unchanged reads"] = traced(*run, ["src", "dist", "blobs"])
-                changed = sorted((project / "src").iterdir())[3]
+                changed = sorted((project / "src").iterdir())[:4][-1]
                 data = changed.read_bytes()
                 changed.unlink()
                 changed.write_bytes(data[::-1])

@@ -152,8 +152,9 @@ impl OnnxRuntime {
         let set = || -> ort::Result<SessionBuilder> {
             let builder = ort::session::Session::builder(environment)?.with_no_environment_execution_providers()?;
             let builder = builder.with_intra_threads(self.threads.max(1))?.with_inter_threads(1)?;
-            // threads that spin while they wait took two to three times as long on a machine that had other work too
-            let builder = builder.with_intra_op_spinning(false)?;
+            // how long threads spin while they wait: the library's own default took two to three times as long on a machine
+            // that had other work too, none at all a tenth longer on one that had not. Libraries that do not know it pass it over
+            let builder = builder.with_config_entry("session.intra_op.spin_duration_us", "100")?;
             // left to itself the crate prefers a device that saves power (CoreML, on a Mac)
             let builder = builder.with_auto_device(AutoDevicePolicy::PreferCPU)?;
             Ok(builder.with_parallel_execution(false)?.with_deterministic_compute(true)?)
