@@ -309,8 +309,16 @@ fn ingest(out: &Path, job: &Job) -> Result<Vec<Output>> {
     };
     let (blobs, published) = (&job.blobs, job.published);
     // one file is not worth a thread of another pool
-    let known = &job.workspace.digested;
-    let one = |(file, path): &(PathBuf, String)| take(file, path, blobs, published, known.get(path));
+    let (digested, taken_over) = (&job.workspace.digested, job.action.kind == "files");
+    let one = |(file, path): &(PathBuf, String)| {
+        let known = digested.get(path).filter(|_| published);
+        // what was taken over from a source rests on its stat; what a stage digested as it wrote it, on the bytes
+        let known = match known.filter(|_| taken_over) {
+            Some(known) => held(known, file)?,
+            None => known,
+        };
+        take(file, path, blobs, published, known)
+    };
     let mut outputs: Vec<Output> = match &files[..] {
         [file] => vec![one(file)?],
         files => files.par_iter().map(one).collect::<Result<_>>()?,
@@ -355,6 +363,12 @@ fn walk(out: &Path, published: bool) -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
+/// Digests that were known of a source, if its copy has the content that they are of: a program that has a file mapped can
+/// change it without its stat. BLAKE3 tells, which costs the least.
+fn held<'k>(known: &'k FileDigests, copy: &Path) -> Result<Option<&'k FileDigests>> {
+    Ok((hash::blake3_of(copy)? == known.digest).then_some(known))
+}
+
 /// `known`: what the stage that wrote the file says of it. It is believed where it says all and the size is right.
 fn take(file: &Path, path: &str, blobs: &Blobs, published: bool, known: Option<&FileDigests>) -> Result<Output> {
     let size = std::fs::metadata(file).on("stat", file)?.len();
@@ -384,5 +398,22 @@ fn check_shape(outputs: &[Output], shape: &Shape) -> Result<()> {
     match lacking {
         None => Ok(()),
         Some(what) => Err(Error::stage(format!("the stage ended well but did not make `{what}`"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_of_a_source_are_not_taken_over_for_a_copy_of_other_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, copy) = (dir.path().join("source"), dir.path().join("copy"));
+        std::fs::write(&source, "as it was").unwrap();
+        let known = hash::all_of(&source).unwrap();
+        std::fs::copy(&source, &copy).unwrap();
+        assert_eq!(held(&known, &copy).unwrap(), Some(&known));
+        std::fs::write(&copy, "as it is!").unwrap();
+        assert_eq!(held(&known, &copy).unwrap(), None);
     }
 }
