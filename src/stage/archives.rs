@@ -69,10 +69,20 @@ impl Container {
         match head {
             [b'P', b'K', 3, 4, ..] => Some(Container::Zip),
             [0x1f, 0x8b, 8, ..] => Some(Container::Gzip),
-            _ if head.get(257..262) == Some(b"ustar") => Some(Container::Tar),
+            _ if is_tar(head) => Some(Container::Tar),
             _ => None,
         }
     }
+}
+
+/// Whether a block is the header of a tar's member, by its checksum: the oldest form has no other mark, and Python's `tarfile`
+/// asks for none.
+fn is_tar(head: &[u8]) -> bool {
+    let Some(block) = head.first_chunk::<512>() else { return false };
+    let said = std::str::from_utf8(&block[148..156]).unwrap_or_default();
+    let said = u64::from_str_radix(said.trim_matches([' ', '\0']), 8);
+    let sum = |of: &[u8]| of.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    said.is_ok_and(|said| said == sum(&block[..148]) + 8 * u64::from(b' ') + sum(&block[156..]))
 }
 
 /// What a decompressor gives, up to where all of the file's have given enough.
@@ -109,7 +119,7 @@ fn look(from: &mut dyn Read, what: &str, deep: u8, left: &Cell<u64>) -> Result<(
             // its directory stands at its end: it is read from a file
             let mut whole_zip = tempfile::NamedTempFile::new().on("make", std::env::temp_dir())?;
             let at = whole_zip.path().to_path_buf();
-            std::io::copy(&mut whole, &mut whole_zip).on("write", &at)?;
+            std::io::copy(&mut Metered { from: whole, left }, &mut whole_zip).on("write", &at)?;
             return zip(&at, what, deep - 1, left);
         }
         None => {}
@@ -145,7 +155,10 @@ impl<R: Read> Read for Kept<R> {
 /// soon no pickle is refused only where it calls something before. After a pickle raw numbers may follow.
 fn pickle(from: impl Read, what: &str) -> Result<()> {
     let mut kept = Kept { from, first: Vec::new(), read: 0 };
-    let Err(refusal) = unpickle::unpickle(&mut BufReader::new(&mut kept), what, u64::MAX) else { return Ok(()) };
+    let mut reader = BufReader::new(&mut kept);
+    let Err(refusal) = unpickle::unpickle(&mut reader, what, u64::MAX) else {
+        return arrays::refuse_called(calls::first_called(&mut reader), what); // another pickle may follow
+    };
     let soon = kept.read <= KEPT;
     let mut again = BufReader::new(Cursor::new(kept.first).chain(kept.from));
     match soon && calls::first_called(&mut again).is_none() {
@@ -167,9 +180,10 @@ fn tar<R: Read>(members: tar::Entries<'_, R>, what: &str, deep: u8, left: &Cell<
     Ok(())
 }
 
-/// One that cannot be read as a zip archive has no members.
+/// One without an archive's end has no members. Another whose members cannot be listed is refused: who knows what others make
+/// of it.
 fn zip(file: &Path, what: &str, deep: u8, left: &Cell<u64>) -> Result<()> {
-    let Ok(archive) = Archive::open(file) else { return Ok(()) };
+    let Some(archive) = Archive::scan(file).map_err(|error| error.within(what))? else { return Ok(()) };
     let mut open = File::open(file).on("open", file)?;
     for entry in &archive.entries {
         // what is located is what lies in the file, of a deflated entry the compressed bytes
@@ -251,5 +265,63 @@ mod tests {
         header.set_mode(0o644);
         archive.append_data(&mut header, name, content).unwrap();
         archive.into_inner().unwrap()
+    }
+
+    /// A zip archive of stored members, with something before it.
+    fn zipped(before: &[u8], members: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let (mut out, mut directory) = (before.to_vec(), vec![]);
+        for (name, bytes) in members {
+            let at = (out.len() - before.len()) as u32;
+            let length = bytes.len() as u32;
+            let sizes = [[0; 4], length.to_le_bytes(), length.to_le_bytes()].concat();
+            let names = [(name.len() as u16).to_le_bytes(), [0; 2]].concat();
+            out.extend([b"PK\x03\x04", &[0; 10][..], &sizes, &names, name, bytes].concat());
+            let tail = [&[0; 10][..], &at.to_le_bytes()].concat();
+            directory.extend([b"PK\x01\x02", &[0; 12][..], &sizes, &names, &tail, name].concat());
+        }
+        let (at, count) = ((out.len() - before.len()) as u32, (members.len() as u16).to_le_bytes());
+        let size = (directory.len() as u32).to_le_bytes();
+        out.extend(
+            [&directory[..], b"PK\x05\x06", &[0; 4], &count, &count, &size, &at.to_le_bytes(), &[0; 2]].concat(),
+        );
+        out
+    }
+
+    /// A tar of one member.
+    fn tarred(name: &str, bytes: &[u8], magic: &[u8]) -> Vec<u8> {
+        let mut head = [0; 512];
+        head[..name.len()].copy_from_slice(name.as_bytes());
+        head[100..107].copy_from_slice(b"0000644");
+        head[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
+        head[156] = b'0';
+        head[257..257 + magic.len()].copy_from_slice(magic);
+        head[148..156].fill(b' ');
+        let sum: u32 = head.iter().map(|byte| u32::from(*byte)).sum();
+        head[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        let mut out = [&head[..], bytes].concat();
+        out.resize(out.len().next_multiple_of(512) + 1024, 0);
+        out
+    }
+
+    #[test]
+    fn members_are_found_as_lenient_programs_find_them() {
+        let most = LEAST;
+        let calls = |bytes: &[u8]| refusal(bytes, most).is_some_and(|said| said.contains("os.system"));
+        assert!(calls(&zipped(b"", &[(b"a", RUNS)])));
+        assert!(calls(&zipped(b"", &[(b"a", b"1"), (b"a", RUNS)])), "a name that comes twice");
+        assert!(calls(&zipped(b"", &[(b"\x81", RUNS)])), "a name in no UTF-8");
+        assert!(calls(&zipped(b"PK\x03\x04 and something else before", &[(b"a", RUNS)])), "something before it");
+        assert!(calls(&tarred("a", RUNS, b"ustar\x0000")) && calls(&tarred("a", RUNS, b"")), "the oldest form of tar");
+        let two = [b"\x80\x02K\x01.\x80\x02", RUNS].concat();
+        assert!(calls(&tarred("storages", &two, b"ustar\x0000")), "a pickle behind another");
+        let latin = [b"\x80\x02cos\nsystem\n0V\xff\n0", RUNS].concat();
+        assert!(refusal(&tarred("pickle", &latin, b"ustar\x0000"), most).is_some());
+        assert_eq!(refusal(&zipped(b"", &[(b"a", b"1")]), most), None);
+        let mut broken = zipped(b"", &[(b"a", b"1")]);
+        let end = broken.len() - 22;
+        broken[end + 16] ^= 1; // the directory is elsewhere
+        assert!(refusal(&broken, most).is_some());
+        broken.truncate(end); // nobody reads it
+        assert_eq!(refusal(&broken, most), None);
     }
 }

@@ -35,8 +35,8 @@ struct Scan<'a, R> {
     names: Vec<String>,
 }
 
-/// The first global that these bytes call as a pickle, other than those that run nothing. `None`: there is none, or they
-/// are no pickle.
+/// The first global that these bytes call as a pickle, other than those that run nothing; words for what cannot be told,
+/// because there are too many values before it. `None`: there is none, or they are no pickle.
 pub fn first_called(from: &mut impl BufRead) -> Option<String> {
     let mut scan = Scan { from, stack: vec![], marks: vec![], memo: HashMap::new(), names: vec![] };
     loop {
@@ -50,7 +50,7 @@ pub fn first_called(from: &mut impl BufRead) -> Option<String> {
             return Some(scan.names.swap_remove(called));
         }
         if scan.stack.len() + scan.memo.len() + scan.names.len() + scan.marks.len() > MOST {
-            return None;
+            return Some(format!("what stands behind more than {MOST} values"));
         }
     }
 }
@@ -65,7 +65,10 @@ impl<R: BufRead> Scan<'_, R> {
             b'1' => drop(self.pop_mark()?),
             b'2' => self.stack.push(self.top()?),
             b'N' | 0x88 | 0x89 | b')' | b']' | b'}' | 0x8f | 0x97 => self.stack.push(Kind::Value),
-            b'F' | b'I' | b'L' | b'S' | b'V' | b'P' => drop(self.line().map(|_| self.stack.push(Kind::Value))?),
+            b'F' | b'I' | b'L' | b'S' | b'V' | b'P' => {
+                self.skip_line()?;
+                self.stack.push(Kind::Value);
+            }
             b'K' | b'M' | b'J' | b'G' | 0x82..=0x84 | b'U' | b'C' | b'T' | b'X' | b'B' | 0x8a..=0x8e | 0x96 => {
                 self.skip_value(op)?;
                 self.stack.push(Kind::Value);
@@ -226,6 +229,20 @@ impl<R: BufRead> Scan<'_, R> {
         (skipped == length).then_some(())
     }
 
+    /// A text or number, in any encoding and of any length, as Python takes it.
+    fn skip_line(&mut self) -> Option<()> {
+        loop {
+            let piece = self.from.fill_buf().ok().filter(|piece| !piece.is_empty())?;
+            let end = piece.iter().position(|byte| *byte == b'\n');
+            let read = end.map_or(piece.len(), |at| at + 1);
+            self.from.consume(read);
+            if end.is_some() {
+                return Some(());
+            }
+        }
+    }
+
+    /// A name.
     fn line(&mut self) -> Option<String> {
         let mut bytes = vec![];
         (&mut *self.from).take(LONGEST).read_until(b'\n', &mut bytes).ok()?;
@@ -259,6 +276,8 @@ mod tests {
             b"I1_0\n0cos\nsystem\np0\n0g0\n(S'id'\ntR.",
             b"(dp0\nS'a'\ncos\nsystem\n(S'id'\ntRs.",
             b"I1\n.cos\nsystem\n(S'id'\ntR.",
+            b"V\xff\n0cos\nsystem\n(S'id'\ntR.", // latin-1, as Python reads these
+            &[b"V", &[b'a'; 1 << 21][..], b"\n0cos\nsystem\n(S'id'\ntR."].concat(),
         ] {
             assert_eq!(called(pickle), system, "{}", pickle.escape_ascii());
         }

@@ -49,28 +49,41 @@ impl Archive {
     /// # Errors
     /// Not a zip file, truncated, a directory that does not fit the file, a name that comes twice.
     pub fn open(path: &Path) -> Result<Archive> {
+        let damaged = |what: &str| damaged(&path.display().to_string(), what);
+        let archive = Archive::scan(path)?.ok_or_else(|| damaged("the end of the archive is missing"))?;
+        let mut names: Vec<&str> = archive.entries.iter().map(|e| e.name.as_str()).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(damaged(&format!("entry `{}` comes twice", pair[0]))),
+            None => Ok(archive),
+        }
+    }
+
+    /// The same as lenient programs read it (Python's `zipfile`): a name may come twice, in any encoding, and something may
+    /// stand before the archive. `None`: it has no end, so nobody reads it.
+    ///
+    /// # Errors
+    /// A directory that does not fit the file.
+    pub fn scan(path: &Path) -> Result<Option<Archive>> {
         let file = File::open(path).on("open", path)?;
         let length = file.metadata().on("stat", path)?.len();
         let name = path.display().to_string();
         let tail_at = length.saturating_sub(65_557 + 20);
         let tail = read_at(&file, tail_at, length - tail_at).on("read", path)?;
         let damaged = |what: &str| damaged(&name, what);
-        let end =
-            tail.windows(4).rposition(|w| w == END).ok_or_else(|| damaged("the end of the archive is missing"))?;
-        let (count, size, offset) =
-            directory_of(&file, &tail, end).ok_or_else(|| damaged("the end of the archive is malformed"))?;
+        let Some(end) = tail.windows(4).rposition(|w| w == END) else { return Ok(None) };
+        let (count, size, offset, ends) =
+            directory_of(&file, &tail, end, tail_at).ok_or_else(|| damaged("the end of the archive is malformed"))?;
         if size > MAX_DIRECTORY || offset.checked_add(size).is_none_or(|end| end > length) {
             return Err(damaged("the archive's directory does not fit the file"));
         }
-        let directory = read_at(&file, offset, size).on("read", path)?;
-        let entries =
+        // offsets are counted from where the archive begins
+        let before = ends.saturating_sub(size + offset);
+        let directory = read_at(&file, offset + before, size).on("read", path)?;
+        let mut entries =
             parse_entries(&directory, count).ok_or_else(|| damaged("the archive's directory is malformed"))?;
-        let mut names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
-        names.sort_unstable();
-        match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(damaged(&format!("entry `{}` comes twice", pair[0]))),
-            None => Ok(Archive { file: Arc::new(file), length, name, entries }),
-        }
+        entries.iter_mut().for_each(|entry| entry.header = entry.header.saturating_add(before));
+        Ok(Some(Archive { file: Arc::new(file), length, name, entries }))
     }
 
     /// The bytes of a stored entry of at most `limit` bytes.
@@ -115,20 +128,20 @@ impl Archive {
     }
 }
 
-/// (entries, bytes, offset) of the directory, by the end record, or by the zip64 one where it is in use.
-fn directory_of(file: &File, tail: &[u8], end: usize) -> Option<(u64, u64, u64)> {
+/// (entries, bytes, offset) of the directory, and where it ends in the file. The zip64 record counts where there is one,
+/// which torch.save always writes; Python's `zipfile` and miniz do the same. `at`: where `tail` begins.
+fn directory_of(file: &File, tail: &[u8], end: usize, at: u64) -> Option<(u64, u64, u64, u64)> {
     let record = tail.get(end..end + 22)?;
+    let ends = at + end as u64;
     let (count, size, offset) = (u16_at(record, 10)?, u32_at(record, 12)?, u32_at(record, 16)?);
-    if count != u16::MAX && size != u32::MAX && offset != u32::MAX {
-        return Some((count.into(), size.into(), offset.into()));
-    }
-    let locator = tail.get(end.checked_sub(20)?..end)?;
-    if !locator.starts_with(&LOCATOR_64) {
-        return Some((count.into(), size.into(), offset.into()));
-    }
-    let record = read_at(file, u64_at(locator, 8)?, 56).ok()?;
-    record.starts_with(&END_64).then_some(())?;
-    Some((u64_at(&record, 32)?, u64_at(&record, 40)?, u64_at(&record, 48)?))
+    let locator = end.checked_sub(20).and_then(|start| tail.get(start..end));
+    let Some(locator) = locator.filter(|bytes| bytes.starts_with(&LOCATOR_64)) else {
+        return Some((count.into(), size.into(), offset.into(), ends));
+    };
+    // it stands before its locator; where something precedes the archive that is not where the locator says
+    let record_at = |at: u64| Some((at, read_at(file, at, 56).ok().filter(|record| record.starts_with(&END_64))?));
+    let (ends, record) = record_at(u64_at(locator, 8)?).or_else(|| record_at(ends.checked_sub(20 + 56)?))?;
+    Some((u64_at(&record, 32)?, u64_at(&record, 40)?, u64_at(&record, 48)?, ends))
 }
 
 fn parse_entries(mut rest: &[u8], count: u64) -> Option<Vec<Entry>> {
@@ -140,7 +153,7 @@ fn parse_entries(mut rest: &[u8], count: u64) -> Option<Vec<Entry>> {
         let [name, extra, comment] = [28, 30, 32].map(|at| u16_at(rest, at).map(usize::from));
         let (name, extra, comment) = (name?, extra?, comment?);
         let mut entry = Entry {
-            name: String::from_utf8(rest.get(46..46 + name)?.to_vec()).ok()?,
+            name: String::from_utf8_lossy(rest.get(46..46 + name)?).into_owned(),
             method: u16_at(rest, 10)?,
             compressed: u32_at(rest, 20)?.into(),
             size: u32_at(rest, 24)?.into(),
