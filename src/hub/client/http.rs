@@ -126,6 +126,11 @@ impl Failure {
         matches!(self, Failure::Refused(refusal) if refusal.status == 404 && refusal.code.is_some())
     }
 
+    /// Whether the hub says that of the file alone.
+    pub fn is_missing_file(&self) -> bool {
+        matches!(self, Failure::Refused(refusal) if self.is_missing() && refusal.code.as_deref() == Some("EntryNotFound"))
+    }
+
     fn wait(&self) -> Option<Duration> {
         match self {
             Failure::Refused(refusal) => refusal.wait,

@@ -101,7 +101,8 @@ impl HubClient {
             };
             let came = under.lock().await.size;
             match failure.status() {
-                _ if failure.is_missing() => return Ok(None),
+                // that the repository or the revision is gone says nothing of the file
+                _ if failure.is_missing_file() => return Ok(None),
                 Some(416) if came > 0 => break, // cut off at its very end: there is nothing after what came
                 _ if failure.passes() && came > before => before = came,
                 _ => return Err(self.http().explain(&call, failure)),
