@@ -108,7 +108,7 @@ impl Kind for Latency {
     fn run(&self, action: &Action, workspace: &mut Workspace) -> Result<Facts> {
         let graph = evaluation::graph(workspace, "graph")?;
         let info = OnnxFile::open(&graph.file)?.info()?;
-        takes(&info, int_param(action, "batch")?)?;
+        takes(&info, action)?;
         let threads = param(action, "threads")?.as_int().map_or_else(evaluation::cores, |n| n as usize);
         let mut session = runtimes::open(action, workspace, &graph.file, Some(threads))?;
         let times = match param(action, "steps")?.as_int() {
@@ -147,16 +147,28 @@ impl Kind for Latency {
     }
 }
 
-/// A graph that was written for one number of rows runs these and no others: seconds by another number would be wrong.
-fn takes(info: &GraphInfo, batch: i64) -> Result<()> {
+/// A graph that was written for one number of rows runs these and no others: seconds by another number would be wrong. Of a
+/// forward alone an input may be what the rows share, as long as another is open.
+fn takes(info: &GraphInfo, action: &Action) -> Result<()> {
+    let batch = int_param(action, "batch")?;
+    let draws = param(action, "steps")?.as_int().is_some();
+    let rows_of = if draws && !matches!(param(action, "guidance")?, Value::Null) { 2 } else { 1 };
+    let is_open = |port: &Port| port.shape.first().is_some_and(|extent| !matches!(extent, Extent::Fixed(_)));
+    if !draws && info.inputs.iter().any(is_open) {
+        return Ok(());
+    }
     let fixed = |port: &Port| match port.shape.first() {
-        Some(Extent::Fixed(rows)) if *rows != batch => Some(*rows),
+        Some(Extent::Fixed(rows)) if *rows != batch * rows_of => Some(*rows),
         _ => None,
     };
     match info.inputs.iter().find_map(|port| Some((port, fixed(port)?))) {
         Some((port, rows)) => {
-            Err(Error::stage(format!("the graph's input `{port}` takes {rows} rows, and `batch` is {batch}"))
-                .hint(format!("set `batch = {rows}`, or export the graph with an extent that is open")))
+            let doubled = if rows_of == 2 { ", which guidance doubles" } else { "" };
+            Err(Error::stage(format!("the graph's input `{port}` takes {rows} rows, and `batch` is {batch}{doubled}"))
+                .hint(match rows % rows_of {
+                    0 => format!("set `batch = {}`, or export the graph with an extent that is open", rows / rows_of),
+                    _ => "export the graph with an extent that is open".into(),
+                }))
         }
         None => Ok(()),
     }
