@@ -102,7 +102,9 @@ pub fn entries(publishes: &Publishes, target: &Target, branch: Option<&Branch>) 
         }
     }
     let mut others = Vec::new();
-    for commit in &seen.tagged {
+    // one that is newer than what was looked through is on another branch
+    let oldest = seen.commits.last().map(|commit| commit.date.clone());
+    for commit in seen.tagged.iter().filter(|commit| oldest.as_ref().is_none_or(|oldest| commit.date <= *oldest)) {
         let (receipt, marks) = (receipts.remove(commit.id.as_str()), marks(&commit.message));
         if receipt.is_some() || marks.is_some() {
             others.push(Entry { there: None, ..entry(commit, receipt, marks, &seen.tags) });
