@@ -99,12 +99,13 @@ fn put_digested(
     let rows = table.map(|_| each()).transpose()?;
     let mut going = out.put(&Arc::new([&(header.len() as u64).to_le_bytes()[..], &header].concat()));
     let mut buffer = spares.get();
+    let mut read = Ok(());
     for tensor in tensors {
-        if !going {
+        if !going || read.is_err() {
             break;
         }
         let mut first = 0;
-        tensor.chunks_into(&mut buffer, &mut |piece| {
+        read = tensor.chunks_into(&mut buffer, &mut |piece| {
             let read = Arc::new(std::mem::replace(piece, spares.get()));
             let written = match cast.as_deref_mut() {
                 Some(cast) => {
@@ -117,9 +118,10 @@ fn put_digested(
             };
             going = out.put(written) && rows.as_ref().is_none_or(|rows| rows.put(&read));
             Ok(())
-        })?;
+        });
     }
-    let digests = out.finish()?;
+    let digests = out.finish()?; // a disk that is full is the first cause
+    read?;
     if let (Some(table), Some(rows)) = (table, rows) {
         tensors.iter().zip(rows.end()?).try_for_each(|(tensor, hash)| table.holds(tensor, &hash))?;
     }
