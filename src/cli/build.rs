@@ -203,6 +203,7 @@ async fn prepare<'a>(
         records::mend(store)?; // told once
     }
     let mut memo = Memo::load(&store.memo_log())?;
+    memo.keep();
     let mut world = observe::observe(project, &asked.wanted, &loaded.history, &mut memo)?;
     observe::check_tools(project, &asked.wanted, &world)?;
     world.forced = forced;

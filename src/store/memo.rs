@@ -105,6 +105,8 @@ pub struct Memo {
     /// Blobs that this process has digested as it took them in.
     made: HashMap<Digest, Signature>,
     lines: usize,
+    /// Whether this run saves it.
+    kept: bool,
 }
 
 fn now() -> i64 {
@@ -131,6 +133,11 @@ impl Memo {
         })?;
         memo.lines += damaged;
         Ok(memo)
+    }
+
+    /// Says that this run saves it: what is dear to learn is learnt then alone.
+    pub fn keep(&mut self) {
+        self.kept = true;
     }
 
     /// The digest of a file if it can be told without reading.
@@ -174,9 +181,10 @@ impl Memo {
                 None => unknown.push((*path, full, *hub, before)),
             }
         }
+        let is_kept = self.kept;
         let read = |(path, full, hub, before): (&'p str, PathBuf, bool, Signature)| {
             let at = now();
-            let (digest, hub) = match hub && before.size >= SMALL {
+            let (digest, hub) = match hub && is_kept && before.size >= SMALL {
                 true => hash::all_of(&full).map(|all| (all.digest, Some(all.hub)))?,
                 false => (hash::blake3_of(&full)?, None),
             };
@@ -312,7 +320,7 @@ mod tests {
         while !ready(&dir.path().join("large2")) {
             std::thread::yield_now();
         }
-        let mut memo = Memo::default();
+        let mut memo = Memo { kept: true, ..Memo::default() };
         let told = memo.learn(dir.path(), &paths).unwrap();
         assert_eq!(told.len(), 3);
         let seen = |file: &Path| Signature::of(file).unwrap().unwrap();
