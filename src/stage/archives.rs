@@ -22,8 +22,8 @@ const LEAST: u64 = 1 << 30;
 /// Bytes of a member by which it is told what it is; a tar says so at 257.
 const HEAD: u64 = 512;
 
-/// Refuses an archive, or gzip's compression of anything, in which a pickle would run code. Another file is looked at as a
-/// single member is.
+/// Refuses an archive, gzip's compression of anything, or an array, in which a pickle would run code. Another file is not
+/// looked at.
 ///
 /// # Errors
 /// Such a pickle, or array of objects; what it decompresses to is too much to be looked through; the file cannot be read.
@@ -46,7 +46,9 @@ fn check_within(path: &str, file: &Path, most: u64) -> Result<()> {
             let mut archive = tar::Archive::new(open); // what need not be read is passed over
             archive.entries_with_seek().map_or(Ok(()), |members| tar(members, &what, DEEP - 1, &left))?;
         }
-        _ => look(&mut open, &what, DEEP, &left)?,
+        Some(Container::Gzip) => look(&mut open, &what, DEEP, &left)?,
+        None if arrays::opens_array(&head) => arrays::check(&mut BufReader::new(open), &what)?,
+        None => {}
     }
     match left.get() {
         0 => Err(Error::stage(format!(

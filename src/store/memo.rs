@@ -25,7 +25,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// How far (ns) a file's times must lie before the entry's own: coarse kernel clocks tick every 4 to 10 ms.
 const TICK: i64 = 20_000_000;
 
-/// Bytes of a file from which on what the Hub knows it by is learnt as it is read for the first time.
+/// Bytes of a file from which on a read is dear: what the Hub knows it by is learnt with the first one, and that one waits
+/// until the file's stat proves something.
 const SMALL: u64 = 1 << 16;
 
 /// What identifies an unchanged file to the memo.
@@ -160,6 +161,7 @@ impl Memo {
         if let Some(digest) = self.known(name, &before) {
             return Ok(Some(digest));
         }
+        settled(&before);
         let at = now();
         let digest = hash::blake3_of(full)?;
         if Signature::of(full)? == Some(before) {
@@ -183,6 +185,7 @@ impl Memo {
         }
         let is_kept = self.kept;
         let read = |(path, full, hub, before): (&'p str, PathBuf, bool, Signature)| {
+            settled(&before);
             let at = now();
             let (digest, hub) = match hub && is_kept && before.size >= SMALL {
                 true => hash::all_of(&full).map(|all| (all.digest, Some(all.hub)))?,
@@ -255,11 +258,7 @@ impl Memo {
     /// Writes what is new. Waits out the tick of files that were placed last: 40 ms at most, once a run that placed any.
     pub fn save(&mut self, root: &Path, path: &Path) -> Result<()> {
         let own = std::mem::take(&mut self.own);
-        let newest = own.iter().map(|(_, s, _)| s.ctime.max(s.mtime)).max().unwrap_or(0);
-        let wait = newest.saturating_add(TICK + 1_000_000).saturating_sub(now());
-        if (1..=2 * TICK).contains(&wait) {
-            std::thread::sleep(std::time::Duration::from_nanos(wait as u64));
-        }
+        pass_the_tick_of(own.iter().map(|(_, s, _)| s.ctime.max(s.mtime)).max().unwrap_or(0));
         for (path, signature, digest) in own {
             if Signature::of(&root.join(&path))? == Some(signature) {
                 self.remember(&path, signature, digest, now());
@@ -296,11 +295,25 @@ impl Memo {
     }
 }
 
+/// Waits until a file of some size that has just been written is old enough for its stat to prove something: less long than
+/// reading it again, and again, at each later look of this run.
+fn settled(seen: &Signature) {
+    if seen.size >= SMALL {
+        pass_the_tick_of(seen.ctime.max(seen.mtime));
+    }
+}
+
+/// Waits 40 ms at most; a time in the future is not waited for.
+fn pass_the_tick_of(time: i64) {
+    let wait = time.saturating_add(TICK + 1_000_000).saturating_sub(now());
+    if (1..=2 * TICK).contains(&wait) {
+        std::thread::sleep(std::time::Duration::from_nanos(wait as u64));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{File, FileTimes};
-    use std::time::Duration;
 
     #[test]
     fn one_read_tells_all_digests_and_they_are_told_only_of_a_file_that_is_surely_the_same() {
@@ -308,18 +321,11 @@ mod tests {
         let write = |name: &str, size: usize| {
             let file = dir.path().join(name);
             std::fs::write(&file, vec![7; size]).unwrap();
-            let old = SystemTime::now() - Duration::from_secs(60);
-            File::options().write(true).open(&file).unwrap().set_times(FileTimes::new().set_modified(old)).unwrap();
             file
         };
         let (large, small) = (write("large", 100_000), write("small", 10));
         let paths = [("large", true), ("small", true), ("large2", false), ("none", true)];
         write("large2", 70_000);
-        // the change of a file's times is itself a change, just now, and only time makes it an old one
-        let ready = |file: &Path| now() > Signature::of(file).unwrap().unwrap().ctime + 2 * TICK;
-        while !ready(&dir.path().join("large2")) {
-            std::thread::yield_now();
-        }
         let mut memo = Memo { kept: true, ..Memo::default() };
         let told = memo.learn(dir.path(), &paths).unwrap();
         assert_eq!(told.len(), 3);
@@ -332,7 +338,6 @@ mod tests {
         std::fs::write(&large, vec![8; 100_000]).unwrap();
         assert_eq!(memo.known_all("large", &seen(&large)), None);
         assert_ne!(memo.learn(dir.path(), &paths).unwrap()["large"], told["large"]);
-        let just_now = seen(&large);
-        assert!(just_now.ctime + TICK < now() || memo.known_all("large", &just_now).is_none());
+        assert!(memo.known_all("large", &seen(&large)).is_some(), "the tick of one just written is waited out");
     }
 }
