@@ -35,7 +35,8 @@ pub fn diff(global: &Global, json: bool) -> Result<(), Failure> {
             let (remotes, remote) = opened.reading(*id).await?;
             let blobs = opened.store.blobs();
             let how = opened.project.graph.upload(*id).map(|upload| world.how(upload)).unwrap_or_default();
-            let observed = remote.observe(&opened.loaded.publishes, Some(&blobs), how).await?;
+            let mut observed = remote.observe(&opened.loaded.publishes, Some(&blobs), how).await?;
+            remote.list(&mut observed).await?;
             world.remotes.insert(*id, observed.clone());
             let (project, store, loaded) = (&opened.project, &opened.store, &opened.loaded);
             let sink: Sink = Arc::new(|_| {});

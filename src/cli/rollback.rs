@@ -248,7 +248,8 @@ async fn would(
     version: &Version,
     overwrite: bool,
 ) -> Result<String> {
-    let observed = remote.observe(&loaded.publishes, None, How::default()).await?;
+    let mut observed = remote.observe(&loaded.publishes, None, How::default()).await?;
+    remote.list(&mut observed).await?;
     let (repo, label) = (&remote.target.to_string(), version.restores.label());
     match rollback::decide(version, &observed, overwrite) {
         UploadVerdict::UpToDate { commit, .. } => Ok(already(repo, &label, &commit)),

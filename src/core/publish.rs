@@ -6,7 +6,7 @@ use crate::core::digest::{Canonical, Digest, HubDigests};
 use crate::core::manifest::OnDrift;
 use crate::core::replaced::Replaced;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One file of the desired tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +163,8 @@ pub struct Intent {
 pub struct Observed {
     /// The revision's commit; `None`: no repo, or no such branch.
     pub head: Option<String>,
-    /// Its files; `None` where they were not asked for, because the head is the last publish's commit.
+    /// Its files; `None` where they were not asked for, because the head is the last publish's commit and nothing new is
+    /// named.
     pub files: Option<BTreeMap<String, RemoteFile>>,
     /// What the last publish left there: from this machine's record, or from the repo's own (`provenance.json`).
     pub managed: BTreeMap<String, HubDigests>,
@@ -184,6 +185,14 @@ pub struct Observed {
     pub proposal: Option<Box<Proposal>>,
     /// What the hub calls the repo now, where it was renamed.
     pub renamed: Option<String>,
+}
+
+impl Observed {
+    /// Whether there are files, or such of an open pull request, that were not listed.
+    pub fn is_unlisted(&self) -> bool {
+        let open = self.proposal.as_ref().is_some_and(|open| open.at.is_unlisted());
+        open || self.head.is_some() && self.files.is_none()
+    }
 }
 
 /// A publish by another machine, after the last one that this machine knows.
@@ -404,7 +413,7 @@ fn on_branch(desired: &Tree, observed: &Observed, how: How) -> UploadVerdict {
     }
     let drifted = match early_drift(observed) {
         gone if gone == [Drifted::Gone] => gone,
-        _ => drift(desired, remote, &observed.managed),
+        _ => drift(desired, remote, &observed.managed, how.mirror),
     };
     if drifted.is_empty() || how.on_drift == OnDrift::Overwrite {
         return UploadVerdict::Send { changes, over: drifted, pull_request: None };
@@ -448,9 +457,24 @@ fn changes(
             None => changes.add.push(Sized { path: path.clone(), size: file.size }),
         }
     }
-    let ours = |path: &String| mirror || managed.contains_key(path);
+    let way: BTreeSet<&String> = in_the_way(desired, remote, managed).collect();
+    let ours = |path: &String| mirror || managed.contains_key(path) || way.contains(path);
     changes.delete = remote.keys().filter(|path| ours(path) && goes(desired, path)).cloned().collect();
     changes
+}
+
+/// Files of others where the desired tree has a folder, or in a folder where it has a file. Both cannot stand there.
+fn in_the_way<'a>(
+    desired: &'a Tree,
+    remote: &'a BTreeMap<String, RemoteFile>,
+    managed: &'a BTreeMap<String, HubDigests>,
+) -> impl Iterator<Item = &'a String> {
+    let above = |path: &'a String| path.match_indices('/').map(|(at, _)| &path[..at]);
+    let folders: BTreeSet<&str> = desired.keys().flat_map(above).collect();
+    remote.keys().filter(move |path| {
+        let stands = folders.contains(path.as_str()) || above(path).any(|folder| desired.contains_key(folder));
+        stands && !managed.contains_key(*path)
+    })
 }
 
 /// Whether a path that may be deleted is to be.
@@ -504,6 +528,7 @@ fn drift(
     desired: &Tree,
     remote: &BTreeMap<String, RemoteFile>,
     managed: &BTreeMap<String, HubDigests>,
+    mirror: bool,
 ) -> Vec<Drifted> {
     let mut out = Vec::new();
     for (path, recorded) in managed {
@@ -524,6 +549,9 @@ fn drift(
             out.push(Drifted::Foreign { path: path.clone() });
         }
     }
+    // of a mirror they go, as all that others put there
+    let way = in_the_way(desired, remote, managed).filter(|_| !mirror);
+    out.extend(way.map(|path| Drifted::Foreign { path: path.clone() }));
     out
 }
 
@@ -558,5 +586,23 @@ mod tests {
         assert_eq!(deleted(false, false), ["ours"]);
         assert_eq!(deleted(false, true), ["ours"]);
         assert_eq!(deleted(true, false), ["ours", "theirs"]);
+    }
+
+    #[test]
+    fn a_file_of_others_where_a_folder_must_be_is_in_the_way_and_the_other_way_round() {
+        let there = |path: &str| (path.to_owned(), RemoteFile { size: 1, git_sha1: "1".repeat(40), sha256: None });
+        let file = || TreeFile { size: 1, digest: Digest::UNHELD, hub: digests() };
+        let desired: Tree = ["docs/notes.txt", "x"].map(|path| (path.to_owned(), file())).into();
+        let observed = Observed {
+            head: Some("b".into()),
+            files: Some(["docs", "x/y.txt", "xy"].map(there).into()),
+            ..Observed::default()
+        };
+        let foreign = ["docs", "x/y.txt"].map(|path| Drifted::Foreign { path: path.into() });
+        let refused = UploadVerdict::Drift { files: foreign.to_vec(), pull_request: None };
+        assert_eq!(decide_upload(&desired, &observed, How::default()), refused);
+        let how = How { on_drift: OnDrift::Overwrite, ..How::default() };
+        let UploadVerdict::Send { changes, over, .. } = decide_upload(&desired, &observed, how) else { panic!() };
+        assert_eq!((changes.delete, over), (vec!["docs".to_string(), "x/y.txt".to_string()], foreign.to_vec()));
     }
 }

@@ -11,7 +11,7 @@ use crate::core::plan::RECORD;
 use crate::core::publish::{Elsewhere, How, Intent, Observed, Published, PullRequest, RemoteFile, Target};
 use crate::core::record;
 use crate::core::replaced::Replaced;
-use crate::exec::baseline::newest_publish;
+use crate::exec::baseline::{files_at, newest_publish};
 use crate::hub::client::{CommitInfo, Head, check_endpoint};
 use crate::hub::embedded::{Options, Running};
 use crate::hub::{EmbeddedHub, HubClient, RepoId, RepoKind, Token, resolve_token, token_texts};
@@ -204,6 +204,24 @@ impl Remote {
             observed.replaced = self.replaced(last, blobs).await?;
         }
         Ok(observed)
+    }
+
+    /// Lists the files where they were not asked for: others may have put some there before the last publish.
+    pub async fn list(&self, observed: &mut Observed) -> Result<()> {
+        let open = observed.proposal.take();
+        self.list_head(observed).await?;
+        if let Some(mut open) = open {
+            self.list_head(&mut open.at).await?;
+            observed.proposal = Some(open);
+        }
+        Ok(())
+    }
+
+    async fn list_head(&self, observed: &mut Observed) -> Result<()> {
+        if let (None, Some(head)) = (&observed.files, &observed.head) {
+            observed.files = Some(files_at(self, head).await?);
+        }
+        Ok(())
     }
 
     /// The repo's name as the hub writes it, where it is another: a hub leads from the name before to the one after.

@@ -6,10 +6,10 @@
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::estimate::names;
 use crate::core::event::Event;
-use crate::core::graph::NodeId;
+use crate::core::graph::{NodeId, Upload};
 use crate::core::manifest::dom::join;
 use crate::core::plan::{Plan, World};
-use crate::core::publish::{Drifted, RemoteFile, Target, certain_drift, is_recorded};
+use crate::core::publish::{Drifted, Observed, RemoteFile, Target, certain_drift, is_recorded};
 use crate::core::receipt::History;
 use crate::core::verdict::Verdict;
 use crate::exec::drive::Sink;
@@ -106,9 +106,19 @@ pub async fn observe(project: &Project, remotes: &Remotes, loaded: &Loaded, worl
     let blobs = graph.asks_published().then(|| Store::at(&project.root).blobs());
     for (id, remote) in &remotes.of {
         let how = graph.upload(*id).map(|upload| world.how(upload)).unwrap_or_default();
-        world.remotes.insert(*id, remote.observe(&loaded.publishes, blobs.as_ref(), how).await?);
+        let mut observed = remote.observe(&loaded.publishes, blobs.as_ref(), how).await?;
+        if graph.upload(*id).is_some_and(|upload| names_new(upload, &observed)) {
+            remote.list(&mut observed).await?;
+        }
+        world.remotes.insert(*id, observed);
     }
     Ok(())
+}
+
+/// Whether an upload names a file that no publish put there: others may have.
+fn names_new(upload: &Upload, observed: &Observed) -> bool {
+    let mut files = upload.files.iter().map(|(path, ..)| path).filter(|path| !path.ends_with('/'));
+    files.any(|path| !observed.managed.contains_key(path))
 }
 
 /// What is to be said of the repos before anything is sent: that one is called otherwise now, and that files stand where

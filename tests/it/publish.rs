@@ -100,6 +100,26 @@ pub fn a_colleagues_own_file_is_no_drift_and_stays() {
 }
 
 #[test]
+fn a_colleagues_file_from_before_the_last_publish_is_not_overwritten_when_its_path_is_named() {
+    let (hub, project) = (Hub::start(Options::default()), light());
+    hub.publish(&project, &[]).code(0);
+    hub.colleague("from the web", "terms.txt", b"theirs\n");
+    project.write("data.bin", "two");
+    hub.publish(&project, &[]).code(0);
+    project.write("terms.txt", "ours\n");
+    let manifest = project
+        .read("publish.toml")
+        .replace("[artifact.card]", "[artifact.terms]\nkind = \"files\"\npaths = [\"terms.txt\"]\n[artifact.card]");
+    let manifest = manifest.replace("\"data.bin\" = \"data\"", "\"data.bin\" = \"data\", \"terms.txt\" = \"terms\"");
+    project.write("publish.toml", &manifest);
+    hub.publish(&project, &[]).code(5).says("`terms.txt` (not of ours)");
+    assert_eq!(hub.commits(), 3);
+    let url = format!("{}/{REPO}/resolve/main/terms.txt", hub.url());
+    let there = hub.runtime.block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() });
+    assert_eq!(there, "theirs\n");
+}
+
+#[test]
 fn a_second_laptop_knows_from_the_repo_itself_what_was_published() {
     let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);

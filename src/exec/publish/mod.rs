@@ -103,6 +103,12 @@ impl Publisher<'_, '_> {
                 self.driver.refuse(&decision.asked);
                 return Err(Error::new(ErrorKind::Gate, "a gate refuses against what was published meanwhile"));
             };
+            if matches!(&verdict, Some(UploadVerdict::Send { changes, .. }) if !changes.add.is_empty())
+                && self.list_unlisted().await?
+            {
+                decision = self.decide_again();
+                continue;
+            }
             let unchanged =
                 matches!(verdict, Some(UploadVerdict::UpToDate { adopt: false, .. } | UploadVerdict::Proposed { .. }));
             if !(unchanged && self.is_laid_out(&record)?) {
@@ -144,8 +150,20 @@ impl Publisher<'_, '_> {
         let how = graph.upload(self.upload).map(|upload| self.driver.world.how(upload)).unwrap_or_default();
         let observed = self.remote.observe(&self.driver.loaded.publishes, blobs.as_ref(), how).await?;
         self.driver.world.remotes.insert(self.upload, observed);
+        Ok(self.decide_again())
+    }
+
+    /// Lists what the remote has, where it was not: a file may stand where a new one would go. Whether it did.
+    async fn list_unlisted(&mut self) -> Result<bool> {
+        let observed = self.driver.world.remotes.get_mut(&self.upload).filter(|observed| observed.is_unlisted());
+        let Some(observed) = observed else { return Ok(false) };
+        self.remote.list(observed).await?;
+        Ok(true)
+    }
+
+    fn decide_again(&self) -> Decision {
         let driver = &self.driver;
-        Ok(decide(graph, self.upload, &driver.settled, &driver.loaded.history, &driver.world))
+        decide(&driver.project.graph, self.upload, &driver.settled, &driver.loaded.history, &driver.world)
     }
 
     /// Says how the gates over `published` ended: all of them passed, or may refuse.

@@ -122,7 +122,8 @@ impl Publisher<'_, '_> {
     /// Restores a version.
     pub async fn roll_back(&mut self, version: &Version, overwrite: bool) -> Result<RolledBack> {
         for _ in 0..REPLANS {
-            let observed = self.remote.observe(&self.driver.loaded.publishes, None, How::default()).await?;
+            let mut observed = self.remote.observe(&self.driver.loaded.publishes, None, How::default()).await?;
+            self.remote.list(&mut observed).await?;
             match decide(version, &observed, overwrite) {
                 UploadVerdict::UpToDate { commit, .. } => return Ok(RolledBack::Already(commit)),
                 UploadVerdict::Drift { files, .. } => return Err(may_not(&files, self.remote)),
