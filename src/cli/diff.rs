@@ -11,6 +11,7 @@ use crate::exec::difference::{Change, Difference, FactChange, FileChange, Side, 
 use crate::exec::drive::Sink;
 use crate::exec::observe;
 use crate::exec::planning::plan_whole;
+use crate::exec::targets::names_new;
 use crate::store::memo::Memo;
 use crate::ui::{count, explain};
 use anstyle::{AnsiColor, Style};
@@ -36,7 +37,9 @@ pub fn diff(global: &Global, json: bool) -> Result<(), Failure> {
             let blobs = opened.store.blobs();
             let how = opened.project.graph.upload(*id).map(|upload| world.how(upload)).unwrap_or_default();
             let mut observed = remote.observe(&opened.loaded.publishes, Some(&blobs), how).await?;
-            remote.list(&mut observed).await?;
+            if opened.project.graph.upload(*id).is_some_and(|upload| names_new(upload, &observed)) {
+                remote.list(&mut observed).await?;
+            }
             world.remotes.insert(*id, observed.clone());
             let (project, store, loaded) = (&opened.project, &opened.store, &opened.loaded);
             let sink: Sink = Arc::new(|_| {});
@@ -86,7 +89,8 @@ fn show(text: &str) {
 
 /// Files, then facts, then texts, with an empty line between.
 fn text(found: &Difference, all: bool) -> String {
-    let texts = found.files.iter().filter_map(|f| f.diff.as_deref()).map(safe);
+    let told = |f: &FileChange| f.not_shown.as_ref().map(|why| format!("not shown: {why}\n"));
+    let texts = found.files.iter().filter_map(|f| f.diff.clone().or_else(|| told(f))).map(|text| safe(&text));
     let parts = [file_lines(&found.files, all), fact_lines(&found.facts, all)].into_iter().chain(texts);
     parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }

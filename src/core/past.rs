@@ -6,7 +6,7 @@
 use crate::core::digest::{Digest, HubDigests};
 use crate::core::publish::{Drifted, RemoteFile, Tree, TreeFile};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A published file as a record names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +130,20 @@ pub fn nonce_of(description: &str) -> Option<&str> {
 /// commit, oldest first; the answer is an index of a commit (0: the first after the publish). `None`: none of these.
 pub fn touched_by(path: &str, trees: &[BTreeMap<String, RemoteFile>]) -> Option<usize> {
     (1..trees.len()).rev().find(|at| trees[*at].get(path) != trees[*at - 1].get(path)).map(|at| at - 1)
+}
+
+/// Files of others where the desired tree has a folder, or in a folder where it has a file. Both cannot stand there.
+pub(super) fn in_the_way<'a>(
+    desired: &'a Tree,
+    remote: &'a BTreeMap<String, RemoteFile>,
+    managed: &'a BTreeMap<String, HubDigests>,
+) -> impl Iterator<Item = &'a String> {
+    let above = |path: &'a String| path.match_indices('/').map(|(at, _)| &path[..at]);
+    let folders: BTreeSet<&str> = desired.keys().flat_map(above).collect();
+    remote.keys().filter(move |path| {
+        let stands = folders.contains(path.as_str()) || above(path).any(|folder| desired.contains_key(folder));
+        stands && !managed.contains_key(*path)
+    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use crate::core::digest::{Canonical, Digest, HubDigests};
 use crate::core::manifest::OnDrift;
+use crate::core::past::in_the_way;
 use crate::core::replaced::Replaced;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -461,20 +462,6 @@ fn changes(
     let ours = |path: &String| mirror || managed.contains_key(path) || way.contains(path);
     changes.delete = remote.keys().filter(|path| ours(path) && goes(desired, path)).cloned().collect();
     changes
-}
-
-/// Files of others where the desired tree has a folder, or in a folder where it has a file. Both cannot stand there.
-fn in_the_way<'a>(
-    desired: &'a Tree,
-    remote: &'a BTreeMap<String, RemoteFile>,
-    managed: &'a BTreeMap<String, HubDigests>,
-) -> impl Iterator<Item = &'a String> {
-    let above = |path: &'a String| path.match_indices('/').map(|(at, _)| &path[..at]);
-    let folders: BTreeSet<&str> = desired.keys().flat_map(above).collect();
-    remote.keys().filter(move |path| {
-        let stands = folders.contains(path.as_str()) || above(path).any(|folder| desired.contains_key(folder));
-        stands && !managed.contains_key(*path)
-    })
 }
 
 /// Whether a path that may be deleted is to be.

@@ -14,6 +14,7 @@ use crate::core::publish::{
 };
 use crate::core::replaced::Replaced;
 use crate::core::value::Value;
+use crate::exec::leaks::not_to_be_shown;
 use crate::exec::remote::Remote;
 use crate::store::blobs::Blobs;
 use serde::Serialize;
@@ -66,6 +67,9 @@ pub struct FileChange {
     /// Of a small text that changes: the unified diff.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
+    /// Why the text is not shown: a secret that one of the sides holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_shown: Option<String>,
 }
 
 /// A fact that differs.
@@ -133,7 +137,7 @@ impl Sides<'_> {
     /// Compares.
     pub async fn compare(&self) -> Result<Difference> {
         let before = self.before();
-        let mut out = Difference { facts: self.facts(), drift: self.drift(), ..Difference::default() };
+        let mut out = Difference { facts: shown(self.facts())?, drift: self.drift(), ..Difference::default() };
         let (after, pending) = self.after(&mut out.pending);
         for (path, file) in &after {
             let side =
@@ -144,11 +148,14 @@ impl Sides<'_> {
                 continue;
             }
             let change = if was.is_some() { Change::Changed } else { Change::Added };
-            let diff = match was {
-                Some(was) if path != RECORD => self.text(path, was, file).await?,
+            let texts = match was {
+                Some(was) if path != RECORD => self.texts(path, was, file).await?,
                 _ => None,
             };
-            out.files.push(FileChange { path: path.clone(), change, before: was.cloned(), after: Some(side), diff });
+            let not_shown = texts.as_ref().map_or(Ok(None), |(before, after)| not_shown(path, before, after))?;
+            let diff = texts.filter(|_| not_shown.is_none()).map(|(before, after)| unified(path, &before, &after));
+            let (path, before, after) = (path.clone(), was.cloned(), Some(side));
+            out.files.push(FileChange { path, change, before, after, diff, not_shown });
         }
         let may_come =
             |path: &str| pending.iter().any(|p| path == p || (p.ends_with('/') && path.starts_with(p.as_str())));
@@ -158,7 +165,8 @@ impl Sides<'_> {
         for path in goes {
             let change = if may_come(path) { Change::Pending } else { Change::Deleted };
             let side = before.get(path).cloned();
-            out.files.push(FileChange { path: path.clone(), change, before: side, after: None, diff: None });
+            let path = path.clone();
+            out.files.push(FileChange { path, change, before: side, after: None, diff: None, not_shown: None });
         }
         let told: BTreeSet<String> = out.files.iter().map(|f| f.path.clone()).collect();
         let new =
@@ -169,6 +177,7 @@ impl Sides<'_> {
             before: None,
             after: None,
             diff: None,
+            not_shown: None,
         }));
         out.files.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(out)
@@ -260,8 +269,8 @@ impl Sides<'_> {
         out
     }
 
-    /// The unified diff of a small text.
-    async fn text(&self, path: &str, was: &Side, now: &TreeFile) -> Result<Option<String>> {
+    /// A small text before and after.
+    async fn texts(&self, path: &str, was: &Side, now: &TreeFile) -> Result<Option<(String, String)>> {
         if was.size > TEXT || now.size > TEXT {
             return Ok(None);
         }
@@ -274,7 +283,7 @@ impl Sides<'_> {
                 self.remote.client.download_small(&self.remote.repo, head, path).await?
             }
         };
-        Ok(before.and_then(text_of).map(|before| unified(path, &before, &after)))
+        Ok(before.and_then(text_of).map(|before| (before, after)))
     }
 }
 
@@ -291,6 +300,33 @@ fn is_there(file: &TreeFile, was: &Side) -> bool {
 /// A text, where it is one.
 fn text_of(bytes: Vec<u8>) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
+}
+
+/// Why neither side is shown, if one of them holds a secret.
+fn not_shown(path: &str, before: &str, after: &str) -> Result<Option<String>> {
+    if let Some(why) = not_to_be_shown(path, after)? {
+        return Ok(Some(format!("{why}, as it would be published")));
+    }
+    Ok(not_to_be_shown(path, before)?.map(|why| format!("{why}, as it is published")))
+}
+
+/// The facts, with words in the place of values that hold a secret.
+fn shown(mut facts: Vec<FactChange>) -> Result<Vec<FactChange>> {
+    let text = |name: &str, value: &Option<Value>| {
+        value.as_ref().map_or(String::new(), |value| format!("{name} = {}\n", value.to_json()))
+    };
+    let all: String = facts.iter().flat_map(|f| [text(&f.name, &f.was), text(&f.name, &f.now)]).collect();
+    if not_to_be_shown("facts", &all)?.is_none() {
+        return Ok(facts);
+    }
+    for fact in &mut facts {
+        for value in [&mut fact.was, &mut fact.now] {
+            if let Some(why) = not_to_be_shown("the value", &text(&fact.name, value))? {
+                *value = Some(Value::Text(format!("not shown: {why}")));
+            }
+        }
+    }
+    Ok(facts)
 }
 
 fn unified(path: &str, before: &str, after: &str) -> String {

@@ -6,9 +6,9 @@
 
 use crate::core::action::InputFrom;
 use crate::core::digest::Digest;
-use crate::core::error::{Error, ErrorKind, Result};
+use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::graph::{NodeId, placed_path, repo_place};
-use crate::core::leaks::{Allowed, Findings};
+use crate::core::leaks::{Allowed, Findings, LFS_POINTER, PICKLE, STRAY_FILE, say};
 use crate::core::name::RelPath;
 use crate::core::plan::{self, Plan, World};
 use crate::exec::project::Project;
@@ -17,6 +17,7 @@ use crate::stage::leaks;
 use crate::store::Store;
 use crate::store::memo::Memo;
 use rayon::prelude::*;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// A file that is to be published.
@@ -64,6 +65,22 @@ pub fn add_own_tokens(files: &[Candidate], findings: &mut Findings) -> Result<()
         findings.add(&file.path, found.into_iter().collect(), &Allowed::new());
     }
     Ok(())
+}
+
+/// Why a text of `path` is not to be shown: a secret or a token of hfbuild's own that it holds, in words.
+///
+/// # Errors
+/// No temporary file can be written.
+pub fn not_to_be_shown(path: &str, text: &str) -> Result<Option<String>> {
+    let mut file = tempfile::NamedTempFile::new().on("make", std::env::temp_dir())?;
+    let at = file.path().to_path_buf();
+    file.write_all(text.as_bytes()).on("write", &at)?;
+    let mut found: Vec<_> = leaks::by_name(path).into_iter().chain(leaks::in_content(path, &at)?).collect();
+    found.retain(|finding| ![STRAY_FILE, LFS_POINTER, PICKLE].contains(&finding.rule.as_str()));
+    if let Some(own) = leaks::OwnTokens::of(&own_tokens()) {
+        found.extend(own.in_file(&at)?);
+    }
+    Ok(found.first().map(|finding| say(path, finding)))
 }
 
 fn check_rules(allowed: &Allowed) -> Result<()> {

@@ -116,7 +116,7 @@ pub async fn observe(project: &Project, remotes: &Remotes, loaded: &Loaded, worl
 }
 
 /// Whether an upload names a file that no publish put there: others may have.
-fn names_new(upload: &Upload, observed: &Observed) -> bool {
+pub fn names_new(upload: &Upload, observed: &Observed) -> bool {
     let mut files = upload.files.iter().map(|(path, ..)| path).filter(|path| !path.ends_with('/'));
     files.any(|path| !observed.managed.contains_key(path))
 }

@@ -453,6 +453,20 @@ fn diff_shows_files_texts_and_facts_and_says_what_is_not_made_yet() {
 }
 
 #[test]
+fn diff_shows_no_text_in_which_a_secret_stands() {
+    let (hub, project) = (Hub::start(Options::default()), light());
+    hub.publish(&project, &[]).code(0);
+    let token = format!("hf_{}", "aQbRcSdTeUfVgWhXiYjZkAlBmCnDoEpFqG");
+    for secret in [token.as_str(), TOKEN] {
+        hub.colleague("from the web", "README.md", format!("one\nkey: {secret}\n").as_bytes());
+        let told = hub.publish(&project, &["diff"]).code(0).prints("not shown: `README.md` holds ").never_says(secret);
+        assert!(!told.stdout.contains(secret) && told.stdout.contains(", as it is published"), "{}", told.stdout);
+        let told = hub.publish(&project, &["diff", "--json"]).code(0);
+        assert!(!told.stdout.contains(secret) && told.stdout.contains("not_shown"), "{}", told.stdout);
+    }
+}
+
+#[test]
 fn a_repo_that_was_deleted_is_said_to_be_gone_and_what_it_gets_then_is_all_new() {
     let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
