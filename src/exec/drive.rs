@@ -14,7 +14,6 @@ use crate::core::receipt::{KeptAction, Output, Receipt};
 use crate::core::schedule;
 use crate::core::verdict::Verdict;
 use crate::exec::partial::Released;
-use crate::exec::place::in_the_way;
 use crate::exec::planning::{lose, plan_whole};
 use crate::exec::project::Project;
 use crate::exec::publish::Publisher;
@@ -363,7 +362,7 @@ impl<'a> Driver<'a> {
             return Ok(false);
         }
         if let Err(error) = self.place(id, &receipt.outputs, &mut BTreeMap::new()) {
-            self.fail(id, in_the_way(error));
+            self.fail(id, error);
             return Ok(true);
         }
         let node = &self.project.graph.node(id).name;
@@ -494,7 +493,7 @@ impl<'a> Driver<'a> {
         if let Err(error) = placed {
             // what was made is kept, and the next run only has to put it there
             self.loaded.history.add(receipt);
-            self.fail(id, in_the_way(error));
+            self.fail(id, error);
             return Ok(());
         }
         self.emit(Event::Finished {

@@ -11,7 +11,10 @@ use crate::exec::drive::Driver;
 use crate::exec::observe;
 use crate::store::blobs::Blobs;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// How a disk that is full, or a quota that is used up, is said.
+const FULL: [&str; 2] = ["(os error 28)", "(os error 122)"];
 
 impl Driver<'_> {
     /// Puts outputs at their places and takes away what an earlier receipt of the same node put there and this one does
@@ -28,7 +31,8 @@ impl Driver<'_> {
         for place in node.places.clone() {
             for output in outputs {
                 let path = placed_path(&place, &output.path);
-                self.place_one(&path, &output.digest, &blobs, copies.remove(&path))?;
+                let placed = self.place_one(&path, &output.digest, &blobs, copies.remove(&path));
+                placed.map_err(|error| hinted(error, &self.project.root, &path))?;
             }
             let old = last.iter().flat_map(|r| r.outputs.iter()).filter(|o| !outputs.iter().any(|n| n.path == o.path));
             for output in old {
@@ -125,11 +129,17 @@ impl Driver<'_> {
 }
 
 /// An output that cannot be put at its place, with what a user can do about it.
-pub(super) fn in_the_way(error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::Io => error.hint(
-            "move away what stands at the place of the output; what was made is kept, and is put there by the next run",
-        ),
-        _ => error,
+fn hinted(error: Error, root: &Path, path: &str) -> Error {
+    if error.kind() != ErrorKind::Io || error.hint_text().is_some() {
+        return error;
     }
+    let is_file = |(at, _)| std::fs::metadata(root.join(&path[..at])).is_ok_and(|m| !m.is_dir());
+    let stands = path.match_indices('/').any(is_file) || std::fs::symlink_metadata(root.join(path)).is_ok();
+    let is_full = error.causes().iter().any(|cause| FULL.iter().any(|full| cause.contains(full)));
+    let mend = match (is_full, stands) {
+        (true, _) => "make room on the disk; ",
+        (_, true) => "move away what stands at the place of the output; ",
+        _ => "",
+    };
+    error.hint(format!("{mend}what was made is kept, and is put there by the next run"))
 }
