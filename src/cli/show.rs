@@ -321,9 +321,12 @@ async fn remote_status(
     }
     let at = ui::short(&head.sha);
     out.push_str(&match (&seen.baseline, seen.comparison()) {
-        _ if published == Some(&head.sha) => "remote        as the last publish left it\n".to_string(),
         (None, _) => format!("remote        at {at}, with nothing that hfbuild published\n"),
         (Some(Baseline { commit: None, .. }), _) => format!("remote        at {at}; no commit names its record\n"),
+        (_, Some(found)) if published == Some(&head.sha) => match found.drifted.len() {
+            0 => "remote        as the last publish left it\n".to_string(),
+            n => format!("remote        at {at}, the last publish; changed there: {}\n", ui::count(n, "file")),
+        },
         (_, Some(found)) if found.drifted.is_empty() => {
             format!("remote        at {at}, moved since; what was published is as it was\n")
         }

@@ -190,12 +190,10 @@ impl Seen {
 
     /// Which commit did it, for each of these paths, as far as the newest commits tell.
     pub async fn touched(&self, remote: &Remote, paths: &[&str]) -> Result<BTreeMap<String, &CommitInfo>> {
-        let (Some(baseline), false, true) = (&self.baseline, paths.is_empty(), self.connected) else {
+        let (Some(baseline), false, true) = (&self.baseline, paths.is_empty() || self.since.is_empty(), self.connected)
+        else {
             return Ok(BTreeMap::new());
         };
-        if let [only] = &self.since[..] {
-            return Ok(paths.iter().map(|path| (path.to_string(), only)).collect());
-        }
         let told = &self.since[..self.since.len().min(TOLD_APART)];
         let before = self.since.get(told.len()).map(|commit| &commit.id).or(baseline.commit.as_ref());
         let Some(before) = before else { return Ok(BTreeMap::new()) };
@@ -203,7 +201,7 @@ impl Seen {
         for commit in told.iter().rev() {
             trees.push(files_at(remote, &commit.id).await?);
         }
-        let whose = |path: &&str| Some((path.to_string(), &told[told.len() - 1 - touched_by(path, &trees)?]));
+        let whose = |path: &&str| Some((path.to_string(), told.iter().rev().nth(touched_by(path, &trees)?)?));
         Ok(paths.iter().filter_map(whose).collect())
     }
 }
