@@ -212,7 +212,8 @@ async fn aim(
     let record = history::record_of(found, Some(remote), &store.blobs()).await?;
     let memo = Memo::load(&store.memo_log())?;
     let held = memo.hub_digests().iter().map(|(digest, hub)| (hub.sha256.clone(), *digest)).collect();
-    let version = rollback::version(remote, found, record.as_deref(), &loaded.publishes, &held).await?;
+    let findings = branch.allowed_findings(&found.commit);
+    let version = rollback::version(remote, found, record.as_deref(), findings, &loaded.publishes, &held).await?;
     Ok(Aim::Restore(Box::new(version)))
 }
 

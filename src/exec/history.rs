@@ -64,6 +64,23 @@ impl Branch {
         (!self.whole).then_some(self.commits.len())
     }
 
+    /// What was let pass in a publish's files, path and rule, as far as the descriptions tell: its own, and those before it
+    /// of files that no later one sent anew.
+    pub fn allowed_findings(&self, publish: &str) -> BTreeSet<(String, String)> {
+        let from = self.commits.iter().skip_while(|commit| commit.id != publish);
+        let tagged = self.tagged.iter().filter(|commit| commit.id == publish);
+        let ours = from.chain(tagged).filter(|c| marks(&c.message).is_some() && !is_quoted(&self.commits, c));
+        let (mut out, mut anew) = (BTreeSet::new(), BTreeSet::new());
+        for commit in ours {
+            let lines = || commit.message.lines().map(str::trim);
+            let found = lines().filter_map(|line| line.strip_prefix("allowed finding: ")?.split_once(" in "));
+            let found = found.filter(|(_, path)| !anew.contains(path));
+            out.extend(found.map(|(rule, path)| (path.to_string(), rule.to_string())));
+            anew.extend(lines().filter_map(|line| line.strip_prefix("+ ").or_else(|| line.strip_prefix("~ "))));
+        }
+        out
+    }
+
     /// The commit that a tag is on.
     pub fn tagged(&self, tag: &str) -> Option<&str> {
         self.tags.get(tag).map(String::as_str)
@@ -282,6 +299,21 @@ mod tests {
         assert_eq!(ids(&entries), ["dddd444", "bbbb222", "aaaa111"]);
         assert_eq!((entries[2].there, &entries[2].tags[..], seen.searched()), (None, &["v1".to_string()][..], Some(3)));
         assert_eq!(find(&entries, &seen, "v1").len(), 1);
+    }
+
+    #[test]
+    fn a_finding_that_was_let_pass_is_known_until_the_file_was_sent_anew() {
+        let said = |id: &str, text: &str| CommitInfo {
+            message: format!("{text}\ntree: {}\nrecord: 12\nnonce: hfbuild-{id}", Digest::of(b"tree")),
+            ..commit(id, None, "2026-01-01T00:00:00.000Z")
+        };
+        let newest = said("cccc333", "~ a.bin\n\nallowed finding: pickle in b.bin");
+        let commits = vec![newest, said("bbbb222", "+ c"), said("aaaa111", "+ a.bin\n\nallowed finding: key in a.bin")];
+        let seen = Branch { commits, whole: true, ..Branch::default() };
+        let found = |path: &str, rule: &str| BTreeSet::from([(path.to_string(), rule.to_string())]);
+        assert_eq!(seen.allowed_findings("cccc333"), found("b.bin", "pickle"));
+        assert_eq!(seen.allowed_findings("bbbb222"), found("a.bin", "key"));
+        assert!(seen.allowed_findings("dddd444").is_empty());
     }
 
     #[test]

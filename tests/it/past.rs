@@ -134,6 +134,25 @@ fn what_the_hub_no_longer_has_is_sent_from_the_cache_or_said_to_be_lost() {
 }
 
 #[test]
+fn a_rollback_without_the_cache_refuses_what_was_let_pass_then_and_no_longer_is() {
+    let (hub, first, laptop) = (Hub::start(Options::default()), light(), light());
+    let plain = first.read("publish.toml");
+    let allows = "allow_findings = { \"data.bin\" = [\"huggingface-access-token\"] }\n[artifact.data]";
+    first.write("publish.toml", &plain.replacen("[artifact.data]", allows, 1));
+    first.write("data.bin", &format!("key = \"hf_{}\"\n", "aQbRcSdTeUfVgWhXiYjZkAlBmCnDoEpFqG"));
+    hub.publish(&first, &[]).code(0);
+    next(&first, "second", "1.1.0");
+    hub.publish(&first, &[]).code(0);
+    let refused = "`data.bin` holds what looks like a secret";
+    hub.publish(&laptop, &["rollback"]).code(1).says(refused).says("huggingface-access-token");
+    first.write("publish.toml", &plain);
+    hub.publish(&first, &["rollback"]).code(1).says(refused).says("on line 1");
+    assert_eq!(hub.commits(), 2);
+    first.write("publish.toml", &plain.replacen("[artifact.data]", allows, 1));
+    hub.publish(&first, &["rollback"]).code(0);
+}
+
+#[test]
 fn a_drifted_remote_is_rolled_back_only_where_that_is_asked_for() {
     let (hub, project) = two_versions();
     hub.colleague("from the web", "README.md", b"better words\n");
@@ -152,7 +171,7 @@ fn a_lost_answer_or_a_moved_branch_makes_no_second_rollback() {
     assert_eq!(hub.commits(), 3);
     let (hub, project) = two_versions();
     hub.will("commit.before", &[Fault::Status(412)]);
-    hub.publish(&project, &["rollback"]).code(0).says("the branch moved meanwhile");
+    hub.publish(&project, &["rollback"]).code(0).says("`main` was moved meanwhile");
     assert_eq!((hub.commits(), file(&hub, "main", "data.bin")), (3, "one".to_string()));
 }
 

@@ -8,6 +8,7 @@
 use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::event::Event;
+use crate::core::leaks::{Finding, Findings, Spot};
 use crate::core::manifest::OnDrift;
 use crate::core::past::{Recorded, compare, files_of};
 use crate::core::plan::RECORD;
@@ -17,12 +18,12 @@ use crate::core::publish::{
 use crate::core::record;
 use crate::exec::baseline::files_at;
 use crate::exec::history::Entry;
-use crate::exec::publish::{Content, Publisher, REPLANS, Sent, drift, drift_error};
+use crate::exec::publish::{Content, Moved, Publisher, REPLANS, Sent, drift, drift_error};
 use crate::exec::remote::Remote;
 use crate::hub::client::Operation;
 use crate::store::blobs::Blobs;
 use crate::store::records::Publishes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What a rollback restores.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ pub struct Version {
     pub tree: Tree,
     /// Regressions that were allowed then.
     pub allowed: Vec<String>,
+    /// Findings that were let pass in it then, path and rule.
+    pub findings: BTreeSet<(String, String)>,
     /// What its commit has on the remote; `None`: it is no longer there.
     there: Option<BTreeMap<String, RemoteFile>>,
 }
@@ -59,6 +62,7 @@ pub async fn version(
     remote: &Remote,
     entry: &Entry,
     record: Option<&[u8]>,
+    findings: BTreeSet<(String, String)>,
     publishes: &Publishes,
     held: &HashMap<String, Digest>,
 ) -> Result<Version> {
@@ -100,7 +104,7 @@ pub async fn version(
     let account = record.and_then(record::account).unwrap_or_default();
     let version = account.version.or_else(|| entry.tags.first().cloned());
     let allowed = entry.receipt.as_ref().map_or(account.allowed, |receipt| receipt.allowed.clone());
-    Ok(Version { restores: Restores { commit: entry.commit.clone(), version }, tree, allowed, there })
+    Ok(Version { restores: Restores { commit: entry.commit.clone(), version }, tree, allowed, findings, there })
 }
 
 /// What came of a rollback.
@@ -135,11 +139,10 @@ impl Publisher<'_, '_> {
                         self.driver.emit(Event::Warning { text });
                     }
                     let parent = observed.head.ok_or_else(|| may_not(&[Drifted::Gone], self.remote))?;
-                    if let Some(commit) = self.restore(version, changes, parent).await? {
-                        return Ok(RolledBack::Commit(commit));
+                    match self.restore(version, changes, parent).await? {
+                        Ok(commit) => return Ok(RolledBack::Commit(commit)),
+                        Err(moved) => self.tell_moved(&moved).await?,
                     }
-                    let text = "the branch moved meanwhile: comparing again".into();
-                    self.driver.emit(Event::Note { text });
                 }
             }
         }
@@ -147,18 +150,23 @@ impl Publisher<'_, '_> {
             .hint("run it again when it is quieter"))
     }
 
-    /// One try; `None`: somebody else was faster.
-    async fn restore(&mut self, version: &Version, changes: Changes, parent: String) -> Result<Option<String>> {
+    /// One try: the commit, or what somebody else moved meanwhile.
+    async fn restore(
+        &mut self,
+        version: &Version,
+        changes: Changes,
+        parent: String,
+    ) -> Result<std::result::Result<String, Moved>> {
         let repo = self.remote.target.to_string();
         self.driver.emit(Event::RollingBack { repo, to: version.restores.label(), changes: changes.clone() });
         let mut tree = version.tree.clone();
         let content = self.content(version, &mut tree, &changes, &parent).await?;
         match self.journalled(&tree, &changes, &version.allowed, None, parent, content).await? {
-            Sent::Moved(_) => Ok(None),
+            Sent::Moved(moved) => Ok(Err(moved)),
             Sent::Commit(landed) => {
                 let commit = landed.commit.clone();
                 self.landed(tree, landed, &version.allowed, None, false).await?;
-                Ok(Some(commit))
+                Ok(Ok(commit))
             }
         }
     }
@@ -193,10 +201,31 @@ impl Publisher<'_, '_> {
             tree.entry(file.path.clone()).and_modify(|entry| entry.digest = digest);
             bring.change.push(file.clone());
         }
-        let findings = self.refuse_leaks(tree, &bring)?;
+        // what is named is searched too where the cache holds it; else the publish's own word on it counts
+        let mut findings =
+            self.refuse_leaks(tree, &Changes { change: changes.sent().cloned().collect(), ..bring.clone() })?;
+        findings.extend(self.refuse_known(version, tree, &operations)?);
         let asked = self.check_sent(tree, &bring)?;
         operations.extend(self.upload_content(tree, &bring, &asked, parent).await?);
         Ok(Content { operations, findings })
+    }
+
+    /// Refuses files that the Hub has and the cache does not, in which something was let pass that no longer is.
+    fn refuse_known(&mut self, version: &Version, tree: &Tree, named: &[Operation]) -> Result<Vec<String>> {
+        let allowed = &self.hub()?.allow_findings;
+        let blobs = self.driver.store.blobs();
+        let is_named = |path: &str| named.iter().any(|o| matches!(o, Operation::AddLfs { path: p, .. } if p == path));
+        let mut known = Findings::default();
+        for (path, rule) in version.findings.iter().filter(|(path, _)| is_named(path)) {
+            if !blobs.path(&tree[path].digest).exists() {
+                let what = format!("publish {} let it pass", version.restores.label());
+                known.add(path, vec![Finding { rule: rule.clone(), spot: Spot::File, what }], allowed);
+            }
+        }
+        match known.refusal() {
+            Some(error) => Err(error),
+            None => Ok(known.allowed.into_iter().map(|(path, rule)| format!("{rule} in {path}")).collect()),
+        }
     }
 
     /// Makes sure that the cache holds a file's content: it does already, or it is a small one of the old commit.
