@@ -282,6 +282,23 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_the_hub_are_found_in_other_forms_and_right_after_other_letters() {
+        let word = word(34, LETTERS);
+        for (before, token) in [
+            ("a.txt", format!("hf_{word}")),
+            ("x_", format!("hf_{word}")),
+            ("", format!("hf_oauth_{word}")),
+            ("_", format!("hf_jwt_eyJ{word}.eyJ{word}.a-b_c")),
+        ] {
+            let hits = search("a.md", format!("see {before}{token}, please").as_bytes()).unwrap();
+            assert_eq!(hits, [Hit { rule: "hub-token", at: 4 + before.len() }], "{before}{token}");
+        }
+        assert!(rules("a.md", &format!("hf_oauth_{}", "x".repeat(40))).is_empty());
+        assert!(rules("a.py", "the_hf_oauth_client_of_the_hub = half_of_it").is_empty());
+        assert!(rules("a.txt", &format!("Zm9vYmFyhf_{word}{word}")).is_empty());
+    }
+
+    #[test]
     fn keys_of_clouds_and_private_keys_are_found() {
         let aws = format!("AKIA{}", word(16, "Q2W3E4R5T6Y7U2I3OPASDF"));
         assert!(rules("a.py", &format!("id = '{aws}'\n")).contains(&"aws-access-token"), "{aws}");
