@@ -32,7 +32,27 @@ pub fn check(path: &str, file: &Path) -> Result<()> {
     check_within(path, file, size.saturating_mul(RATIO).max(LEAST))
 }
 
-/// The same with at most so many decompressed bytes.
+/// The same of a zip archive behind something else, which lenient programs find by its end.
+///
+/// # Errors
+/// As for [`check`].
+pub fn check_behind(path: &str, file: &Path) -> Result<()> {
+    let size = std::fs::metadata(file).on("stat", file)?.len();
+    let most = size.saturating_mul(RATIO).max(LEAST);
+    let left = Cell::new(most);
+    zip_behind(file, &format!("`{path}`"), &left)?;
+    enough(path, most, &left)
+}
+
+/// What does not begin as a zip and cannot be read as one is none: bytes of any file may look like an archive's end.
+fn zip_behind(file: &Path, what: &str, left: &Cell<u64>) -> Result<()> {
+    match Archive::scan(file) {
+        Ok(Some(_)) => zip(file, what, DEEP - 1, left),
+        _ => Ok(()),
+    }
+}
+
+/// The same as [`check`] with at most so many decompressed bytes.
 fn check_within(path: &str, file: &Path, most: u64) -> Result<()> {
     let left = Cell::new(most);
     let what = format!("`{path}`");
@@ -40,7 +60,9 @@ fn check_within(path: &str, file: &Path, most: u64) -> Result<()> {
     let mut head = Vec::new();
     (&open).take(HEAD).read_to_end(&mut head).on("read", file)?;
     open.seek(SeekFrom::Start(0)).on("read", file)?;
-    match Container::of(&head) {
+    let container = Container::of(&head);
+    let is_zip = matches!(container, Some(Container::Zip));
+    match container {
         Some(Container::Zip) => zip(file, &what, DEEP - 1, &left)?,
         Some(Container::Tar) => {
             let mut archive = tar::Archive::new(open); // what need not be read is passed over
@@ -50,9 +72,17 @@ fn check_within(path: &str, file: &Path, most: u64) -> Result<()> {
         None if arrays::opens_array(&head) => arrays::check(&mut BufReader::new(open), &what)?,
         None => {}
     }
+    if !is_zip {
+        zip_behind(file, &what, &left)?;
+    }
+    enough(path, most, &left)
+}
+
+/// Refuses a file of which not all could be looked at.
+fn enough(path: &str, most: u64, left: &Cell<u64>) -> Result<()> {
     match left.get() {
         0 => Err(Error::stage(format!(
-            "{what} decompresses to more than {most} bytes, too much to be looked through for pickles, which is refused"
+            "`{path}` decompresses to more than {most} bytes, too much to be looked through for pickles, which is refused"
         ))
         .hint("publish what is in it as files of their own, or less of it in one archive")),
         _ => Ok(()),
@@ -312,6 +342,8 @@ mod tests {
         assert!(calls(&zipped(b"", &[(b"a", RUNS)])));
         assert!(calls(&zipped(b"", &[(b"a", b"1"), (b"a", RUNS)])), "a name that comes twice");
         assert!(calls(&zipped(b"", &[(b"\x81", RUNS)])), "a name in no UTF-8");
+        assert!(calls(&zipped(b"anything at all", &[(b"a", RUNS)])), "another beginning");
+        assert_eq!(refusal(b"anything, PK\x05\x06 and what is no end of an archive", most), None);
         assert!(calls(&zipped(b"PK\x03\x04 and something else before", &[(b"a", RUNS)])), "something before it");
         assert!(calls(&tarred("a", RUNS, b"ustar\x0000")) && calls(&tarred("a", RUNS, b"")), "the oldest form of tar");
         let two = [b"\x80\x02K\x01.\x80\x02", RUNS].concat();

@@ -131,7 +131,7 @@ pub fn check_pickle(path: &str, file: &std::path::Path, found: Magic) -> Result<
         Magic::Zip => return archives::check(path, file),
         Magic::Unknown if starts_like_pickle(file)? => return unpickle::check(&mut open()?, &what),
         Magic::Unknown => archives::check(path, file)?,
-        _ => {}
+        _ => archives::check_behind(path, file)?,
     }
     arrays::refuse_called(calls::first_called(&mut open()?), &what)?;
     let unreadable = named && !name.ends_with(".bin") && matches!(found, Magic::Unknown | Magic::Json);

@@ -20,7 +20,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Raised when the same file is judged otherwise.
-const FORMAT: &str = "leaks 5";
+const FORMAT: &str = "leaks 6";
 /// Bytes at either end of a binary file.
 const WINDOW: u64 = 256 << 10;
 /// Readable bytes in a row that make a text of a binary file; any secret is longer.
