@@ -38,7 +38,7 @@ pub fn diff(global: &Global, json: bool) -> Result<(), Failure> {
             let how = opened.project.graph.upload(*id).map(|upload| world.how(upload)).unwrap_or_default();
             let mut observed = remote.observe(&opened.loaded.publishes, Some(&blobs), how).await?;
             if opened.project.graph.upload(*id).is_some_and(|upload| names_new(upload, &observed)) {
-                remote.list(&mut observed).await?;
+                remote.list(&opened.loaded.publishes, how, &mut observed).await?;
             }
             world.remotes.insert(*id, observed.clone());
             let (project, store, loaded) = (&opened.project, &opened.store, &opened.loaded);

@@ -250,7 +250,7 @@ async fn would(
     overwrite: bool,
 ) -> Result<String> {
     let mut observed = remote.observe(&loaded.publishes, None, How::default()).await?;
-    remote.list(&mut observed).await?;
+    remote.list(&loaded.publishes, How::default(), &mut observed).await?;
     let (repo, label) = (&remote.target.to_string(), version.restores.label());
     match rollback::decide(version, &observed, overwrite) {
         UploadVerdict::UpToDate { commit, .. } => Ok(already(repo, &label, &commit)),

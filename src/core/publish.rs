@@ -189,10 +189,9 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Whether there are files, or such of an open pull request, that were not listed.
+    /// Whether it has files that were not listed.
     pub fn is_unlisted(&self) -> bool {
-        let open = self.proposal.as_ref().is_some_and(|open| open.at.is_unlisted());
-        open || self.head.is_some() && self.files.is_none()
+        self.head.is_some() && self.files.is_none()
     }
 }
 

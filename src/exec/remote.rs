@@ -206,20 +206,13 @@ impl Remote {
         Ok(observed)
     }
 
-    /// Lists the files where they were not asked for: others may have put some there before the last publish.
-    pub async fn list(&self, observed: &mut Observed) -> Result<()> {
-        let open = observed.proposal.take();
-        self.list_head(observed).await?;
-        if let Some(mut open) = open {
-            self.list_head(&mut open.at).await?;
-            observed.proposal = Some(open);
-        }
-        Ok(())
-    }
-
-    async fn list_head(&self, observed: &mut Observed) -> Result<()> {
-        if let (None, Some(head)) = (&observed.files, &observed.head) {
-            observed.files = Some(files_at(self, head).await?);
+    /// Lists the files where they were not asked for: others may have put some there before the last publish. What is found
+    /// so may have to be proposed: then the open pull request is looked for, too.
+    pub async fn list(&self, publishes: &Publishes, how: How, observed: &mut Observed) -> Result<()> {
+        let Some(head) = observed.head.clone().filter(|_| observed.is_unlisted()) else { return Ok(()) };
+        observed.files = Some(files_at(self, &head).await?);
+        if how.on_drift == OnDrift::PullRequest && observed.proposal.is_none() {
+            observed.proposal = self.proposal(publishes).await?.map(Box::new);
         }
         Ok(())
     }

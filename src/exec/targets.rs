@@ -108,7 +108,7 @@ pub async fn observe(project: &Project, remotes: &Remotes, loaded: &Loaded, worl
         let how = graph.upload(*id).map(|upload| world.how(upload)).unwrap_or_default();
         let mut observed = remote.observe(&loaded.publishes, blobs.as_ref(), how).await?;
         if graph.upload(*id).is_some_and(|upload| names_new(upload, &observed)) {
-            remote.list(&mut observed).await?;
+            remote.list(&loaded.publishes, how, &mut observed).await?;
         }
         world.remotes.insert(*id, observed);
     }

@@ -155,9 +155,11 @@ impl Publisher<'_, '_> {
 
     /// Lists what the remote has, where it was not: a file may stand where a new one would go. Whether it did.
     async fn list_unlisted(&mut self) -> Result<bool> {
+        let upload = self.driver.project.graph.upload(self.upload);
+        let how = upload.map(|upload| self.driver.world.how(upload)).unwrap_or_default();
         let observed = self.driver.world.remotes.get_mut(&self.upload).filter(|observed| observed.is_unlisted());
         let Some(observed) = observed else { return Ok(false) };
-        self.remote.list(observed).await?;
+        self.remote.list(&self.driver.loaded.publishes, how, observed).await?;
         Ok(true)
     }
 

@@ -126,8 +126,9 @@ impl Publisher<'_, '_> {
     /// Restores a version.
     pub async fn roll_back(&mut self, version: &Version, overwrite: bool) -> Result<RolledBack> {
         for _ in 0..REPLANS {
-            let mut observed = self.remote.observe(&self.driver.loaded.publishes, None, How::default()).await?;
-            self.remote.list(&mut observed).await?;
+            let (publishes, how) = (&self.driver.loaded.publishes, How::default());
+            let mut observed = self.remote.observe(publishes, None, how).await?;
+            self.remote.list(publishes, how, &mut observed).await?;
             match decide(version, &observed, overwrite) {
                 UploadVerdict::UpToDate { commit, .. } => return Ok(RolledBack::Already(commit)),
                 UploadVerdict::Drift { files, .. } => return Err(may_not(&files, self.remote)),
