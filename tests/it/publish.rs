@@ -120,6 +120,24 @@ fn a_colleagues_file_from_before_the_last_publish_is_not_overwritten_when_its_pa
 }
 
 #[test]
+fn a_colleagues_file_where_our_folder_must_be_is_drift_and_goes_only_when_that_is_asked_for() {
+    let (hub, project) = (Hub::start(Options::default()), light());
+    hub.publish(&project, &[]).code(0);
+    hub.colleague("from the web", "docs", b"theirs\n");
+    project.write("terms.txt", "ours\n");
+    let terms = "[artifact.terms]\nkind = \"files\"\npaths = [\"terms.txt\"]\n[artifact.card]";
+    let manifest = project.read("publish.toml").replace("[artifact.card]", terms);
+    let manifest =
+        manifest.replace("\"data.bin\" = \"data\"", "\"data.bin\" = \"data\", \"docs/terms.txt\" = \"terms\"");
+    project.write("publish.toml", &manifest);
+    hub.publish(&project, &[]).code(5).says("`docs` (not of ours)");
+    assert_eq!(hub.commits(), 2);
+    hub.publish(&project, &["--overwrite"]).code(0).says("publishing over changes on the remote: `docs`");
+    assert_eq!(hub.commits(), 3);
+    hub.publish(&project, &[]).code(0).says("remote unchanged");
+}
+
+#[test]
 fn a_second_laptop_knows_from_the_repo_itself_what_was_published() {
     let (hub, project) = (Hub::start(Options::default()), light());
     hub.publish(&project, &[]).code(0);
