@@ -16,7 +16,7 @@ use crate::core::action::{Declaration, InputFrom, SUBJECT};
 use crate::core::digest::Digest;
 use crate::core::error::{Error, OnPath, Result};
 use crate::core::facts::{FactSet, Subject};
-use crate::core::manifest::Manifest;
+use crate::core::manifest::{Manifest, Spec};
 use crate::core::name::{ArtifactName, slug};
 use crate::core::value::Value;
 use crate::model::checkpoint::commit;
@@ -31,9 +31,24 @@ const ROLE: &str = "path:";
 
 /// The artifact that an upload publishes under a path, and the file's path within it (empty: the artifact is the file).
 pub fn published(manifest: &Manifest, path: &str) -> Option<(ArtifactName, String)> {
-    let uploads = manifest.artifacts.iter().filter(|s| s.kind == super::UPLOAD.name);
-    let mut files = uploads.flat_map(|s| s.map("files"));
-    files.find_map(|(target, _, artifact, _)| {
+    uploads(manifest).find_map(|upload| published_by(upload, path))
+}
+
+/// The same for the artifact `page`, which speaks of the files beside it: of the uploads that publish it, all that have the
+/// path must have the same file there. Where none has it, another repository's is meant (a Space's program and its model).
+fn published_for(manifest: &Manifest, page: &ArtifactName, path: &str) -> Option<(ArtifactName, String)> {
+    let carries = |upload: &&Spec| upload.map("files").iter().any(|(_, _, made, _)| *made == page.as_str());
+    let mut beside = uploads(manifest).filter(carries).filter_map(|upload| published_by(upload, path));
+    let Some(first) = beside.next() else { return published(manifest, path) };
+    beside.all(|other| other == first).then_some(first)
+}
+
+fn uploads(manifest: &Manifest) -> impl Iterator<Item = &Spec> {
+    manifest.artifacts.iter().filter(|s| s.kind == super::UPLOAD.name)
+}
+
+fn published_by(upload: &Spec, path: &str) -> Option<(ArtifactName, String)> {
+    upload.map("files").into_iter().find_map(|(target, _, artifact, _)| {
         let inner = match target == path {
             true => "",
             false => path.strip_prefix(target.as_str()).filter(|_| target.ends_with('/'))?,
@@ -49,7 +64,8 @@ pub fn declare_paths(
     paths: &BTreeSet<String>,
 ) -> Result<Declaration, String> {
     for path in paths {
-        let (artifact, inner) = published(cx.manifest, path).filter(|(a, _)| *a != cx.spec.name).ok_or(path.clone())?;
+        let found = published_for(cx.manifest, &cx.spec.name, path).filter(|(a, _)| *a != cx.spec.name);
+        let (artifact, inner) = found.ok_or(path.clone())?;
         let maker: BTreeMap<String, _> =
             [("artifact".to_string(), artifact.as_str().into()), ("file".into(), inner.as_str().into())].into();
         declaration = declaration.param(&format!("{ROLE}{path}"), Value::Map(maker));

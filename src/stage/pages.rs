@@ -129,8 +129,8 @@ fn declare_proofs(
         }
     }
     helpers::declare_paths(cx, declaration, paths).map_err(|path| {
-        at_word(file, text, &path, format!("the template names the path `{path}`, which no upload publishes"))
-            .hint("paths here are those of the repository: the keys of `files` of the upload")
+        at_word(file, text, &path, format!("the template names the path `{path}`, which no upload publishes, or each another file"))
+            .hint("paths here are those of the repository: the keys of `files` of the upload; uploads that publish one page must have the same artifact there")
     })
 }
 

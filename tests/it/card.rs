@@ -3,6 +3,7 @@
 use crate::support::{Project, Served, python, root, run};
 use hfbuild::model::checkpoint::{Checkpoint, Scalar, Settings};
 use hfbuild::model::pytorch_out::{self, Saved};
+use hfbuild::model::tensor::{StateDict, TensorEntry};
 use serde_json::Value;
 use std::process::Command;
 
@@ -63,6 +64,35 @@ pub fn a_link_to_what_will_not_be_there_is_refused() {
         .code(1)
         .says("`nope.txt`, which is not in the published tree")
         .says("README.md:4:1");
+}
+
+#[test]
+fn results_are_held_against_the_tree_of_their_own_card() {
+    let project = project("a", RESULT);
+    let other = "[artifact.other]\nkind = \"files\"\npaths = [\"eval.sh\"]\n\
+                 [artifact.data2]\nkind = \"upload\"\ntype = \"dataset\"\nrepo = \"me/d\"\ndist = \"d2\"\nfiles = { \"eval.sh\" = \"other\" }\n";
+    project.write("publish.toml", &format!("{}{other}", project.read("publish.toml")));
+    project.run(&[]).code(0);
+    assert_eq!((project.commits("me/p"), project.path("d2/eval.sh").exists()), (1, true));
+}
+
+#[test]
+fn a_step_that_is_no_number_is_told_and_not_dropped() {
+    let project = Project::empty();
+    let weights = TensorEntry::of_f32("w", vec![1], &[1.0]).and_then(|one| StateDict::new(vec![one])).expect("weights");
+    let saved = Saved::Dict(vec![
+        ("model".into(), Saved::Tensors(&weights)),
+        ("step".into(), Saved::Plain(Scalar::Text("200000".into()))),
+        ("loss".into(), Saved::Plain(Scalar::Bool(true))),
+    ]);
+    pytorch_out::write(&project.path("a.pt"), "a", &saved).expect("the file");
+    let told = project.run(&["inspect", "a.pt", "--json"]);
+    assert!(
+        told.stdout.contains("unread.step") && told.stdout.contains("unread.loss"),
+        "{}{}",
+        told.stdout,
+        told.stderr
+    );
 }
 
 #[test]

@@ -3,10 +3,11 @@
 //!
 //! Knows receipts and digests; does not know what a metric means.
 
+use crate::core::action::Declaration;
 use crate::core::digest::Digest;
 use crate::core::error::{Error, Result};
 use crate::core::facts::{Subject, is_family_word};
-use crate::core::graph::Graph;
+use crate::core::graph::{Graph, NodeId};
 use crate::core::name::ArtifactName;
 use crate::core::plan::{Settled, family_content};
 use crate::core::publish::Tree;
@@ -20,12 +21,20 @@ const OF_THEIR_OWN: [&str; 7] = ["checkpoint", "safetensors", "pytorch", "onnx",
 /// Kinds that write the weights that they are given, every number as it was.
 const SAME_WEIGHTS: [&str; 2] = ["safetensors", "pytorch"];
 
-/// Refuses a result whose fact was not measured on a file of the tree, nor on the weights that one was made from.
+/// Refuses a result of a page of the tree whose fact was not measured on a file of the tree, nor on the weights that one was
+/// made from.
 ///
 /// # Errors
 /// That, with the fact and what it was measured on.
 pub fn check(graph: &Graph, settled: &[Option<Settled>], tree: &Tree) -> Result<()> {
-    let stages = graph.ids().filter(|id| graph.node(*id).published).filter_map(|id| graph.stage(id));
+    let files: BTreeSet<Digest> = tree.values().map(|file| file.digest).collect();
+    // of several uploads, another may publish the page
+    let is_here = |id: &NodeId| match &settled[id.index()] {
+        Some(Settled::Made(receipt)) => receipt.outputs.iter().any(|output| files.contains(&output.digest)),
+        _ => true,
+    };
+    let published = graph.ids().filter(|id| graph.node(*id).published).filter(is_here);
+    let stages = published.filter_map(|id| graph.stage(id));
     for stage in stages.filter(|stage| ["card", "eval_results"].contains(&stage.kind)) {
         for result in stage.params.get("results").and_then(Value::as_list).unwrap_or_default() {
             let Value::Map(result) = result else { continue };
@@ -105,7 +114,8 @@ impl Proof {
             }
             proof.artifacts.insert(receipt.content());
             proof.artifacts.extend(family_content(graph, &graph.node(id).name.artifact, settled));
-            if graph.stage(id).is_some_and(|stage| SAME_WEIGHTS.contains(&stage.kind)) {
+            let cast = |stage: &Declaration| stage.params.get("dtype").is_some_and(|dtype| *dtype != Value::Null);
+            if graph.stage(id).is_some_and(|stage| SAME_WEIGHTS.contains(&stage.kind) && !cast(stage)) {
                 proof.add_sources(receipt, &made);
             }
         }
