@@ -15,6 +15,10 @@ pub const STRAY_FILE: &str = "stray-file";
 pub const LFS_POINTER: &str = "lfs-pointer";
 /// A pickle that runs code when it is loaded, or one of which that cannot be told.
 pub const PICKLE: &str = "pickle";
+/// Weights that hold values which are NaN or infinite.
+pub const NONFINITE: &str = "nonfinite-weights";
+/// Weights of a network that was never trained.
+pub const UNTRAINED: &str = "untrained-weights";
 /// A token that hfbuild itself uses. No manifest lets it pass.
 pub const OWN_TOKEN: &str = "own-token";
 
@@ -90,6 +94,7 @@ pub fn say(path: &str, finding: &Finding) -> String {
         STRAY_FILE => format!("`{path}` is what a tool leaves behind, and no manifest means to publish it"),
         LFS_POINTER => format!("`{path}` is a Git LFS pointer, and not the content"),
         PICKLE => format!("`{path}` would be published as a pickle that may run code: {}", finding.what),
+        NONFINITE | UNTRAINED => format!("`{path}` {}", finding.what),
         OWN_TOKEN => format!("`{path}` holds a token that hfbuild itself uses{spot}"),
         rule => format!("`{path}` holds what looks like a secret{spot} (rule `{rule}`)"),
     }
@@ -100,6 +105,7 @@ fn refusal(path: &str, finding: &Finding) -> Error {
         SECRET_FILE | STRAY_FILE => "keep it out of the published folder",
         LFS_POINTER => "fetch the content: `git lfs pull`",
         PICKLE => "publish the weights as safetensors",
+        NONFINITE | UNTRAINED => "is it the file that you mean?",
         _ => "take it out, and revoke it where it is real: it may have been published before",
     };
     if finding.rule == OWN_TOKEN {

@@ -37,6 +37,9 @@ impl Inspection {
 /// # Errors
 /// The file is none of the formats, or is damaged.
 pub fn inspect(path: &Path) -> Result<Inspection> {
+    if !std::fs::metadata(path).on("stat", path)?.is_file() {
+        return Err(Error::stage(format!("`{}` is no regular file", path.display())));
+    }
     let (format, mut facts) = match magic::sniff(path)? {
         Magic::Zip => zip_facts(path)?,
         Magic::TorchLegacy => ("checkpoint", checkpoint_facts(&Checkpoint::open(path)?)?),
@@ -78,6 +81,9 @@ pub fn checkpoint_facts(checkpoint: &Checkpoint) -> Result<Facts> {
     }
     if let (Some(_), Some(ema)) = (&checkpoint.raw, &checkpoint.ema) {
         put(&mut facts, "ema_nonfinite", finite::nonfinite_of(ema)?);
+        if let Ok(Some(Architecture::TinyDit(_))) = Architecture::infer(ema, &checkpoint.config) {
+            put(&mut facts, "ema_freshly_initialised", tinydit::freshly_initialised(ema)?);
+        }
     }
     put(&mut facts, "raw_present", checkpoint.raw.is_some());
     put(&mut facts, "ema_present", checkpoint.ema.is_some());

@@ -10,7 +10,9 @@
 
 use super::{files, secrets};
 use crate::core::error::{OnPath, Result};
-use crate::core::leaks::{Finding, LFS_POINTER, OWN_TOKEN, PICKLE, SECRET_FILE, STRAY_FILE, Spot};
+use crate::core::leaks::{
+    Finding, LFS_POINTER, NONFINITE, OWN_TOKEN, PICKLE, SECRET_FILE, STRAY_FILE, Spot, UNTRAINED,
+};
 use crate::model::magic::{self, Magic};
 use aho_corasick::AhoCorasick;
 use encoding_rs::{Decoder, Encoding, UTF_8, UTF_16BE, UTF_16LE};
@@ -83,7 +85,7 @@ pub fn version() -> Result<String> {
 
 /// Whether a finding can have this rule.
 pub fn is_rule(name: &str) -> bool {
-    [SECRET_FILE, STRAY_FILE, LFS_POINTER, PICKLE].contains(&name) || secrets::is_rule(name)
+    [SECRET_FILE, STRAY_FILE, LFS_POINTER, PICKLE, NONFINITE, UNTRAINED].contains(&name) || secrets::is_rule(name)
 }
 
 /// What a path in the repo says by itself.

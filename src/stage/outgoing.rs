@@ -4,7 +4,9 @@
 //! Knows a file's path in the repository and the sizes of what will stand beside it. Does not know who made it.
 
 use crate::core::error::{Error, OnPath, Result};
-use crate::model::magic;
+use crate::core::leaks::{Finding, NONFINITE, Spot, UNTRAINED};
+use crate::model::inspect::inspect;
+use crate::model::magic::{self, Magic};
 use crate::model::onnx::import::OnnxFile;
 use crate::model::safetensors_out;
 use std::path::Path;
@@ -44,6 +46,35 @@ pub fn check_tensors(path: &str, file: &Path) -> Result<()> {
             .hint("whoever wrote it was handed nothing: look at how its keys were selected"));
     }
     Ok(())
+}
+
+/// What weights hold that is not to be published unasked: values that are no numbers, and what initialisation left. Reads
+/// all of them. A file of another format holds none, and what cannot be read is refused elsewhere.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn doubtful_weights(file: &Path) -> Result<Vec<Finding>> {
+    if !matches!(magic::sniff(file)?, Magic::Safetensors | Magic::TorchLegacy | Magic::Zip) {
+        return Ok(vec![]);
+    }
+    let Ok(found) = inspect(file) else { return Ok(vec![]) };
+    let is = |key: &str| found.get(key).is_some_and(|value| *value == true);
+    let count = |key: &str| found.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let mut all = Vec::new();
+    let mut add = |rule: &str, what: String| all.push(Finding { rule: rule.into(), spot: Spot::File, what });
+    match count("nonfinite") + count("ema_nonfinite") {
+        0 => {}
+        1 => add(NONFINITE, "holds a value that is NaN or infinite".into()),
+        values => add(NONFINITE, format!("holds {values} values that are NaN or infinite")),
+    }
+    for (key, which) in [("freshly_initialised", ""), ("ema_freshly_initialised", " of the moving average")] {
+        if is(key) {
+            let what =
+                format!("was never trained: the last layer{which}, or all norms, are as initialisation left them");
+            add(UNTRAINED, what);
+        }
+    }
+    Ok(all)
 }
 
 fn check_external(path: &str, file: &Path, size_of: &dyn Fn(&str) -> Option<u64>) -> Result<()> {

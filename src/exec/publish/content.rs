@@ -3,8 +3,11 @@
 //!
 //! Knows blobs and the server's answers about them. Does not commit.
 
+use crate::core::digest::Digest;
 use crate::core::error::{Error, ErrorKind, OnPath, Result};
 use crate::core::event::Event;
+use crate::core::graph::NodeId;
+use crate::core::leaks::NONFINITE;
 use crate::core::limits;
 use crate::core::plan::Settled;
 use crate::core::publish::{Changes, Observed, Sized, Tree, TreeFile};
@@ -113,6 +116,14 @@ impl Publisher<'_, '_> {
         let whole = files.into_iter().filter(|candidate| candidate.file.exists()).collect::<Vec<_>>();
         let mut found = leaks::search(&whole, &allowed, &mut self.driver.memo)?;
         leaks::add_own_tokens(&whole, &mut found)?;
+        for one in &whole {
+            let doubts = stage::doubtful_weights(&one.file)?;
+            found.add(
+                &one.path,
+                doubts.into_iter().filter(|doubt| !self.is_asked(one.digest, &doubt.rule)).collect(),
+                &allowed,
+            );
+        }
         for (path, rule) in &found.allowed {
             self.driver.emit(Event::Note { text: format!("`{path}`: what `{rule}` finds is allowed by the manifest") });
         }
@@ -147,6 +158,21 @@ impl Publisher<'_, '_> {
             }
         }
         Ok(asked)
+    }
+
+    /// Whether weights that were made from a checkpoint's are as a gate before the upload has asked.
+    fn is_asked(&self, digest: Digest, rule: &str) -> bool {
+        let graph = &self.driver.project.graph;
+        let makes = |id: &NodeId| match &self.driver.settled[id.index()] {
+            Some(Settled::Made(receipt)) => receipt.outputs.iter().any(|output| output.digest == digest),
+            _ => false,
+        };
+        let kind = |id| graph.stage(id).map(|stage| stage.kind);
+        let is_made = graph.ids().filter(makes).filter_map(kind).any(|kind| ["safetensors", "pytorch"].contains(&kind));
+        let before = graph.closure(&[self.upload]);
+        let clauses = graph.ids().filter(|id| before[id.index()]).filter_map(|id| graph.clause(id));
+        let fact = if rule == NONFINITE { "nonfinite" } else { "freshly_initialised" };
+        is_made && clauses.flat_map(|clause| &clause.names).any(|name| matches!(&name[..], [_, asked] if asked == fact))
     }
 
     /// Refuses weights that were never trained, and such that hold what is no number, unless a gate before the upload has
@@ -285,7 +311,7 @@ fn first_bytes(path: &std::path::Path) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::digest::{Digest, HubDigests};
+    use crate::core::digest::HubDigests;
 
     #[test]
     fn ignored_because_it_is_there_is_no_refusal() {
