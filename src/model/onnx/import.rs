@@ -187,9 +187,10 @@ impl OnnxFile {
     /// The graph's own words.
     ///
     /// # Errors
-    /// An external file whose location leaves the model's folder.
+    /// An external file whose location leaves the model's folder; an initialiser with more or less data than its shape takes.
     pub fn info(&self) -> Result<GraphInfo> {
         let model = &self.model;
+        self.check_lengths()?;
         let empty = GraphProto::default();
         let graph = model.graph.as_ref().unwrap_or(&empty);
         let given: BTreeSet<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
@@ -210,6 +211,22 @@ impl OnnxFile {
             initializer_bytes: graph.initializer.iter().map(stored_bytes).sum(),
             external: self.external()?,
         })
+    }
+
+    /// Refuses a tensor whose data is not what its shape says: the figures of a graph are told from shapes.
+    fn check_lengths(&self) -> Result<()> {
+        let mut wrong = None;
+        if let Some(graph) = &self.model.graph {
+            each_tensor(graph, &mut |tensor| {
+                if let (None, Some(what)) = (&wrong, misfit(tensor)) {
+                    wrong = Some((tensor.name.clone().unwrap_or_default(), what));
+                }
+            });
+        }
+        let Some((name, what)) = wrong else { return Ok(()) };
+        let (model, name) = (self.path.display(), name.escape_debug());
+        Err(Error::stage(format!("`{model}`: the tensor `{name}` {what}"))
+            .hint("the file is damaged, or whoever wrote it was: export it again"))
     }
 
     /// External data files, each once.
@@ -415,6 +432,34 @@ fn stored_bytes(tensor: &TensorProto) -> u64 {
     count.map_or_else(|| tensor.raw_data.as_ref().map_or(0, |raw| raw.len() as u64), |count| count as u64)
 }
 
+/// How the data of a tensor differs from its type and shape. Types that weights cannot have are passed over.
+fn misfit(tensor: &TensorProto) -> Option<String> {
+    let dtype = dtype_of(tensor)?;
+    let shape: Option<Vec<usize>> = tensor.dims.iter().map(|&extent| usize::try_from(extent).ok()).collect();
+    let Some(expected) = shape.and_then(|shape| byte_count(dtype, &shape)) else {
+        return Some(format!("has the shape {:?}, which no memory holds", tensor.dims));
+    };
+    if is_external(tensor) {
+        let fields = pairs(&tensor.external_data);
+        let number = |key: &str| fields.get(key).map(|text| text.parse::<u64>().map_err(|_| (*text).to_owned()));
+        let numbers = [("offset", number("offset")), ("length", number("length"))];
+        if let Some((key, text)) = numbers.iter().find_map(|(key, n)| Some((key, n.as_ref()?.as_ref().err()?))) {
+            return Some(format!("says of its external data that `{key}` is `{}`", text.escape_debug()));
+        }
+        let length = number("length")?.ok()?;
+        return (length != expected as u64)
+            .then(|| format!("says that its external data has {length} bytes, and its shape takes {expected}"));
+    }
+    let typed = tensor.float_data.len() + tensor.int32_data.len() + tensor.int64_data.len() + tensor.double_data.len();
+    let (has, takes, what) = match &tensor.raw_data {
+        Some(raw) => (raw.len(), expected, "bytes"),
+        // what these are written into is not read
+        None if typed == 0 && ["U32", "U64"].contains(&dtype.name()) => return None,
+        None => (typed, expected / dtype.size().max(1), "values"),
+    };
+    (has != takes).then(|| format!("holds {has} {what}, and its shape takes {takes}"))
+}
+
 fn port(value: &ValueInfoProto) -> Port {
     let tensor = value.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
     let dims = tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| shape.dim.as_slice()).unwrap_or_default();
@@ -427,5 +472,32 @@ fn port(value: &ValueInfoProto) -> Port {
         name: value.name.clone().unwrap_or_default(),
         dtype: data_type_name(tensor.and_then(|tensor| tensor.elem_type).unwrap_or(0)),
         shape: dims.iter().map(extent).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_that_is_not_what_its_shape_says_is_a_misfit() {
+        let tensor = |dims: &[i64], raw: usize| TensorProto {
+            dims: dims.to_vec(),
+            data_type: Some(1),
+            raw_data: Some(vec![0; raw].into()),
+            ..TensorProto::default()
+        };
+        assert_eq!(misfit(&tensor(&[2, 4], 32)), None);
+        assert_eq!(misfit(&tensor(&[2, 4], 28)).unwrap(), "holds 28 bytes, and its shape takes 32");
+        assert!(misfit(&tensor(&[1 << 40], 32)).unwrap().starts_with("holds 32 bytes, and its shape takes"));
+        assert!(misfit(&tensor(&[-1], 4)).is_some() && misfit(&tensor(&[0], 0)).is_none());
+        let typed = TensorProto { raw_data: None, float_data: vec![0.0; 3], ..tensor(&[4], 0) };
+        assert_eq!(misfit(&typed).unwrap(), "holds 3 values, and its shape takes 4");
+        let said = |key: &str, value: &str| {
+            let field = StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
+            misfit(&TensorProto { data_location: Some(1), external_data: vec![field], ..tensor(&[4], 0) })
+        };
+        assert!(said("offset", "-4").is_some() && said("length", "12").is_some());
+        assert!(said("offset", "4").is_none() && said("length", "16").is_none());
     }
 }
