@@ -31,7 +31,9 @@ impl Anchors {
     }
 
     fn link(&mut self, link: &str, start: usize, end: usize) {
-        let Some(anchor) = link.strip_prefix('#') else { return };
+        let Some(anchor) = link.trim_start_matches("./").trim_start_matches("README.md").strip_prefix('#') else {
+            return;
+        };
         let path = percent_decode_str(anchor).decode_utf8_lossy().to_lowercase();
         // both lead to the top of any page, by the HTML standard
         if !["", "top"].contains(&path.as_str()) {

@@ -309,9 +309,13 @@ impl Check<'_> {
     fn license(&mut self, key: &str, node: &Node) {
         self.one_or_list(key, node, |c, key, node| c.word(key, node, LICENSES, "licence identifier", ""));
         let all: Vec<&str> = node.text().into_iter().chain(node.list().iter().filter_map(Node::text)).collect();
-        if !all.is_empty() && !all.contains(&self.license) {
+        if all.iter().any(|license| *license != self.license) {
             let message = format!("the card says license `{}`, the manifest says `{}`", all.join("`, `"), self.license);
             self.problem(node, message, "write `license: {{project.license}}` in the template");
+        }
+        if let Some(name) = self.root.get("license_name").filter(|_| !all.is_empty() && !all.contains(&"other")) {
+            let hint = "take it out, or write `license = \"other\"` in [project]";
+            self.problem(name, "`license_name` is the name of a licence that is `other`".into(), hint);
         }
         if all.contains(&"other") && self.root.get("license_name").is_none() {
             let hint = "add `license_name: short-name` and `license_link: LICENSE` (a file of the repo, or a URL)";

@@ -5,11 +5,15 @@
 
 use regex::Regex;
 
-/// Whether a path at the top of the published tree has a licence's name, in any case and with any ending.
+/// Whether a path at the top of the published tree has a licence's name, in any case and with any ending; `LICENSE-MIT` too,
+/// but not `LICENSE-third-party`.
 pub fn is_file(path: &str) -> bool {
+    const KNOWN: [&str; 9] = ["mit", "apache", "bsd", "gpl", "lgpl", "agpl", "mpl", "cc", "unlicense"];
     let lower = path.to_lowercase();
     let stem = lower.split('.').next().unwrap_or_default();
-    !path.contains('/') && ["license", "licence", "copying", "unlicense"].contains(&stem)
+    let (word, of) = stem.split_once(['-', '_']).unwrap_or((stem, ""));
+    let is_known = of.is_empty() || KNOWN.iter().any(|known| of.starts_with(known));
+    !path.contains('/') && ["license", "licence", "copying", "unlicense"].contains(&word) && is_known
 }
 
 /// Names under which a licence's text is looked for in the project's root, where none is published.
@@ -124,7 +128,8 @@ mod tests {
         let lgpl = "GNU LESSER GENERAL PUBLIC LICENSE\n Version 3, 29 June 2007 ... the GNU General Public License";
         assert_eq!(of_text(lgpl), Some("lgpl-3.0"));
         assert_eq!(of_text("All rights reserved."), None);
-        let names = ["LICENSE", "license", "Licence.md", "LICENSE.txt", "COPYING", "COPYING.txt"];
+        let names = ["LICENSE", "license", "Licence.md", "LICENSE.txt", "COPYING", "COPYING.txt", "LICENSE-MIT"];
+        assert!(!is_file("LICENSE-third-party.md"));
         assert!(names.iter().all(|name| is_file(name)) && !is_file("licenses.csv") && !is_file("third_party/LICENSE"));
         assert!(agree("bsd", "bsd-2-clause") && agree("other", "mit") && agree("Apache-2.0", "apache-2.0"));
         assert!(!agree("apache-2.0", "mit"));

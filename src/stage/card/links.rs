@@ -134,7 +134,7 @@ pub(super) fn html_links(html: &str) -> Vec<String> {
         for (name, value) in &tag.attributes {
             let value = String::from_utf8_lossy(&value.value);
             match &name.0[..] {
-                b"src" | b"href" | b"poster" => links.push(value.into_owned()),
+                b"src" | b"href" | b"poster" | b"data" => links.push(value.into_owned()),
                 // `a.png 1x, b.png 2x`
                 b"srcset" if !value.contains("data:") => {
                     links.extend(value.split(',').filter_map(|one| one.split_whitespace().next()).map(String::from));

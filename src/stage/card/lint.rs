@@ -65,11 +65,6 @@ pub fn check(file: &str, text: &str, facts: &BTreeMap<String, Value>, license: &
             problems.push(Error::stage(message).at(place(start, end)).hint(hint));
         }
     }
-    problems.extend(typed_results(&masked[..front]).into_iter().map(|(start, end)| {
-        Error::stage(format!("the result `{}` is typed into the template", &text[start..end]))
-            .at(place(start, end))
-            .hint("results come from facts: name them under `results` of the card's artifact")
-    }));
     problems.sort_by_key(|e| e.place().map_or(0, |p| p.start));
     problems.dedup_by_key(|e| e.place().map_or(0, |p| p.start));
     if problems.is_empty() { Ok(()) } else { Err(join(problems)) }
@@ -216,14 +211,6 @@ fn mask(text: &str) -> (String, usize) {
         None => 0,
     };
     (String::from_utf8_lossy(&bytes).into_owned(), front)
-}
-
-/// `value: 0.93` typed below `model-index` of the front matter.
-fn typed_results(front: &str) -> Vec<(usize, usize)> {
-    let Some(from) = front.find("model-index:") else { return vec![] };
-    let Ok(regex) = Regex::new(r"(?m)^[ \t-]*value:[ \t]*([-+.0-9][-+.0-9eE]*)[ \t]*$") else { return vec![] };
-    let all = regex.captures_iter(&front[from..]).filter_map(|c| c.get(1));
-    all.map(|m| (from + m.start(), from + m.end())).collect()
 }
 
 #[cfg(test)]

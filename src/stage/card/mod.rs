@@ -41,7 +41,7 @@ impl Kind for Card {
     }
 
     fn version(&self) -> u32 {
-        4
+        5
     }
 
     fn declare(&self, cx: &Declare<'_>) -> Result<Declaration> {
@@ -101,16 +101,18 @@ impl Kind for Card {
     }
 }
 
-/// Adds `model-index` to the front matter, which must have none of its own.
+/// Adds `model-index` to the front matter, which must have none of its own: what a template writes there is no fact that was
+/// measured on a published file, however it is spelled.
 fn with_results(text: String, results: &str) -> Result<String> {
-    if results.is_empty() {
-        return Ok(text);
-    }
     let front = front::read(&text)?;
     if let Some((_, key, _)) = front.root.entries().iter().find(|(key, ..)| key == "model-index") {
-        let message = "the template writes `model-index`, and the manifest's `results` would write it too";
         let place = front::place(&text.as_str().into(), key.start, key.end);
-        return Err(Error::stage(message).at(place).hint("take it out of the template: the card's stage adds it"));
+        return Err(Error::stage("the template writes `model-index`, which is made of facts alone")
+            .at(place)
+            .hint("take it out, and name the facts under `results` of the card's artifact: the stage adds it"));
+    }
+    if results.is_empty() {
+        return Ok(text);
     }
     let (before, after) = text.split_at(front.end);
     Ok(format!("{before}{results}{after}"))

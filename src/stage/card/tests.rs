@@ -114,7 +114,12 @@ fn results_are_added_to_the_front_matter_and_not_twice() {
     let results = "model-index:\n- name: \"m\"\n";
     let text = with_results(CARD.into(), results).unwrap();
     assert!(text.contains("url: samples/a/0.png\nmodel-index:\n- name: \"m\"\n---\n# A\n"), "{text}");
-    assert!(with_results(text, results).unwrap_err().message().contains("`model-index`"));
+    assert!(with_results(text.clone(), results).unwrap_err().message().contains("`model-index`"));
+    assert!(with_results(text, "").is_err());
+    for spelled in ["model-index: []", "\"model-index\": [{name: x}]", "? model-index\n: []", "{model-index: 1}"] {
+        let said = with_results(format!("---\n{spelled}\n---\n"), "").unwrap_err();
+        assert!(said.message().contains("`model-index`"), "{spelled}: {said}");
+    }
     assert_eq!(with_results(CARD.into(), "").unwrap(), CARD);
 }
 

@@ -152,6 +152,46 @@ pub const SUBJECTS: &[Subject] = &[
         ..SCORE
     },
     Subject {
+        facts: &["neighbour_correlation"],
+        label: r"neighbou?r(?:ing)?[ _-](?:pixel[ _-])?correlation",
+        must_be_known: false,
+        ..SCORE
+    },
+    Subject { facts: &["saturated"], label: "saturat(?:ed|ion)", must_be_known: false, ..SCORE },
+    Subject {
+        facts: &["between_within_ratio"],
+        label: r"between[ _/-](?:and[ -])?within(?:[ _-](?:class[ _-])?ratio)?",
+        must_be_known: false,
+        ..SCORE
+    },
+    Subject {
+        facts: &["max_abs_diff"],
+        label: r"max(?:imum|\.)?[ _](?:abs(?:olute)?[ _])?diff(?:erence)?",
+        must_be_known: false,
+        ..SCORE
+    },
+    Subject {
+        facts: &["guidance"],
+        label: "(?:guidance|cfg)(?:[ _-]scale)?",
+        unless_after: r"^ (?:is|means|turns|switches|would|disables|gives)\b",
+        must_be_known: false,
+        ..SCORE
+    },
+    Subject {
+        facts: &["num_heads", "config.num_heads"],
+        after: "(?:attention[ -])?heads",
+        label: "(?:num_|attention )heads",
+        must_be_known: false,
+        ..ANY
+    },
+    Subject { facts: &["depth", "config.depth"], label: "depth", must_be_known: false, ..ANY },
+    Subject {
+        facts: &["embed_dim", "config.embed_dim"],
+        label: r"embed(?:ding)?[ _](?:dim(?:ension)?s?|width)",
+        must_be_known: false,
+        ..ANY
+    },
+    Subject {
         facts: &["image_size", "resolution"],
         after: r" ?[x×] ?\d+[ -]?(?:px|pixels?|pictures?|images?|rgb|resolution)",
         label: "resolution|(?:image|picture) size",
@@ -312,12 +352,14 @@ impl Subject {
 }
 
 /// Whether a fact has one of these names: `bytes`, `bytes.FILE` of several files. A checkpoint's settings are none, but for
-/// the size of its pictures.
+/// the sizes that a card may speak of.
 fn named(fact: &str, names: &[&str]) -> bool {
     let parts: Vec<&str> = fact.rsplit(']').next().unwrap_or_default().split('.').collect();
     parts.iter().skip(1).any(|part| names.contains(part))
-        && (!fact.contains(".config.") || fact.ends_with(".image_size"))
+        && (!fact.contains(".config.") || SIZES.iter().any(|size| fact.ends_with(size)))
 }
+
+const SIZES: &[&str] = &[".image_size", ".num_heads", ".depth", ".embed_dim"];
 
 /// `98 pictures`, but not `98 on the test set`.
 fn counts_things(after: &str) -> bool {

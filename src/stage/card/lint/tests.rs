@@ -68,14 +68,6 @@ fn what_agrees_is_code_or_is_about_something_else_is_left_alone() {
     }
 }
 
-#[test]
-fn a_result_typed_below_model_index_is_refused() {
-    let text = "---\nmodel-index:\n- results:\n  - metrics:\n    - type: accuracy\n      value: 0.93\n---\n";
-    let error = check("c", text, &BTreeMap::new(), "mit").unwrap_err();
-    assert_eq!(&text[error.place().unwrap().start..error.place().unwrap().end], "0.93");
-    assert!(check("c", &text.replace("0.93", "{{e.accuracy}}"), &BTreeMap::new(), "mit").is_ok());
-}
-
 /// The facts of `facts`, and others that a card may be about.
 fn more() -> BTreeMap<String, Value> {
     let mut all = facts();
