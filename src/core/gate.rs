@@ -328,8 +328,8 @@ pub(super) fn spelled(mut expr: &Expr) -> Option<Vec<&str>> {
     }
 }
 
-/// The same expression with every macro over a family (`samples.all(s, ..)`) running over its list of shards: CEL
-/// itself would iterate over the keys of a map.
+/// The same expression with every macro over a family (`samples.all(s, ..)`), and `size` of one, asking its list of shards:
+/// CEL itself would ask the keys of a map.
 fn over_shards(expr: &IdedExpr, families: &BTreeMap<&str, &FactSet>) -> IdedExpr {
     let mut expr = expr.clone();
     rewrite(&mut expr, families);
@@ -343,6 +343,16 @@ fn rewrite(expr: &mut IdedExpr, families: &BTreeMap<&str, &FactSet>) {
     {
         let operand = Box::new(c.iter_range.clone());
         c.iter_range.expr = Expr::Select(SelectExpr { operand, field: "shards".into(), test: false });
+    }
+    if let Expr::Call(call) = &mut expr.expr
+        && call.func_name == "size"
+    {
+        for counted in call.target.as_deref_mut().into_iter().chain(&mut call.args) {
+            if matches!(&counted.expr, Expr::Ident(name) if families.contains_key(name.as_str())) {
+                let operand = Box::new(counted.clone());
+                counted.expr = Expr::Select(SelectExpr { operand, field: "shards".into(), test: false });
+            }
+        }
     }
     each_child(expr, &mut |child| rewrite(child, families));
 }
@@ -440,6 +450,8 @@ mod tests {
         assert!(ask("samples[\"Siamese\"].ncc > 0.8").passed());
         assert!(ask("samples.mean.ncc > 0.69 && samples.min.ncc == 0.5 && samples.max.ncc == 0.9").passed());
         assert!(ask("samples.all(s, s.ncc > 0.4)").passed());
+        assert!(ask("size(samples) == 2").passed() && ask("samples.size() == 2").passed());
+        assert!(!ask("size(samples) >= 3").passed());
         assert!(!ask("samples.all(s, s.ncc > 0.6)").passed());
         assert!(ask("samples.exists(s, s.key == 'Big Cat')").passed());
     }
