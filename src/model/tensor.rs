@@ -265,6 +265,11 @@ impl StateDict {
             return Err(Error::stage(format!("tensor `{}` comes twice", pair[0].name)));
         }
         for tensor in &tensors {
+            if tensor.name == "__metadata__" {
+                return Err(Error::stage(
+                    "a tensor is called `__metadata__`, which safetensors keep for something else",
+                ));
+            }
             byte_count(tensor.dtype, &tensor.shape).ok_or_else(|| too_large(&tensor.name, &tensor.shape))?;
         }
         Ok(StateDict { tensors })

@@ -237,7 +237,7 @@ fn forwards(workspace: &Workspace, action: &Action, session: &mut dyn Session, i
             Extent::Fixed(n) if *n > 0 => Ok(*n as usize),
             Extent::Symbol(_) if axis == 0 => Ok(batch),
             _ => Err(Error::stage(format!("the input `{port}` has an extent that is not known"))
-                .hint("only the first one may be dynamic")),
+                .hint("only the first one may be open: `config = { image_size = N }` of the checkpoint fixes the others of a classifier's graph")),
         });
         let shape = shape.collect::<Result<Vec<usize>>>()?;
         let size = shape.iter().product();

@@ -18,12 +18,12 @@ const MOST_EXTRAS: usize = 64;
 /// Fills in all but the weights. `used` are the keys already taken.
 pub(super) fn read(checkpoint: &mut Checkpoint, root: &Value, storages: &Storages, used: &[String]) {
     let mut reader = Reader { root, storages, used: used.to_vec(), checkpoint };
-    reader.checkpoint.step = STEP_KEYS.iter().find_map(|key| reader.value(key)).and_then(|v| v.as_int());
-    reader.checkpoint.epoch = reader.value("epoch").and_then(|v| v.as_int());
-    let updates = reader.value("ema_step").and_then(|v| v.as_int());
+    reader.checkpoint.step = STEP_KEYS.iter().find_map(|key| reader.int(key));
+    reader.checkpoint.epoch = reader.int("epoch");
+    let updates = reader.int("ema_step");
     reader.checkpoint.ema_step = updates.or(reader.checkpoint.ema_step);
-    reader.checkpoint.loss = reader.value("loss").and_then(|v| v.as_float());
-    reader.checkpoint.val_acc = reader.value("val_acc").and_then(|v| v.as_float());
+    reader.checkpoint.loss = reader.float("loss");
+    reader.checkpoint.val_acc = reader.float("val_acc");
     reader.checkpoint.timestamp = reader.value("timestamp").map(|v| match v {
         Scalar::Text(text) => text,
         Scalar::Int(seconds) => seconds.to_string(),
@@ -55,6 +55,23 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn int(&mut self, key: &str) -> Option<i64> {
+        let value = self.value(key)?;
+        self.expected(key, value.as_int(), "no whole number of 64 bits")
+    }
+
+    fn float(&mut self, key: &str) -> Option<f64> {
+        let value = self.value(key)?;
+        self.expected(key, value.as_float(), "no number")
+    }
+
+    fn expected<T>(&mut self, key: &str, found: Option<T>, otherwise: &str) -> Option<T> {
+        if found.is_none() {
+            self.checkpoint.unread.insert(key.to_owned(), otherwise.to_owned());
+        }
+        found
     }
 
     fn config(&mut self) {
