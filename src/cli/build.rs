@@ -387,10 +387,10 @@ pub fn plan(global: &Global, words: &[String], force: &[String], args: &PlanArgs
     let shower = progress.clone();
     let sink: Sink = Arc::new(move |event| shower.show(&event));
     let plan = plan_whole(&project, &store, &asked.wanted, &asked.targets, &loaded, &mut memo, &mut world, &sink)?;
-    programs::check(&project, &plan, &world, &sink)?;
+    programs::check(&project, &plan, &world, false, &sink)?;
     targets::notes(&project, &targets, &plan, &world).into_iter().for_each(|text| sink(Event::Note { text }));
     let machine = runtimes::machine(&store);
-    runtimes::check(&project, &plan, &loaded.history, &machine, &sink)?;
+    runtimes::check(&project, &plan, Some(&loaded.history), &machine, &sink)?;
     let runs_on = runtimes::of_plan(&project, &plan, &machine);
     let runs_on: Vec<_> = runs_on.iter().map(|runs| (runs.artifact.as_str(), &runs.choice)).collect();
     let graph = &project.graph;

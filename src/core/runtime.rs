@@ -182,8 +182,14 @@ impl Found {
     /// What a stage finds that holds these devices and no others (`None`: it may take any).
     pub fn holding(&self, gpus: Option<&[String]>) -> Found {
         let mut found = self.clone();
-        if let (Some(ids), Ok(all)) = (gpus, &mut found.devices) {
-            all.retain(|gpu| ids.iter().any(|id| gpu.is(id)));
+        let (Some(ids), Ok(all)) = (gpus, &mut found.devices) else { return found };
+        let had_any = !all.is_empty();
+        all.retain(|gpu| ids.iter().any(|id| gpu.is(id)));
+        if had_any && all.is_empty() {
+            found.devices = Err(match ids.first() {
+                None => "the pool `gpu` gives it no device".into(),
+                Some(id) => format!("the pool `gpu` gives it `{id}`, which is no visible NVIDIA device"),
+            });
         }
         found
     }
@@ -206,8 +212,16 @@ pub struct Used {
     pub device: DeviceKind,
     /// The execution provider, where the runtime has several, and the device's name: `CUDAExecutionProvider, NVIDIA L4`.
     pub detail: Option<String>,
-    /// Why it was not the device that was tried first; for a log.
+    /// Why it was not the device that was tried first; for a log and the receipt.
     pub instead: Option<String>,
+}
+
+impl Used {
+    /// The same with the reason, shortly, where it is not the device that was tried first: what a receipt says to people.
+    pub fn with_reason(&self) -> String {
+        let line = |why: &String| why.lines().next().unwrap_or_default().chars().take(200).collect::<String>();
+        self.instead.as_ref().map_or_else(|| self.to_string(), |why| format!("{self}: {}", line(why)))
+    }
 }
 
 impl fmt::Display for Used {
@@ -386,6 +400,16 @@ mod tests {
     }
 
     #[test]
+    fn what_ran_elsewhere_than_was_tried_says_why_in_one_line() {
+        let (runtime, version) = ("onnxruntime".to_string(), "1.32.0".to_string());
+        let used = Used { runtime, version, device: DeviceKind::Cpu, detail: None, instead: None };
+        assert_eq!(used.with_reason(), "onnxruntime 1.32.0 (cpu)");
+        let used = Used { instead: Some("on the CPU, for CUDA did not\nmore".into()), ..used };
+        assert_eq!(used.with_reason(), "onnxruntime 1.32.0 (cpu): on the CPU, for CUDA did not");
+        assert_eq!(used.to_string(), "onnxruntime 1.32.0 (cpu)");
+    }
+
+    #[test]
     fn a_stage_sees_the_devices_that_it_holds_and_no_others() {
         let two = machine(true, Ok(()), Ok(2));
         let on = |ids: &[&str]| {
@@ -393,7 +417,9 @@ mod tests {
             chosen("auto", "auto", &two.holding(Some(&ids)))
         };
         assert_eq!([on(&["1"]), on(&["GPU-0"])], ["onnxruntime 1.32.0 on cuda", "onnxruntime 1.32.0 on cuda"]);
-        assert_eq!(on(&[]), "onnxruntime 1.32.0 on cpu; cuda: no NVIDIA device is visible");
+        assert_eq!(on(&[]), "onnxruntime 1.32.0 on cpu; cuda: the pool `gpu` gives it no device");
+        let lost = "onnxruntime 1.32.0 on cpu; cuda: the pool `gpu` gives it `7`, which is no visible NVIDIA device";
+        assert_eq!(on(&["7"]), lost);
         assert_eq!(chosen("auto", "auto", &two.holding(None)), "onnxruntime 1.32.0 on cuda");
     }
 }

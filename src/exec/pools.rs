@@ -91,6 +91,18 @@ impl Pools {
         asked
     }
 
+    /// The devices that a stage which asks for this gets where nothing else runs; `None`: no pool says which.
+    pub fn devices_for(&self, wanted: &BTreeMap<String, usize>) -> Option<&[String]> {
+        let ids = self.devices()?;
+        let count = wanted.get(GPU).map_or(0, |count| self.due(GPU, *count));
+        ids.get(..count)
+    }
+
+    /// All devices of the pool of devices; `None`: there is no such pool.
+    pub fn devices(&self) -> Option<&[String]> {
+        self.0.get(GPU)?.ids.as_deref()
+    }
+
     /// Whether a stage that asks for this could start now.
     pub fn have(&self, wanted: &BTreeMap<String, usize>) -> bool {
         let enough = |pool: &str, count: usize| {
@@ -238,6 +250,16 @@ mod tests {
         pools.give_back(two);
         let both = pools.take(&wants("gpu", 9)).expect("all there is");
         assert_eq!(devices(&pools, &both), "0,3");
+    }
+
+    #[test]
+    fn the_devices_of_a_stage_are_told_without_taking_them() {
+        let ids = ["0".to_string(), "7".to_string()];
+        let pools = of(Pool::Ids(ids.to_vec()));
+        assert_eq!(pools.devices_for(&wants("gpu", 1)), Some(&ids[..1]));
+        assert_eq!(pools.devices_for(&wants("gpu", 9)), Some(&ids[..]));
+        assert_eq!(pools.devices_for(&wants("a-b", 1)), Some(&[][..]));
+        assert_eq!(Pools::new(&BTreeMap::new(), 4).devices_for(&wants("gpu", 1)), None);
     }
 
     #[test]

@@ -20,11 +20,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Endings of programs' files: a word of a command line with such a one is read and not made.
 const SCRIPTS: [&str; 6] = [".py", ".sh", ".pl", ".rb", ".R", ".jl"];
 
-/// Checks the commands that a plan would run. One that may yet end without a run is only warned of.
+/// Checks the commands that a plan would run. One that may yet end without a run is only warned of; what may run in
+/// libtorch's worker is refused too where it `builds`.
 ///
 /// # Errors
 /// A program that is not there, a file that the work directory will lack, each with the artifact's place.
-pub fn check(project: &Project, plan: &Plan, world: &World, sink: &Sink) -> Result<()> {
+pub fn check(project: &Project, plan: &Plan, world: &World, builds: bool, sink: &Sink) -> Result<()> {
     let mut problems = Vec::new();
     let (mut told, mut there) = (BTreeSet::new(), BTreeMap::new());
     for id in project.graph.ids() {
@@ -48,13 +49,13 @@ pub fn check(project: &Project, plan: &Plan, world: &World, sink: &Sink) -> Resu
             false => sink(Event::Warning { text: error.message().to_string() }),
         }
     }
-    problems.extend(lost_worker(project, plan, sink));
+    problems.extend(lost_worker(project, plan, builds, sink));
     if problems.is_empty() { Ok(()) } else { Err(join(problems)) }
 }
 
-/// The first stage that would run in libtorch's worker, where there is no worker. One that may yet end without a run is only
-/// warned of.
-fn lost_worker(project: &Project, plan: &Plan, sink: &Sink) -> Option<Error> {
+/// The first stage that would run in libtorch's worker, where there is no worker. A plan only warns of one that may yet end
+/// without a run.
+fn lost_worker(project: &Project, plan: &Plan, builds: bool, sink: &Sink) -> Option<Error> {
     let verdict = |id: NodeId| plan.decisions[id.index()].as_ref().map(|decision| &decision.verdict);
     let needs = |id: &NodeId| project.graph.stage(*id).is_some_and(stage::needs_worker);
     let runs = |id: &NodeId| matches!(verdict(*id), Some(Verdict::Run { .. }));
@@ -64,7 +65,7 @@ fn lost_worker(project: &Project, plan: &Plan, sink: &Sink) -> Option<Error> {
     let why = stage::worker().err()?;
     let node = project.graph.node(id);
     let message = format!("artifact `{}` asks for libtorch: {}", node.name.artifact, why.message());
-    if certain.is_none() {
+    if certain.is_none() && !builds {
         sink(Event::Warning { text: message });
         return None;
     }

@@ -10,12 +10,14 @@ use crate::core::manifest::Spec;
 use crate::core::manifest::dom::join;
 use crate::core::plan::Plan;
 use crate::core::receipt::History;
-use crate::core::runtime::{Choice, Wanted};
+use crate::core::runtime::{Choice, DeviceKind, Wanted};
 use crate::core::verdict::Verdict;
 use crate::exec::drive::Sink;
+use crate::exec::pools::Pools;
 use crate::exec::project::Project;
 use crate::stage::{self, Machine, Places};
 use crate::store::Store;
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -49,41 +51,41 @@ pub fn of_project(project: &Project, machine: &Machine) -> Vec<RunsOn> {
 
 fn of_nodes(project: &Project, ids: impl Iterator<Item = NodeId>, machine: &Machine) -> Vec<RunsOn> {
     let mut seen = BTreeSet::new();
+    let pools = LazyCell::new(|| Pools::new(&project.manifest.pools, 0));
     let of = |id: NodeId| {
-        let wanted = wanted(project, id)?;
+        let declaration = project.graph.stage(id)?;
+        let wanted = stage::wanted(declaration)?;
         let artifact = project.graph.node(id).name.artifact.to_string();
-        seen.insert(artifact.clone()).then(|| RunsOn { artifact, choice: machine.choose(wanted, None) })
+        let choice = || machine.choose(wanted, pools.devices_for(&declaration.resources));
+        seen.insert(artifact.clone()).then(|| RunsOn { artifact, choice: choice() })
     };
     ids.filter_map(of).collect()
 }
 
-fn wanted(project: &Project, id: NodeId) -> Option<Wanted> {
-    stage::wanted(project.graph.stage(id)?)
-}
-
-/// Holds that what the manifest names can be had, before the first stage runs. Of a stage that may yet end without a run,
-/// since its result may be in the cache, that is only a warning; of one that never ran here it is an error.
+/// Holds that what the manifest names can be had, before the first stage runs: of each stage that runs, or may run. A plan
+/// hands in the `history`: of a stage that ran here and may yet end without a run it only warns.
 ///
 /// # Errors
 /// It cannot, each with the artifact's place.
-pub fn check(project: &Project, plan: &Plan, history: &History, machine: &Machine, sink: &Sink) -> Result<()> {
+pub fn check(project: &Project, plan: &Plan, history: Option<&History>, machine: &Machine, sink: &Sink) -> Result<()> {
     let (mut problems, mut asked) = (Vec::new(), BTreeSet::new());
+    let pools = LazyCell::new(|| Pools::new(&project.manifest.pools, 0));
     for id in project.graph.ids() {
         let Some(declaration) = project.graph.stage(id).filter(|stage| asks(stage)) else { continue };
         let node = project.graph.node(id);
         let certain = match plan.decisions[id.index()].as_ref().map(|d| &d.verdict) {
             Some(Verdict::Run { .. }) => true,
-            Some(Verdict::Pending { .. }) => history.last(&node.name).is_none(),
+            Some(Verdict::Pending { .. }) => history.is_none_or(|history| history.last(&node.name).is_none()),
             _ => continue,
         };
         if !asked.insert((node.name.artifact.to_string(), certain)) {
             continue;
         }
         let had = match stage::wanted(declaration) {
-            Some(wanted) => machine.choose(wanted, None).map(drop),
+            Some(wanted) => machine.choose(wanted, pools.devices_for(&declaration.resources)).map(drop),
             None => stage::check_device(declaration, machine),
         };
-        let Err(error) = had else { continue };
+        let Err(error) = had.and_then(|()| check_pool(declaration, &pools, machine)) else { continue };
         let error = error.within(&format!("artifact `{}`", node.name.artifact));
         match certain {
             true => problems.push(placed(project, id, error)),
@@ -91,6 +93,21 @@ pub fn check(project: &Project, plan: &Plan, history: &History, machine: &Machin
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(join(problems).with_kind(ErrorKind::Stage)) }
+}
+
+/// Holds that each device of the pool is there that a stage which names CUDA may be given.
+fn check_pool(declaration: &Declaration, pools: &Pools, machine: &Machine) -> Result<()> {
+    if Wanted::of(&declaration.params).device != Some(DeviceKind::Cuda) {
+        return Ok(());
+    }
+    let (Some(ids), Ok(all)) = (pools.devices(), machine.gpus()) else { return Ok(()) };
+    let lost = match ids.iter().find(|id| !all.iter().any(|gpu| gpu.is(id))) {
+        Some(id) => format!("the pool `gpu` has `{id}`, which is no visible NVIDIA device"),
+        None if ids.is_empty() => "the pool `gpu` has no device".to_string(),
+        None => return Ok(()),
+    };
+    Err(Error::stage(format!("`device = \"cuda\"` cannot be had here: {lost}"))
+        .hint("`hfbuild doctor` lists the devices; name those under `[pools]`, or set `gpu = \"auto\"`"))
 }
 
 /// Whether a stage asks for a runtime or a device by name, or for libtorch.

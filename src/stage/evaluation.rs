@@ -116,7 +116,10 @@ pub fn lend_by(
     let begun = Instant::now();
     let mut lent = workspace.sessions.open(key, open)?;
     let used = lent.session()?.used();
-    workspace.device = Some(used.to_string());
+    if let Some(why) = &used.instead {
+        workspace.say(why)?;
+    }
+    workspace.device = Some(used.with_reason());
     // on the CPU the same bytes hold for the same number of threads, and for the same instructions
     lent.by = match used.device {
         DeviceKind::Cpu => format!("{used}, {} threads of {}", cores(), cpu()),

@@ -95,6 +95,6 @@ pub(super) fn open(
     if let Some(why) = &used.instead {
         workspace.say(why)?;
     }
-    workspace.device = Some(used.to_string());
+    workspace.device = Some(used.with_reason());
     Ok(session)
 }
