@@ -92,7 +92,7 @@ pub struct Library {
     pub cuda: Result<(), String>,
 }
 
-/// A libonnxruntime that is there and cannot be used.
+/// A libonnxruntime that is there and is not used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rejected {
     /// Its file.
@@ -139,7 +139,7 @@ pub struct Found {
     pub rten: String,
     /// The libonnxruntime of this process.
     pub onnxruntime: Option<Library>,
-    /// Those that were found before it and cannot be used.
+    /// Those that were found before it and are not used.
     pub rejected: Vec<Rejected>,
     /// The devices that this process may use, or why there are none.
     pub devices: Result<Vec<Gpu>, String>,

@@ -4,9 +4,11 @@
 
 use crate::core::error::{Error, OnPath, Result};
 use crate::exec::observe::on_path;
+use crate::model::runtime::in_folder;
 use crate::store::Store;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// The pinned wheels, as pip reads them.
 const CPU: &str = include_str!("onnxruntime.txt");
@@ -14,6 +16,11 @@ const CPU: &str = include_str!("onnxruntime.txt");
 const GPU: &str = include_str!("onnxruntime-gpu.txt");
 /// The list that a folder was made from, kept in it.
 const STAMP: &str = "hfbuild-requirements.txt";
+
+/// So long no installation takes.
+const LONGEST: Duration = Duration::from_secs(6 * 3600);
+/// What of pip's settings in the environment would put the wheels elsewhere, or nowhere.
+const ASTRAY: [&str; 6] = ["PIP_DRY_RUN", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"];
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,15 +47,21 @@ pub fn onnxruntime(store: &Store, gpu: bool) -> Result<Installed> {
     let list = if gpu { GPU } else { CPU };
     let (root, what) = (store.runtimes(), pinned(list));
     let folder = root.join("onnxruntime");
-    if std::fs::read_to_string(folder.join(STAMP)).is_ok_and(|stamp| stamp == list) {
+    let stamped = std::fs::read_to_string(folder.join(STAMP)).is_ok_and(|stamp| stamp == list);
+    if stamped && in_folder(&folder).is_ok() {
         return Ok(Installed { what, folder, before: true });
     }
     let python = python()?;
     std::fs::create_dir_all(&root).on("create", &root)?;
+    sweep(&root);
     let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&root).on("create a folder in", &root)?;
     let stamp = new.path().join(STAMP);
     std::fs::write(&stamp, list).on("write", &stamp)?;
     pip(&python, &stamp, new.path(), &what)?;
+    in_folder(new.path()).map_err(|why| {
+        Error::stage(format!("pip ended well and installed no {what} that can be used: {why}"))
+            .hint(format!("see pip's own settings (`python3 -m pip config list`), {OTHERWISE}"))
+    })?;
     let old = tempfile::Builder::new().prefix(".old-").tempdir_in(&root).on("create a folder in", &root)?;
     if folder.exists() {
         std::fs::rename(&folder, old.path().join("onnxruntime")).on("set aside", &folder)?;
@@ -56,6 +69,19 @@ pub fn onnxruntime(store: &Store, gpu: bool) -> Result<Installed> {
     let new = new.keep();
     std::fs::rename(&new, &folder).on("rename to", &folder)?;
     Ok(Installed { what, folder, before: false })
+}
+
+/// Takes away what an installation that was killed left, where it is older than any that may still run.
+fn sweep(root: &Path) {
+    let is_old = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(".new-") || name.starts_with(".old-"));
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+        is_ours && age.is_some_and(|age| age > LONGEST)
+    };
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten().filter(is_old) {
+        let _ = std::fs::remove_dir_all(entry.path()); // it is in nobody's way, but for its size
+    }
 }
 
 /// Takes it away, with what an installation that was killed may have left. `false`: nothing was there.
@@ -86,6 +112,9 @@ fn pip(python: &Path, list: &Path, target: &Path, what: &str) -> Result<()> {
     command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]);
     command.args(["--no-deps", "--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(list);
     command.arg("--target").arg(target).stdin(Stdio::null());
+    ASTRAY.iter().for_each(|name| {
+        command.env_remove(name);
+    });
     let output = command.output().on("start", python)?;
     if output.status.success() {
         return Ok(());

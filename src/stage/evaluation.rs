@@ -116,8 +116,9 @@ pub fn lend_by(
     let begun = Instant::now();
     let mut lent = workspace.sessions.open(key, open)?;
     let used = lent.session()?.used();
-    if let Some(why) = &used.instead {
+    if let Some(why) = used.instead.as_ref().filter(|_| !lent.again) {
         workspace.say(why)?;
+        (workspace.tell)(why.clone());
     }
     workspace.device = Some(used.with_reason());
     // on the CPU the same bytes hold for the same number of threads, and for the same instructions

@@ -94,6 +94,7 @@ pub(super) fn open(
     let used = session.used();
     if let Some(why) = &used.instead {
         workspace.say(why)?;
+        (workspace.tell)(why.clone());
     }
     workspace.device = Some(used.with_reason());
     Ok(session)

@@ -34,8 +34,10 @@ fn with(project: &Project, worker: &str, args: &[&str]) -> Run {
 #[test]
 fn a_stage_that_asks_for_libtorch_is_refused_before_anything_runs_where_there_is_no_worker() {
     let project = project(MANIFEST);
-    // whether it will run is not known before the weights are: a warning
+    // whether it will run is not known before the weights are: a plan warns, and a build that may need it begins nothing
     with(&project, "nowhere", &["plan"]).code(0).says("artifact `graph` asks for libtorch: HFBUILD_TORCH names");
+    with(&project, "nowhere", &[]).code(2).says("artifact `graph` asks for libtorch: HFBUILD_TORCH names");
+    assert!(project.tree("cache/blobs").is_empty());
     with(&project, "nowhere", &["build", "weights"]).code(0);
     let refused = with(&project, "nowhere", &["plan"]).code(2);
     let refused = refused.says("artifact `graph` asks for libtorch: HFBUILD_TORCH names").says("which is no program");

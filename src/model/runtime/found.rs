@@ -8,11 +8,15 @@ use crate::core::error::{Error, Result};
 use crate::core::runtime::{self, Choice, DeviceKind, ENV, Found, Gpu, Library, Rejected, RuntimeKind, Wanted};
 use ort::sys::{OrtApi, OrtApiBase};
 use std::ffi::{CStr, c_char, c_int};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The library has to know this version of the interface; its minor version is that of its own newest one.
 const API: u32 = ort::MINOR_VERSION;
+
+/// The execution provider for NVIDIA devices.
+const CUDA: &str = "CUDAExecutionProvider";
 
 /// Where to look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,7 +47,8 @@ impl Places {
         let fixed = ["/usr/local/lib".into(), "/opt/homebrew/lib".into(), format!("/usr/lib/{arch}-linux-gnu")];
         let fixed = fixed.into_iter().chain(["/usr/lib64".into(), "/usr/lib".into()]).map(PathBuf::from);
         Places {
-            named: var(ENV).map(PathBuf::from),
+            // whole, for a bare name is a file of this folder here, and for the system's loader one of its own folders
+            named: var(ENV).map(PathBuf::from).map(|file| std::path::absolute(&file).unwrap_or(file)),
             installed,
             beside: std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_path_buf())),
             python: python.collect(),
@@ -72,6 +77,16 @@ impl Places {
         self.system.iter().for_each(|folder| look(folder, "the system"));
         found
     }
+}
+
+/// The version of the library of the package `onnxruntime` in a folder of packages.
+///
+/// # Errors
+/// There is none, or it cannot be used; as one line.
+pub fn in_folder(site: &Path) -> Result<String, String> {
+    let mut file = None;
+    in_package(site, &mut |folder| file = library_in(folder));
+    Ok(probe(&file.ok_or("there is no libonnxruntime in it")?)?.0)
 }
 
 /// Where the package `onnxruntime` keeps its library, below a folder of packages.
@@ -108,9 +123,13 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
 /// # Errors
 /// It cannot be loaded, is no onnxruntime, or is too old; as one line.
 fn probe(path: &Path) -> Result<(String, Vec<String>), String> {
+    if path.is_dir() {
+        return Err("which is a folder, and no library".into());
+    }
     if !path.is_file() {
         return Err("which is not there".into());
     }
+    whole(path)?;
     // SAFETY: a library is loaded on the user's word: it was named, or stands where libraries stand.
     let library =
         unsafe { libloading::Library::new(path) }.map_err(|e| format!("it cannot be loaded: {}", in_short(&e)))?;
@@ -130,6 +149,41 @@ fn probe(path: &Path) -> Result<(String, Vec<String>), String> {
             (base.GetApi)(API).as_ref().ok_or(format!("onnxruntime {version} lacks version {API} of its interface"))?;
         Ok((version, providers(api)))
     }
+}
+
+/// Holds that an ELF file (of 64 bits, little-endian) is as long as what it has to be loaded of: the loader does not look,
+/// and a process that touches what is missing is killed. Any other file is left to the loader.
+///
+/// # Errors
+/// It is shorter; as one line.
+fn whole(path: &Path) -> Result<(), String> {
+    let Ok(mut file) = std::fs::File::open(path) else { return Ok(()) };
+    let Ok(length) = file.metadata().map(|m| m.len()) else { return Ok(()) };
+    let mut header = [0; 64];
+    if file.read_exact(&mut header).is_err() || !header.starts_with(b"\x7fELF\x02\x01") {
+        return Ok(());
+    }
+    let (table, entry, count) = (number(&header, 32, 8), number(&header, 54, 2), number(&header, 56, 2));
+    let mut needed = table.saturating_add(entry * count);
+    let mut bytes = vec![0; usize::try_from(entry * count).unwrap_or(0)];
+    if file.seek(SeekFrom::Start(table)).is_ok() && file.read_exact(&mut bytes).is_ok() && entry >= 56 {
+        let loaded =
+            bytes.chunks_exact(usize::try_from(entry).unwrap_or(56)).filter(|one| number(one, 0, 4) == PT_LOAD);
+        let ends = loaded.map(|one| number(one, 8, 8).saturating_add(number(one, 32, 8)));
+        needed = ends.fold(needed, u64::max);
+    }
+    match needed > length {
+        true => Err(format!("it is cut off: it has {length} bytes, and its header says {needed}")),
+        false => Ok(()),
+    }
+}
+
+/// The type of a part of an ELF file that is loaded.
+const PT_LOAD: u64 = 1;
+
+/// A little-endian number of `width` bytes.
+fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
+    bytes.iter().skip(at).take(width).rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// Without the path, which stands beside it.
@@ -187,25 +241,51 @@ impl Machine {
                 devices: self.gpus().clone(),
                 torch: self.places.worker.as_ref().map(|file| file.display().to_string()),
             };
-            for (file, origin) in self.places.libraries() {
-                let path = file.canonicalize().unwrap_or(file.clone()).display().to_string();
-                match probe(&file) {
-                    Ok((version, providers)) => {
-                        let cuda = self.cuda(&path, &providers);
-                        found.onnxruntime = Some(Library { path, origin, version, providers, cuda });
-                        break;
-                    }
-                    Err(why) => found.rejected.push(Rejected { path, origin, why }),
-                }
-            }
+            found.onnxruntime = self.best(&mut found.rejected);
             found
         })
     }
 
+    /// The first library that can be used; where there is a device, the first of those with CUDA. The others that were
+    /// looked at are told with the reason.
+    fn best(&self, rejected: &mut Vec<Rejected>) -> Option<Library> {
+        let has_device = self.gpus().as_ref().is_ok_and(|all| !all.is_empty());
+        let mut plain: Option<Library> = None;
+        for (file, origin) in self.places.libraries() {
+            let path = file.canonicalize().unwrap_or(file.clone()).display().to_string();
+            let (version, providers) = match probe(&file) {
+                Ok(said) => said,
+                Err(why) => {
+                    rejected.push(Rejected { path, origin, why });
+                    continue;
+                }
+            };
+            let with_cuda = providers.iter().any(|name| name == CUDA);
+            let library = Library { path, origin, version, providers, cuda: Ok(()) };
+            if with_cuda || !has_device {
+                if let Some(Library { path, origin, .. }) = plain {
+                    let why = format!("it was built without CUDA, and `{}` with it", library.path);
+                    rejected.push(Rejected { path, origin, why });
+                }
+                return Some(self.with_cuda(library));
+            }
+            plain = plain.or(Some(library));
+        }
+        plain.map(|library| self.with_cuda(library))
+    }
+
+    fn with_cuda(&self, library: Library) -> Library {
+        Library { cuda: self.cuda(&library.path, &library.providers), ..library }
+    }
+
     /// Whether a library's CUDA provider loads. Without a device nobody asks, and it could not.
     fn cuda(&self, path: &str, providers: &[String]) -> Result<(), String> {
-        if !providers.iter().any(|name| name == "CUDAExecutionProvider") {
+        if !providers.iter().any(|name| name == CUDA) {
             return Err(format!("`{path}` was built without CUDA"));
+        }
+        for name in ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"] {
+            let file = Path::new(path).with_file_name(name);
+            whole(&file).map_err(|why| format!("`{}` cannot be loaded: {why}", file.display()))?;
         }
         match self.gpus() {
             Ok(all) if !all.is_empty() => onnxruntime::cuda(path),
@@ -251,5 +331,30 @@ impl Machine {
         let held = |gpu: &Gpu| setting.gpus.as_ref().is_none_or(|ids| ids.iter().any(|id| gpu.is(id)));
         let at = all.iter().position(held)?;
         Some((i32::try_from(at).ok()?, all[at].name.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_cut_off_is_told_and_other_files_are_left_to_the_loader() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lib.so");
+        let mut elf = vec![0; 300];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        (elf[32], elf[54], elf[56]) = (64, 56, 1); // one program header, right behind the header
+        (elf[64], elf[64 + 8], elf[64 + 32]) = (1, 100, 200); // loads 200 bytes from 100 on
+        let looked = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            whole(&file)
+        };
+        assert_eq!(looked(&elf), Ok(()));
+        let cut = |has: usize| Err(format!("it is cut off: it has {has} bytes, and its header says 300"));
+        assert_eq!(looked(&elf[..299]), cut(299));
+        assert_eq!(looked(&elf[..120]), cut(120));
+        assert!(looked(&elf[..100]).unwrap_err().ends_with("it has 100 bytes, and its header says 120"));
+        assert_eq!([looked(&elf[..40]), looked(b"no library")], [Ok(()), Ok(())]);
     }
 }

@@ -18,7 +18,7 @@ mod onnxruntime;
 mod profile;
 mod rten;
 
-pub use found::{Machine, Places};
+pub use found::{Machine, Places, in_folder};
 pub use rten::{RTEN_VERSION, Rten};
 
 use crate::core::error::Result;
