@@ -410,6 +410,8 @@ def main() -> int:
     Project.env = {"ORT_DYLIB_PATH": lib} if lib else {}
     begun, parts, stopped = time.time(), Parts(), False
     wanted = {"small"} if args.quick else {"full-size", *args.graphs, *(["small"] if "parity" in args.parts else [])}
+    if args.dir:
+        Path(args.dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hfbuild-bench-", dir=args.dir) as name:
         temp = Path(name)
         found, why = devices(temp)

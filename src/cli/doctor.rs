@@ -33,7 +33,11 @@ pub fn doctor(global: &Global, json: bool) -> Result<(), Failure> {
     let stages: Vec<_> = runs_on.iter().map(|runs| (runs.artifact.as_str(), &runs.choice)).collect();
     let why = project.as_ref().err().map(String::as_str);
     let found = machine.found();
-    let torch = found.torch.as_ref().map(|_| worker());
+    let is_named = std::env::var_os(torch::ENV).is_some_and(|named| !named.is_empty());
+    let torch = match torch::find() {
+        Ok(_) => Some(worker()),
+        Err(error) => is_named.then(|| Err(error.message().to_string())),
+    };
     if json {
         let text = serde_json::to_string_pretty(&doctor::to_json(found, &torch, &stages, why)).unwrap_or_default();
         super::out::print(&format!("{text}\n"));

@@ -17,6 +17,8 @@ pub enum RuntimeKind {
     Rten,
     /// libonnxruntime, loaded where one is found.
     OnnxRuntime,
+    /// libtorch, in a worker; never chosen, only named.
+    Torch,
 }
 
 /// Where a graph runs.
@@ -35,6 +37,7 @@ impl RuntimeKind {
         match self {
             RuntimeKind::Rten => "rten",
             RuntimeKind::OnnxRuntime => "onnxruntime",
+            RuntimeKind::Torch => "torch",
         }
     }
 }

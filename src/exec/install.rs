@@ -5,10 +5,11 @@
 use crate::core::error::{Error, OnPath, Result};
 use crate::exec::observe::on_path;
 use crate::model::runtime::in_folder;
+use crate::stage::guard::{self, Guard};
 use crate::store::Store;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 /// The pinned wheels, as pip reads them.
 const CPU: &str = include_str!("onnxruntime.txt");
@@ -17,8 +18,6 @@ const GPU: &str = include_str!("onnxruntime-gpu.txt");
 /// The list that a folder was made from, kept in it.
 const STAMP: &str = "hfbuild-requirements.txt";
 
-/// So long no installation takes.
-const LONGEST: Duration = Duration::from_secs(6 * 3600);
 /// What of pip's settings in the environment would put the wheels elsewhere, or nowhere.
 const ASTRAY: [&str; 6] = ["PIP_DRY_RUN", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"];
 
@@ -53,11 +52,14 @@ pub fn onnxruntime(store: &Store, gpu: bool) -> Result<Installed> {
     }
     let python = python()?;
     std::fs::create_dir_all(&root).on("create", &root)?;
+    let lock = std::fs::File::open(&root).on("open", &root)?;
+    lock.lock().on("lock", &root)?; // one at a time, and what is half done there is nobody's
     sweep(&root);
     let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&root).on("create a folder in", &root)?;
     let stamp = new.path().join(STAMP);
     std::fs::write(&stamp, list).on("write", &stamp)?;
-    pip(&python, &stamp, new.path(), &what)?;
+    let mut guard = guard(&root, &lock);
+    pip(&python, &stamp, new.path(), &what, &mut guard)?;
     in_folder(new.path()).map_err(|why| {
         Error::stage(format!("pip ended well and installed no {what} that can be used: {why}"))
             .hint(format!("see pip's own settings (`python3 -m pip config list`), {OTHERWISE}"))
@@ -71,15 +73,19 @@ pub fn onnxruntime(store: &Store, gpu: bool) -> Result<Installed> {
     Ok(Installed { what, folder, before: false })
 }
 
-/// Takes away what an installation that was killed left, where it is older than any that may still run.
+/// What ends pip where hfbuild is killed, and keeps the lock until then.
+fn guard(root: &Path, lock: &std::fs::File) -> Option<Guard> {
+    let hfbuild = std::env::current_exe().ok()?;
+    Guard::start(guard::Wanted { hfbuild, work: root.to_path_buf(), lock: lock.try_clone().ok()? }).ok()
+}
+
+/// Takes away what an installation that was killed left.
 fn sweep(root: &Path) {
-    let is_old = |entry: &std::fs::DirEntry| {
+    let is_left = |entry: &std::fs::DirEntry| {
         let name = entry.file_name();
-        let is_ours = name.to_str().is_some_and(|name| name.starts_with(".new-") || name.starts_with(".old-"));
-        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
-        is_ours && age.is_some_and(|age| age > LONGEST)
+        name.to_str().is_some_and(|name| name.starts_with(".new-") || name.starts_with(".old-"))
     };
-    for entry in std::fs::read_dir(root).into_iter().flatten().flatten().filter(is_old) {
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten().filter(is_left) {
         let _ = std::fs::remove_dir_all(entry.path()); // it is in nobody's way, but for its size
     }
 }
@@ -107,15 +113,23 @@ fn python() -> Result<PathBuf> {
     })
 }
 
-fn pip(python: &Path, list: &Path, target: &Path, what: &str) -> Result<()> {
+fn pip(python: &Path, list: &Path, target: &Path, what: &str, guard: &mut Option<Guard>) -> Result<()> {
     let mut command = Command::new(python);
     command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]);
     command.args(["--no-deps", "--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(list);
     command.arg("--target").arg(target).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    if guard.is_some() {
+        command.process_group(0);
+    }
     ASTRAY.iter().for_each(|name| {
         command.env_remove(name);
     });
-    let output = command.output().on("start", python)?;
+    let child = command.spawn().on("start", python)?;
+    let group = i32::try_from(child.id()).unwrap_or_default();
+    guard.iter_mut().for_each(|guard| guard.began(group));
+    let output = child.wait_with_output().on("wait for", python)?;
+    guard.iter_mut().for_each(|guard| guard.ended(group));
     if output.status.success() {
         return Ok(());
     }

@@ -41,22 +41,28 @@ pub fn of_plan(project: &Project, plan: &Plan, machine: &Machine) -> Vec<RunsOn>
         let verdict = plan.decisions[id.index()].as_ref().map(|d| &d.verdict);
         matches!(verdict, Some(Verdict::Run { .. } | Verdict::Pending { .. }))
     };
-    of_nodes(project, project.graph.order.iter().copied().filter(runs), machine)
+    of_nodes(project, project.graph.order.iter().copied().filter(runs), machine, false)
 }
 
-/// Of every artifact that runs a graph.
+/// Of every artifact that runs a graph, or asks for libtorch.
 pub fn of_project(project: &Project, machine: &Machine) -> Vec<RunsOn> {
-    of_nodes(project, project.graph.order.iter().copied(), machine)
+    of_nodes(project, project.graph.order.iter().copied(), machine, true)
 }
 
-fn of_nodes(project: &Project, ids: impl Iterator<Item = NodeId>, machine: &Machine) -> Vec<RunsOn> {
+fn of_nodes(project: &Project, ids: impl Iterator<Item = NodeId>, machine: &Machine, torch: bool) -> Vec<RunsOn> {
     let mut seen = BTreeSet::new();
     let pools = LazyCell::new(|| Pools::new(&project.manifest.pools, 0));
     let of = |id: NodeId| {
         let declaration = project.graph.stage(id)?;
-        let wanted = stage::wanted(declaration)?;
+        let wanted = stage::wanted(declaration);
+        if wanted.is_none() && !(torch && stage::needs_worker(declaration)) {
+            return None;
+        }
         let artifact = project.graph.node(id).name.artifact.to_string();
-        let choice = || machine.choose(wanted, pools.devices_for(&declaration.resources));
+        let choice = || match wanted {
+            Some(wanted) => machine.choose(wanted, pools.devices_for(&declaration.resources)),
+            None => stage::worker_choice(declaration, machine),
+        };
         seen.insert(artifact.clone()).then(|| RunsOn { artifact, choice: choice() })
     };
     ids.filter_map(of).collect()

@@ -98,7 +98,7 @@ pub fn each(
                 workspace.say(&format!("{text}: {error}"))?;
                 (workspace.tell)(text);
             }
-            Err(error) if error.kind() == ErrorKind::OutOfMemory => return Err(too_small(error)),
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => return Err(too_small(workspace, error)),
             Err(error) => return Err(error),
         }
     }
@@ -106,11 +106,15 @@ pub fn each(
 }
 
 /// Nothing is left to be halved.
-fn too_small(error: Error) -> Error {
-    error.within("not even one at a time fits").hint(
-        "`batch` cannot go below 1: free memory on the device (other programs, or stages beside it, by `resources`), or set \
-         `device = \"cpu\"`",
-    )
+fn too_small(workspace: &Workspace, error: Error) -> Error {
+    let is_on_cpu = workspace.device.as_ref().is_some_and(|device| device.contains("(cpu"));
+    error.within("not even one at a time fits").hint(match is_on_cpu {
+        true => "`batch` cannot go below 1: free memory (other programs, or stages beside it, by `resources`)",
+        false => {
+            "`batch` cannot go below 1: free memory on the device (other programs, or stages beside it, by `resources`), or \
+             set `device = \"cpu\"`"
+        }
+    })
 }
 
 #[cfg(test)]

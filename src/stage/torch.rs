@@ -10,7 +10,7 @@ use crate::core::action::{Action, Declaration};
 use crate::core::error::{Error, Result};
 use crate::core::facts::Facts;
 use crate::core::manifest::fields::{Field, FieldType};
-use crate::core::runtime::{DeviceKind, Wanted, visible};
+use crate::core::runtime::{Choice, DeviceKind, RuntimeKind, Wanted, visible};
 use crate::core::value::Value;
 use crate::model::architecture::Architecture;
 use crate::model::onnx::emit::Guidance;
@@ -96,6 +96,20 @@ pub fn check_device(declaration: &Declaration, machine: &Machine) -> Result<()> 
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// What a stage that asks for libtorch runs on; the worker is asked.
+///
+/// # Errors
+/// There is no worker, it cannot be talked to, or lacks the device that the manifest names.
+pub fn worker_choice(declaration: &Declaration, machine: &Machine) -> Result<Choice> {
+    worker()?;
+    check_device(declaration, machine)?;
+    let hello = torch::hello()?;
+    let wanted = Wanted::of(&declaration.params).device;
+    let best = if hello.cuda_devices > 0 { DeviceKind::Cuda } else { DeviceKind::Cpu };
+    let (device, named) = (wanted.unwrap_or(best), wanted.is_some());
+    Ok(Choice { runtime: RuntimeKind::Torch, version: hello.torch, device, named, passed_over: vec![] })
 }
 
 /// Where the worker is.

@@ -77,6 +77,7 @@ pub fn render(found: &Found, torch: &Torch, stages: &[Stage<'_>], project: Optio
             row("torch", version, worker);
             row("", "", devices);
         }
+        Some(Err(why)) if worker.is_empty() => row("torch", "-", &format!("not used: {why}")),
         Some(Err(why)) => row("torch", "-", &format!("not used: {worker}: {why}")),
         None => row("torch", "-", "no `hfbuild-torch` beside hfbuild or on the PATH"),
     }
@@ -85,7 +86,11 @@ pub fn render(found: &Found, torch: &Torch, stages: &[Stage<'_>], project: Optio
         Err(why) => out.push_str(&format!("  none: {why}\n")),
         Ok(all) if all.is_empty() => out.push_str("  none: no NVIDIA device is visible\n"),
         Ok(all) => all.iter().enumerate().for_each(|(n, gpu)| {
-            out.push_str(&format!("  {n:<2} {}, {}  {}\n", gpu.name, human_bytes(gpu.memory), gpu.id));
+            let memory = match gpu.memory {
+                0 => "memory not known".to_string(),
+                bytes => human_bytes(bytes),
+            };
+            out.push_str(&format!("  {n:<2} {}, {memory}  {}\n", gpu.name, gpu.id));
         }),
     }
     match project {

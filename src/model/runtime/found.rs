@@ -163,12 +163,14 @@ fn whole(path: &Path) -> Result<(), String> {
     if file.read_exact(&mut header).is_err() || !header.starts_with(b"\x7fELF\x02\x01") {
         return Ok(());
     }
-    let (table, entry, count) = (number(&header, 32, 8), number(&header, 54, 2), number(&header, 56, 2));
-    let mut needed = table.saturating_add(entry * count);
-    let mut bytes = vec![0; usize::try_from(entry * count).unwrap_or(0)];
-    if file.seek(SeekFrom::Start(table)).is_ok() && file.read_exact(&mut bytes).is_ok() && entry >= 56 {
-        let loaded =
-            bytes.chunks_exact(usize::try_from(entry).unwrap_or(56)).filter(|one| number(one, 0, 4) == PT_LOAD);
+    let (table, count) = (number(&header, 32, 8), number(&header, 56, 2));
+    if number(&header, 54, 2) != ENTRY as u64 {
+        return Ok(()); // no such file is loaded
+    }
+    let mut bytes = vec![0; ENTRY * usize::try_from(count).unwrap_or(0)];
+    let mut needed = table.saturating_add(bytes.len() as u64);
+    if file.seek(SeekFrom::Start(table)).is_ok() && file.read_exact(&mut bytes).is_ok() {
+        let loaded = bytes.chunks_exact(ENTRY).filter(|one| number(one, 0, 4) == PT_LOAD);
         let ends = loaded.map(|one| number(one, 8, 8).saturating_add(number(one, 32, 8)));
         needed = ends.fold(needed, u64::max);
     }
@@ -178,6 +180,8 @@ fn whole(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Bytes of a program header.
+const ENTRY: usize = 56;
 /// The type of a part of an ELF file that is loaded.
 const PT_LOAD: u64 = 1;
 
