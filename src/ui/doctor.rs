@@ -183,6 +183,9 @@ stages
                not onnxruntime: `/x/lib.so` cannot be used: it is no libonnxruntime (run `hfbuild runtime install onnxruntime --gpu`)
 ";
         assert_eq!(render(&found, &None, &[("samples", &choice)], None), expected);
+        let lost = Some(Err("HFBUILD_TORCH names `/nope`, which is no program".to_string()));
+        let lost = render(&Found::bare("0.27.0"), &lost, &[], None);
+        assert!(lost.contains("  torch        -        not used: HFBUILD_TORCH names `/nope`, which is"), "{lost}");
         assert_eq!(last_line(&found), "hfbuild: 1 runtime, 1 NVIDIA device");
         assert_eq!(to_json(&found, &None, &[], None)["devices"]["gpus"][0]["name"], "NVIDIA L4");
     }

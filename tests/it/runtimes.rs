@@ -95,8 +95,13 @@ fn a_library_that_cannot_be_used_is_not_used_and_doctor_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let nonsense = folder.path().join("nonsense.so");
     std::fs::write(&nonsense, "no library").unwrap();
+    let cut = folder.path().join("cut.so");
+    let whole = std::fs::read(library().0).unwrap();
+    std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
     let project = latency("");
     let cases = [
+        (cut, "it is cut off: it has "),
+        (folder.path().to_path_buf(), "which is a folder, and no library"),
         (nonsense, "it cannot be loaded: "),
         (native("old_onnxruntime"), "it is onnxruntime 1.17.3, and 1.24 is the oldest that can be used"),
         (native("clock"), "it is no libonnxruntime: it has no `OrtGetApiBase`"),
@@ -302,6 +307,14 @@ fn a_runtime_is_installed_whole_or_not_at_all() {
     let broken = fake_python(&project, part);
     install(&project, &broken).code(1).says("pip cannot install onnxruntime 1.32.0").says("caused by: ERROR: no route");
     assert!(runtimes().is_empty(), "{:?}", runtimes());
+    let idle = fake_python(&project, "test -z \"$PIP_DRY_RUN\"");
+    let path = format!("{}:/usr/bin:/bin", idle.display());
+    let mut dry = project.command(&["runtime", "install", "onnxruntime"]);
+    run(dry.env("PATH", path).env("PIP_DRY_RUN", "1"))
+        .code(1)
+        .says("pip ended well and installed no onnxruntime 1.32.0 that can be used");
+    assert!(runtimes().is_empty(), "{:?}", runtimes());
+    project.write("cache/runtimes/.new-killed/part", "");
     let (file, version) = library();
     let whole = format!(
         "case \"$*\" in *--no-deps*--require-hashes*) ;; *) exit 9;; esac\n\
@@ -310,6 +323,11 @@ fn a_runtime_is_installed_whole_or_not_at_all() {
     );
     let good = fake_python(&project, &whole);
     install(&project, &good).code(0).says("hfbuild: installed onnxruntime 1.32.0 in `cache/runtimes/onnxruntime`");
+    assert!(!project.path("cache/runtimes/.new-killed").exists());
+    install(&project, &good).code(0).says("hfbuild: onnxruntime 1.32.0 is there already");
+    std::fs::remove_dir_all(project.path("cache/runtimes/onnxruntime/onnxruntime")).unwrap();
+    install(&project, &good).code(0).says("hfbuild: installed onnxruntime 1.32.0");
+    let _ = fake_python(&project, part);
     install(&project, &broken).code(0).says("hfbuild: onnxruntime 1.32.0 is there already");
     let found = doctor(&mut project.command(&["doctor", "--json"]));
     assert_eq!(found["runtimes"]["onnxruntime"]["origin"], "hfbuild runtime install");
