@@ -87,11 +87,11 @@ pub fn check(project: &Project, plan: &Plan, history: Option<&History>, machine:
         if !asked.insert((node.name.artifact.to_string(), certain)) {
             continue;
         }
-        let had = match stage::wanted(declaration) {
+        let had = check_pool(declaration, &pools, machine).and_then(|()| match stage::wanted(declaration) {
             Some(wanted) => machine.choose(wanted, pools.devices_for(&declaration.resources)).map(drop),
             None => stage::check_device(declaration, machine),
-        };
-        let Err(error) = had.and_then(|()| check_pool(declaration, &pools, machine)) else { continue };
+        });
+        let Err(error) = had else { continue };
         let error = error.within(&format!("artifact `{}`", node.name.artifact));
         match certain {
             true => problems.push(placed(project, id, error)),
@@ -107,6 +107,9 @@ fn check_pool(declaration: &Declaration, pools: &Pools, machine: &Machine) -> Re
         return Ok(());
     }
     let (Some(ids), Ok(all)) = (pools.devices(), machine.gpus()) else { return Ok(()) };
+    if all.is_empty() {
+        return Ok(()); // that there is none at all is told by itself
+    }
     let lost = match ids.iter().find(|id| !all.iter().any(|gpu| gpu.is(id))) {
         Some(id) => format!("the pool `gpu` has `{id}`, which is no visible NVIDIA device"),
         None if ids.is_empty() => "the pool `gpu` has no device".to_string(),

@@ -37,6 +37,32 @@ fn cuda_that_is_named_and_a_library_without_cuda_are_refused_before_anything_run
     assert!(project.tree("cache/blobs").is_empty());
 }
 
+/// The samples of the root model, with a pool of devices.
+fn pooled(keys: &str, gpu: &str) -> Project {
+    let project = samples(keys);
+    let manifest = std::fs::read_to_string(project.path("publish.toml")).expect("the manifest");
+    assert!(!manifest.contains("[pools]"));
+    project.write("publish.toml", &format!("{manifest}\n[pools]\ngpu = {gpu}\n"));
+    project
+}
+
+#[test]
+fn a_pool_with_a_device_that_is_not_visible_is_refused_where_cuda_is_named_and_told_where_it_is_not() {
+    let (file, version) = library();
+    let lost = "the pool `gpu` has `7`, which is no visible NVIDIA device";
+    for (gpu, why) in [("[\"0\", \"7\"]", lost), ("[]", "the pool `gpu` has no device")] {
+        let project = pooled("device = \"cuda\"", gpu);
+        for args in [&["plan", "--offline"][..], &["build", "samples"]] {
+            with(&project, &file, args).code(1).says(why).says("artifact `samples`: ").never_says("Running");
+        }
+        assert!(project.tree("cache/blobs").is_empty());
+    }
+    let doctor = with(&pooled("", "[\"7\"]"), &file, &["doctor"]).code(0);
+    doctor
+        .prints(&format!("  samples      onnxruntime {version} on cpu\n"))
+        .prints("not cuda: the pool `gpu` gives it `7`, which is no visible NVIDIA device");
+}
+
 #[test]
 fn a_device_that_is_left_open_is_passed_over_with_the_reason_and_the_pictures_are_of_the_cpu() {
     let (file, version) = library();
