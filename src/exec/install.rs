@@ -4,8 +4,8 @@
 
 use crate::core::error::{Error, OnPath, Result};
 use crate::exec::observe::on_path;
-use crate::model::runtime::in_folder;
 use crate::stage::guard::{self, Guard};
+use crate::stage::in_folder;
 use crate::store::Store;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

@@ -46,7 +46,7 @@ pub use card::space::{check as check_space, sdk as space_sdk};
 pub use card::{check_license_text, check_links, is_license};
 pub use declare::{Texts, parts, texts_wanted};
 pub use outgoing::{check_outgoing, doubtful_weights};
-pub use runtimes::{Machine, Places, gpus, wanted};
+pub use runtimes::{Machine, Places, gpus, in_folder, wanted};
 pub use torch::{check_device, needs_worker, worker, worker_choice};
 pub use workspace::Workspace;
 

@@ -10,7 +10,7 @@ use crate::core::manifest::fields::{Field, FieldType};
 use crate::core::runtime::{DEVICES, DeviceKind, Gpu, RUNTIMES, Wanted, visible};
 use crate::model::runtime::{Runtime, Session, Setting, devices};
 
-pub use crate::model::runtime::{Machine, Places};
+pub use crate::model::runtime::{Machine, Places, in_folder};
 
 /// The key `runtime`.
 pub(super) const RUNTIME: Field =
