@@ -346,7 +346,7 @@ mod tests {
     fn a_library_that_is_cut_off_is_told_and_other_files_are_left_to_the_loader() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("lib.so");
-        let mut elf = vec![0; 300];
+        let mut elf = vec![0_u8; 300];
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
         (elf[32], elf[54], elf[56]) = (64, 56, 1); // one program header, right behind the header
         (elf[64], elf[64 + 8], elf[64 + 32]) = (1, 100, 200); // loads 200 bytes from 100 on
