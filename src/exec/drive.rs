@@ -250,8 +250,8 @@ impl<'a> Driver<'a> {
             &mut self.world,
             &self.sink,
         )?;
-        programs::check(self.project, &plan, &self.world, true, &self.sink)?;
         runtimes::check(self.project, &plan, None, &self.machine, &self.sink)?;
+        programs::check(self.project, &plan, &self.world, true, &self.sink)?;
         for (id, by) in plan::useless(&self.project.graph, &self.wanted, &self.targets, &plan.settled) {
             let _ = by;
             self.spared.insert(id);

@@ -36,7 +36,6 @@ const UNASKED: [(&str, Is, &str); 2] = [
 impl Publisher<'_, '_> {
     /// All that can be refused before anything on the Hub is touched; what the Hub is to be asked of each file.
     pub(super) async fn check_tree(&mut self, tree: &Tree, changes: &Changes) -> Result<Vec<Preupload>> {
-        self.check_weights()?;
         super::results::check(&self.driver.project.graph, &self.driver.settled, tree)?;
         let asked = self.check_content(tree, changes)?;
         self.check_card(tree).await?;
@@ -117,7 +116,7 @@ impl Publisher<'_, '_> {
         let mut found = leaks::search(&whole, &allowed, &mut self.driver.memo)?;
         leaks::add_own_tokens(&whole, &mut found)?;
         for one in &whole {
-            let doubts = stage::doubtful_weights(&one.file)?;
+            let doubts = stage::doubtful_weights(&one.file);
             found.add(
                 &one.path,
                 doubts.into_iter().filter(|doubt| !self.is_asked(one.digest, &doubt.rule)).collect(),
@@ -177,7 +176,7 @@ impl Publisher<'_, '_> {
 
     /// Refuses weights that were never trained, and such that hold what is no number, unless a gate before the upload has
     /// asked for just that.
-    fn check_weights(&self) -> Result<()> {
+    pub(super) fn check_weights(&self) -> Result<()> {
         let graph = &self.driver.project.graph;
         let before = graph.closure(&[self.upload]);
         let before: Vec<_> = graph.ids().filter(|id| before[id.index()]).collect();

@@ -259,6 +259,7 @@ impl Publisher<'_, '_> {
         propose: Option<Propose>,
     ) -> Result<Sent> {
         limits::check_changes(tree, &changes)?;
+        self.check_weights()?; // says which gate would let them pass
         let findings = self.refuse_leaks(tree, &changes)?;
         let asked = self.check_tree(tree, &changes).await?;
         let target = self.remote.target.clone();
