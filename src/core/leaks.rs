@@ -105,7 +105,7 @@ fn refusal(path: &str, finding: &Finding) -> Error {
         SECRET_FILE | STRAY_FILE => "keep it out of the published folder",
         LFS_POINTER => "fetch the content: `git lfs pull`",
         PICKLE => "publish the weights as safetensors",
-        NONFINITE | UNTRAINED => "is it the file that you mean?",
+        NONFINITE | UNTRAINED => "look whether it is the file that you mean",
         _ => "take it out, and revoke it where it is real: it may have been published before",
     };
     if finding.rule == OWN_TOKEN {
