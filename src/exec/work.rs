@@ -353,6 +353,17 @@ fn walk(out: &Path, published: bool) -> Result<Vec<(PathBuf, String)>> {
             return Err(Error::stage(format!("output `{path}` holds a backslash in its name, and is to be published"))
                 .hint("no repository takes such a path: let the program write `/`, or another sign"));
         }
+        // `a:b` is a path on another drive to Python's client, which then downloads nothing of the whole repository
+        let drive =
+            |part: &str| part.as_bytes().get(1) == Some(&b':') && part.starts_with(|c: char| c.is_ascii_alphabetic());
+        if published && path.split('/').any(drive) {
+            return Err(Error::stage(format!(
+                "output `{path}` has a name that begins as a drive's, and is to be published"
+            ))
+            .hint(
+                "Python's client downloads no repository with such a path: let the program write another sign for `:`",
+            ));
+        }
         if !entry.file_type().is_file() {
             return Err(Error::stage(format!("output `{path}` is no regular file"))
                 .hint("an output holds its content itself: copy what a link points to"));

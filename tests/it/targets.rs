@@ -479,6 +479,8 @@ fn an_output_with_a_backslash_in_its_name_is_refused_by_its_stage() {
          [artifact.publish]\nkind = \"upload\"\nfiles = {{ \"odd/\" = \"odd\" }}\n"
     ));
     project.run(&[]).code(1).says("holds a backslash in its name");
+    project.write("publish.toml", &project.read("publish.toml").replace("back\\\\\\\\slash.txt", "a:b"));
+    project.run(&[]).code(1).says("`out/a:b` has a name that begins as a drive's");
 }
 
 #[test]
