@@ -1,5 +1,5 @@
 //! Files that are about to be published, whoever made them: no Git LFS pointer in place of the content, no model without
-//! weights, no ONNX graph without its external data.
+//! weights, no ONNX graph without its external data; and weights that are not to be published unasked.
 //!
 //! Knows a file's path in the repository and the sizes of what will stand beside it. Does not know who made it.
 

@@ -159,18 +159,22 @@ impl Publisher<'_, '_> {
         Ok(asked)
     }
 
-    /// Whether weights that were made from a checkpoint's are as a gate before the upload has asked.
+    /// Whether weights that were made from a checkpoint's are as a gate before the upload has asked. That a checkpoint was
+    /// trained is a fact of the weights that it selects: it says nothing of the others that a `.pt` for fine-tuning has too.
     fn is_asked(&self, digest: Digest, rule: &str) -> bool {
+        let (fact, kinds): (_, &[_]) = match rule {
+            NONFINITE => ("nonfinite", &["safetensors", "pytorch"]),
+            _ => ("freshly_initialised", &["safetensors"]),
+        };
         let graph = &self.driver.project.graph;
         let makes = |id: &NodeId| match &self.driver.settled[id.index()] {
             Some(Settled::Made(receipt)) => receipt.outputs.iter().any(|output| output.digest == digest),
             _ => false,
         };
         let kind = |id| graph.stage(id).map(|stage| stage.kind);
-        let is_made = graph.ids().filter(makes).filter_map(kind).any(|kind| ["safetensors", "pytorch"].contains(&kind));
+        let is_made = graph.ids().filter(makes).filter_map(kind).any(|kind| kinds.contains(&kind));
         let before = graph.closure(&[self.upload]);
         let clauses = graph.ids().filter(|id| before[id.index()]).filter_map(|id| graph.clause(id));
-        let fact = if rule == NONFINITE { "nonfinite" } else { "freshly_initialised" };
         is_made && clauses.flat_map(|clause| &clause.names).any(|name| matches!(&name[..], [_, asked] if asked == fact))
     }
 
