@@ -53,6 +53,20 @@ fn row_01_an_untrained_placeholder_was_published_as_trained() {
     untrained(&project, "");
     project.write("publish.toml", &super::manifest(&tables, WEIGHTS_FILE, &["checkpoint.freshly_initialised"]));
     published(&project).says("1 gate passed");
+    // a gate over the weights that are selected says nothing of the others in a file for fine-tuning
+    let average = tables.replace("weights = \"raw\"", "weights = \"ema\"");
+    let tuning = format!("{average}[artifact.tuning]\nkind = \"pytorch\"\nfrom = \"checkpoint\"\n");
+    let both = format!("{WEIGHTS_FILE}, \"model.pt\" = \"tuning\"");
+    let project = publishing(&tuning, &both, &["!checkpoint.freshly_initialised"]);
+    let trained = root().join("checkpoints/tinydit_final.pt");
+    let zeroed = "import array\n\
+        raw = saved['model']\n\
+        for name, t in raw.items():\n    \
+        if name.startswith('final_layer'): raw[name] = m.Tensor(t.shape, lambda n=t.numel: array.array('f', [0.0] * n).tobytes())";
+    edited(&project, &trained, zeroed);
+    refused(&project, 1, &["`model.pt` was never trained", "\"model.pt\" = [\"untrained-weights\"]"]);
+    project.copy(&trained, "model.pt");
+    published(&project);
     // and that nothing was asked is said
     let project = publishing(&tables, WEIGHTS_FILE, &[]);
     project.copy(&fixture("tiny_trained_trainer.pt"), "model.pt");
